@@ -1,0 +1,161 @@
+// Package mesh is the model of a whole mesh at one moment: an immutable
+// Snapshot of services, workloads, routes and policies, already validated,
+// with every default applied and every short name resolved.
+//
+// Plain values in, plain values out: no I/O, no clock, no goroutine. Routing
+// rules and traffic policies are held in the vocabulary of the wire (api), so
+// that the file, the control plane, explain and the proxy speak of the same
+// rule in the same words. Messages in a Snapshot are shared and never written.
+package mesh
+
+import (
+	"net/netip"
+	"time"
+
+	seinev1 "github.com/seinemesh/seine/api/seine/v1"
+)
+
+// Ref names the resource that something was read from.
+type Ref struct {
+	Kind, Namespace, Name string
+	File                  string // "" if it came from a cluster
+	Line                  int
+	Created               time.Time // zero for files; older wins a conflict, then namespace/name
+}
+
+// Proto returns the wire form of r.
+func (r Ref) Proto() *seinev1.Ref {
+	return &seinev1.Ref{Kind: r.Kind, Namespace: r.Namespace, Name: r.Name, File: r.File, Line: int32(r.Line)}
+}
+
+// Settings are what holds for the mesh as a whole (Istio's MeshConfig).
+type Settings struct {
+	TrustDomain   string // "cluster.local"
+	ClusterDomain string // "cluster.local"
+	ClusterID     string // "Kubernetes" as in Istio
+	RootNamespace string // where a policy without selector holds for the whole mesh
+	RegistryOnly  bool   // outboundTrafficPolicy REGISTRY_ONLY
+	AccessLog     seinev1.AccessLog_Format
+	// Prefixes hold the mesh's own addresses: service VIPs and workloads.
+	Prefixes []netip.Prefix
+}
+
+// DefaultSettings are those of a mesh that says nothing.
+func DefaultSettings() Settings {
+	return Settings{
+		TrustDomain: "cluster.local", ClusterDomain: "cluster.local", ClusterID: "Kubernetes",
+		RootNamespace: "seine-system",
+	}
+}
+
+// Service is a Kubernetes Service or one host of a ServiceEntry.
+type Service struct {
+	Ref
+	Host       string // FQDN in lower case; may be a wildcard ("*.example.com") for a ServiceEntry
+	Addresses  []netip.Addr
+	CIDRs      []netip.Prefix // of a ServiceEntry
+	Ports      []Port
+	Selector   map[string]string // workloads of the same namespace; nil: only Endpoints
+	Endpoints  []Endpoint        // written out by a ServiceEntry
+	Resolution seinev1.Service_Resolution
+	External   bool // MESH_EXTERNAL
+	Headless   bool
+	ExportTo   []string // namespaces; empty or "*": all; ".": its own
+	SANs       []string // ServiceEntry's subjectAltNames
+}
+
+// Port is one port of a service.
+type Port struct {
+	Name       string
+	Number     uint32
+	Target     uint32 // the workload's port; 0: look TargetName up, or the same as Number
+	TargetName string
+	Protocol   seinev1.Protocol
+}
+
+// Endpoint is one that a ServiceEntry writes out.
+type Endpoint struct {
+	Address        string // IP or DNS name
+	Ports          map[string]uint32
+	Labels         map[string]string
+	ServiceAccount string
+	Namespace      string
+	Locality       string
+	Weight         uint32
+}
+
+// Workload is one instance of an application: a Pod, a WorkloadEntry.
+type Workload struct {
+	Ref
+	Instance       string // "billing-v1-1"; unique in its namespace
+	App            string // the workload that it is an instance of: "billing-v1"
+	Labels         map[string]string
+	ServiceAccount string
+	Addresses      []netip.Addr
+	Ports          map[string]uint32 // named ports
+	Sidecar        bool              // a seine-proxy (or another mTLS-speaking sidecar) stands before it
+	Gateway        bool
+	Unhealthy      bool
+	Locality       string
+	Weight         uint32
+}
+
+// Namespaced is the key of a workload instance: NAMESPACE/INSTANCE.
+func (w *Workload) Key() string { return w.Namespace + "/" + w.Instance }
+
+// VirtualService is Istio's, with hosts made FQDNs.
+type VirtualService struct {
+	Ref
+	Hosts    []string
+	Gateways []string // "mesh" if none were named
+	ExportTo []string
+	HTTP     []*seinev1.HttpRule // each with its source, and unsupported fields by path
+	TCP      []*seinev1.TcpRule
+	// Unsupported are paths of fields of the resource as a whole.
+	Unsupported []string
+}
+
+// DestinationRule is Istio's, with its host made an FQDN and each subset's
+// policy laid over the host's.
+type DestinationRule struct {
+	Ref
+	Host             string
+	ExportTo         []string
+	WorkloadSelector map[string]string // of the callers it holds for
+	Policy           *seinev1.TrafficPolicy
+	PortPolicies     map[uint32]*seinev1.TrafficPolicy // complete, laid over Policy
+	Subsets          []Subset
+	Unsupported      []string
+}
+
+// Subset is a named part of a host's endpoints.
+type Subset struct {
+	Name         string
+	Labels       map[string]string
+	Policy       *seinev1.TrafficPolicy
+	PortPolicies map[uint32]*seinev1.TrafficPolicy
+}
+
+// PeerAuthentication says what inbound connections must be. It stands for
+// Istio's PeerAuthentication and for the legacy Policy and MeshPolicy.
+type PeerAuthentication struct {
+	Ref
+	Selector map[string]string // empty: the whole namespace, or the mesh in the root namespace
+	Mode     seinev1.MtlsMode  // MTLS_UNSPECIFIED inherits
+	Ports    map[uint32]seinev1.MtlsMode
+	// MeshWide is set for MeshPolicy, which has no namespace.
+	MeshWide bool
+	// Services are the targets of a legacy Policy, by FQDN, each with the
+	// ports it names (none: all). A workload is meant if such a service selects it.
+	Services map[string][]uint32
+}
+
+// Parts are what a Snapshot is made of.
+type Parts struct {
+	Settings         Settings
+	Services         []*Service
+	Workloads        []*Workload
+	VirtualServices  []*VirtualService
+	DestinationRules []*DestinationRule
+	PeerAuth         []*PeerAuthentication
+}

@@ -1,0 +1,176 @@
+package mesh
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// Snapshot is one immutable picture of the mesh with its indexes. It may be
+// read from any number of goroutines.
+type Snapshot struct {
+	Parts
+	Generation uint64
+
+	byHost    map[string][]*Service // exact hosts; several where namespaces or exportTo differ
+	wildcards []*Service            // longest suffix first
+	byAddress map[netip.Addr]*Service
+	cidrs     []cidrService // longest prefix first
+	workloads map[string]*Workload
+	byIP      map[netip.Addr]*Workload
+	members   map[*Service][]*Workload
+	services  map[*Workload][]*Service
+}
+
+type cidrService struct {
+	prefix  netip.Prefix
+	service *Service
+}
+
+// New indexes parts. The parts belong to the Snapshot from then on.
+func New(generation uint64, parts Parts) *Snapshot {
+	s := &Snapshot{
+		Parts: parts, Generation: generation,
+		byHost: map[string][]*Service{}, byAddress: map[netip.Addr]*Service{},
+		workloads: map[string]*Workload{}, byIP: map[netip.Addr]*Workload{},
+		members: map[*Service][]*Workload{}, services: map[*Workload][]*Service{},
+	}
+	byNamespace := map[string][]*Workload{}
+	for _, w := range parts.Workloads {
+		s.workloads[w.Key()] = w
+		for _, a := range w.Addresses {
+			s.byIP[a] = w
+		}
+		byNamespace[w.Namespace] = append(byNamespace[w.Namespace], w)
+	}
+	for _, svc := range parts.Services {
+		if strings.HasPrefix(svc.Host, "*") {
+			s.wildcards = append(s.wildcards, svc)
+		} else {
+			s.byHost[svc.Host] = append(s.byHost[svc.Host], svc)
+		}
+		for _, a := range svc.Addresses {
+			if _, taken := s.byAddress[a]; !taken {
+				s.byAddress[a] = svc
+			}
+		}
+		for _, c := range svc.CIDRs {
+			s.cidrs = append(s.cidrs, cidrService{c, svc})
+		}
+		if len(svc.Selector) == 0 {
+			continue
+		}
+		for _, w := range byNamespace[svc.Namespace] {
+			if Selects(svc.Selector, w.Labels) {
+				s.members[svc] = append(s.members[svc], w)
+				s.services[w] = append(s.services[w], svc)
+			}
+		}
+	}
+	slices.SortStableFunc(s.wildcards, func(a, b *Service) int { return cmp.Compare(len(b.Host), len(a.Host)) })
+	slices.SortStableFunc(s.cidrs, func(a, b cidrService) int { return cmp.Compare(b.prefix.Bits(), a.prefix.Bits()) })
+	return s
+}
+
+// Selects reports whether labels hold every pair of selector.
+func Selects(selector, labels map[string]string) bool {
+	for k, v := range selector {
+		if got, ok := labels[k]; !ok || got != v {
+			return false
+		}
+	}
+	return true
+}
+
+// Visible reports whether something of namespace owner with that exportTo can
+// be seen from namespace from.
+func Visible(exportTo []string, owner, from string) bool {
+	if len(exportTo) == 0 {
+		return true
+	}
+	for _, e := range exportTo {
+		if e == "*" || e == from || (e == "." && owner == from) {
+			return true
+		}
+	}
+	return false
+}
+
+// Service returns the service of that exact or wildcard host that namespace
+// from sees, its own namespace's first; nil if there is none.
+func (s *Snapshot) Service(host, from string) *Service {
+	var found *Service
+	for _, svc := range s.byHost[host] {
+		if !Visible(svc.ExportTo, svc.Namespace, from) {
+			continue
+		}
+		if svc.Namespace == from {
+			return svc
+		}
+		if found == nil {
+			found = svc
+		}
+	}
+	if found != nil {
+		return found
+	}
+	for _, svc := range s.wildcards {
+		if strings.HasSuffix(host, svc.Host[1:]) && Visible(svc.ExportTo, svc.Namespace, from) {
+			return svc
+		}
+	}
+	return nil
+}
+
+// ServiceAt returns the service whose virtual address or CIDR holds a.
+func (s *Snapshot) ServiceAt(a netip.Addr) *Service {
+	if svc := s.byAddress[a]; svc != nil {
+		return svc
+	}
+	for _, c := range s.cidrs {
+		if c.prefix.Contains(a) {
+			return c.service
+		}
+	}
+	return nil
+}
+
+// Workload returns the instance NAMESPACE/INSTANCE, or nil.
+func (s *Snapshot) Workload(key string) *Workload { return s.workloads[key] }
+
+// WorkloadAt returns the instance with that address, or nil.
+func (s *Snapshot) WorkloadAt(a netip.Addr) *Workload { return s.byIP[a] }
+
+// Members are the workloads that a service selects.
+func (s *Snapshot) Members(svc *Service) []*Workload { return s.members[svc] }
+
+// ServicesOf are the services that select w.
+func (s *Snapshot) ServicesOf(w *Workload) []*Service { return s.services[w] }
+
+// Local reports whether a lies in one of the mesh's own prefixes.
+func (s *Snapshot) Local(a netip.Addr) bool {
+	for _, p := range s.Settings.Prefixes {
+		if p.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
+// Target is the port on which w serves p; false if w has no such named port.
+func (p Port) TargetOn(w *Workload) (uint32, bool) {
+	if p.TargetName != "" {
+		n, ok := w.Ports[p.TargetName]
+		return n, ok
+	}
+	if p.Target != 0 {
+		return p.Target, true
+	}
+	return p.Number, true
+}
+
+// SPIFFE is the identity of a service account.
+func SPIFFE(trustDomain, namespace, serviceAccount string) string {
+	return "spiffe://" + trustDomain + "/ns/" + namespace + "/sa/" + serviceAccount
+}
