@@ -1,0 +1,48 @@
+# Seine: `make demo` runs a mesh on this machine, `make test` is what CI runs.
+
+GO     ?= go
+BIN    := bin
+CMDS   := seine seined seine-proxy
+# -trimpath and no VCS stamp: the same source gives the same bytes.
+BUILD  := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w'
+
+.PHONY: all build demo test unit lint e2e fuzz bench generate clean help
+
+all: build
+
+build: ## build the programs into bin/
+	@mkdir -p $(BIN)
+	@echo "building seine, seined, seine-proxy …" >&2
+	@$(BUILD) -o $(BIN)/ $(addprefix ./cmd/,$(CMDS))
+
+demo: build ## run examples/billing on this machine; Ctrl-C stops it
+	@$(BUILD) -o $(BIN)/billing ./examples/billing/app
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/seine up examples/billing
+
+test: ## everything that CI runs, with each step's time against its budget
+	@./test/run.sh
+
+unit: ## the unit tests under the race detector
+	$(GO) test -race ./...
+
+lint: ## gofmt, vet, staticcheck
+	./test/lint.sh
+
+e2e: ## the demo end to end, as root (where we are) and as an ordinary user
+	$(GO) test -tags e2e -count=1 -timeout 20m -v ./test/e2e/...
+
+FUZZTIME ?= 30s
+fuzz: ## every fuzz target for FUZZTIME
+	./test/fuzz.sh $(FUZZTIME)
+
+bench: build ## side by side with Envoy, nginx and HAProxy; writes bench/results
+	./bench/run.sh
+
+generate: ## regenerate the wire types (needs protoc)
+	$(GO) generate ./api
+
+clean:
+	rm -rf $(BIN) .cache
+
+help:
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12

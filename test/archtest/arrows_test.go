@@ -1,0 +1,67 @@
+// Package archtest holds the tree to its shape: which room may know which.
+package archtest
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/seinemesh/seine/"
+
+// foreign are the projects that the data plane and the pure core must not link.
+var foreign = []string{"k8s.io/", "sigs.k8s.io/", "istio.io/", "github.com/envoyproxy/"}
+
+// A rule forbids a room, with everything below it, to depend on others.
+type rule struct {
+	room   string
+	forbid []string // import path prefixes; those of our own without the module
+}
+
+var rules = []rule{
+	{"cmd/seine-proxy", append([]string{"config", "plan", "discovery", "local", "inject", "install", "explain", "stat"}, foreign...)},
+	{"proxy", append([]string{"config", "plan", "discovery", "local", "inject", "install", "explain", "stat", "cmd"}, foreign...)},
+	{"decide", append([]string{"config", "plan", "discovery", "local", "proxy", "ca", "stat", "explain", "net/http", "google.golang.org/grpc"}, foreign...)},
+	{"plan", append([]string{"config", "discovery", "local", "proxy", "decide", "ca", "stat", "explain", "net/http", "google.golang.org/grpc"}, foreign...)},
+	{"mesh", append([]string{"config", "plan", "decide", "discovery", "local", "proxy", "ca", "stat", "telemetry", "net/http", "google.golang.org/grpc"}, foreign...)},
+	{"message", []string{"api", "mesh", "decide", "proxy", "net/http"}},
+	{"proxy/http1", []string{"decide", "mesh", "api", "proxy/loop", "net/http", "os"}},
+	{"proxy/sniff", []string{"decide", "mesh", "api", "proxy/loop", "net/http", "os"}},
+	{"discovery", []string{"local", "proxy", "config", "cmd"}},
+	{"config", []string{"plan", "discovery", "local", "proxy", "cmd"}},
+	{"telemetry", append([]string{"proxy", "plan", "config", "discovery", "local"}, foreign...)},
+}
+
+func TestArrows(t *testing.T) {
+	for _, r := range rules {
+		t.Run(r.room, func(t *testing.T) {
+			// One list for each room: its packages, and all that they need.
+			out, err := exec.Command("go", "list", "-deps", module+r.room+"/...").CombinedOutput()
+			if err != nil {
+				t.Fatalf("go list: %v\n%s", err, out)
+			}
+			for dep := range strings.Lines(string(out)) {
+				dep = strings.TrimSpace(dep)
+				for _, f := range r.forbid {
+					if forbidden(dep, f, r.room) {
+						t.Errorf("%s depends on %s", r.room, dep)
+					}
+				}
+			}
+		})
+	}
+}
+
+// forbidden reports whether dep lies in what f names: a path prefix of another
+// module, a standard package by its exact path, or a room of ours.
+func forbidden(dep, f, room string) bool {
+	if strings.HasSuffix(f, "/") {
+		return strings.HasPrefix(dep, f)
+	}
+	if dep == f {
+		return true
+	}
+	own := module + f
+	inside := dep == own || strings.HasPrefix(dep, own+"/")
+	return inside && dep != module+room && !strings.HasPrefix(dep, module+room+"/")
+}

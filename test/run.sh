@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Runs every check that CI runs, one step after the other, and prints each
+# step's time against its written budget (minutes, cold, on two cores).
+# Fails at the first step that fails, and says which.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+step() { # NAME BUDGET-MINUTES COMMAND…
+  local name=$1 budget=$2 start=$SECONDS
+  shift 2
+  printf '\n=== %s (budget %s min)\n' "$name" "$budget"
+  if ! "$@"; then
+    printf '\n=== FAILED: %s after %d s\n' "$name" $((SECONDS - start)) >&2
+    exit 1
+  fi
+  printf '=== %s: %d s of %d s\n' "$name" $((SECONDS - start)) $((budget * 60))
+}
+
+step 'machine: what the tests need' 2 ./test/deps.sh
+step 'modules' 2 go mod download
+step 'lint: gofmt, vet, staticcheck' 4 ./test/lint.sh
+step 'unit tests, race detector, fuzz seeds' 10 go test -race -timeout 9m ./...
+step 'end to end: the demo as root and as an ordinary user' 7 \
+  go test -tags e2e -count=1 -timeout 10m -v ./test/e2e/...
+printf '\nall steps passed in %d s\n' "$SECONDS"
