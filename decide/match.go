@@ -1,0 +1,6 @@
+package decide
+
+type index struct{}
+type matcher struct{}
+type tcpMatcher struct{}
+type rewrite struct{}
