@@ -1,0 +1,46 @@
+// Package mtls is mutual TLS 1.3 between workloads, over memory, for an event
+// loop. Ciphertext and plaintext go in and come out as byte slices; the package
+// never touches a socket.
+//
+// What enters: a certificate and a trust bundle (Source), the identity that a
+// client expects, bytes from the wire. What leaves: bytes for the wire,
+// plaintext, and the verified identity of the peer. It never writes a key to a
+// file, never logs one, and never accepts a peer whose identity was not checked
+// against the trust bundle of this moment, resumed connections included.
+//
+// # One connection in a loop
+//
+// A Session is used by one goroutine, its loop. The handshake runs in a
+// goroutine of its own; until Progress says that it is over, Feed, Outgoing,
+// Sent, Progress, Abort and Release are the only methods that may be called,
+// still by the loop alone. Wake is called by any goroutine, posts to the loop's
+// mailbox and returns.
+//
+//	s := factory.Server()            // or factory.Client(id, alts, sni, addr, alpn)
+//	s.Tag = conn                     // the loop's own
+//	s.Handshake(loop.wake)           // a server's goroutine starts at the full ClientHello
+//
+//	readable:                        // also while the handshake runs
+//	    n := read(fd, scratch[:min(len(scratch), s.Room())])
+//	    s.Feed(scratch[:n])          // error: close
+//	    if established { drain() }
+//
+//	woken (mailbox, s):              // ciphertext is there, or the handshake ended
+//	    state, err := s.Progress()
+//	    flush()                      // also on Failed: an alert says why
+//	    Failed: log err, close, s.Release()
+//	    Established, the first time: drain()  // the first request may lie inside already
+//
+//	drain:
+//	    for {
+//	        n, err := s.Read(plain)
+//	        handle plain[:n]
+//	        ErrEmpty: break          // scratch is free again
+//	        io.EOF: the peer said close_notify; other errors: close
+//	        budget used or upstream full: s.Hold(); call drain again later; break
+//	    }
+//	    flush()                      // Read may have written (KeyUpdate, alert)
+//
+//	flush:
+//	    for out := s.Outgoing(); len(out) > 0; out = s.Outgoing() { n := write(fd, out); s.Sent(n) }
+package mtls
