@@ -6,7 +6,12 @@ package message
 
 // Field is one header field. Name keeps the case that the peer sent.
 type Field struct {
-	ID    Name // the interned name, Other if it is not one that Seine acts upon
+	ID   Name // the interned name, Other if it is not one that Seine acts upon
+	Hop  bool // for this connection only (RFC 9110 §7.6.1): read, never forwarded; set by the codec
+	Drop bool // not to be forwarded; set (and cleared) by whoever decides
+	// Line is where the field's line starts in the head that it was parsed
+	// from, so that an unchanged head is forwarded in whole ranges. HTTP/1 only.
+	Line  uint32
 	Name  []byte
 	Value []byte // without surrounding white space (RFC 9110 §5.5)
 }

@@ -50,6 +50,21 @@ var nameText = [names]string{
 // String returns the name in lower case; "" for Other.
 func (n Name) String() string { return nameText[n] }
 
+// Set is a set of interned names.
+type Set uint64
+
+// SetOf returns the set of those names.
+func SetOf(list ...Name) Set {
+	var s Set
+	for _, n := range list {
+		s |= 1 << n
+	}
+	return s
+}
+
+// Has reports whether n is in s.
+func (s Set) Has(n Name) bool { return s>>n&1 != 0 }
+
 // Intern returns the interned name of b, compared without regard to case.
 func Intern(b []byte) Name {
 	// Length and a folded first byte tell nearly all of them apart.
