@@ -73,4 +73,7 @@ type RequestLabels struct {
 	// Protocol is one of ProtocolHTTP, ProtocolGRPC and ProtocolTCP.
 	Protocol string
 	Security Security
+	// Plaintext says that the reporter knows the connection not to be mutual
+	// TLS: both principals are then unknown, whatever the workloads' identities.
+	Plaintext bool
 }

@@ -9,10 +9,15 @@
 package metrics
 
 import (
-	"io"
+	"sync"
+	"sync/atomic"
 
+	seinev1 "github.com/seinemesh/seine/api/seine/v1"
 	"github.com/seinemesh/seine/telemetry"
 )
+
+// defaultMaxSeries is the bound of label sets where Options names none.
+const defaultMaxSeries = 2000
 
 // Options of New. The zero value is usable.
 type Options struct {
@@ -24,85 +29,272 @@ type Options struct {
 }
 
 // Registry holds all metrics of a process.
-type Registry struct{}
+type Registry struct {
+	component, version string
+	maxSeries          int
+	foldedLabels       *Counter
+	foldedOutcomes     *Counter
+
+	mu       sync.Mutex // held on first use of a label set, and by a scrape
+	requests []*labelSet[Requests]
+	tcp      []*labelSet[TCP]
+	byKey    map[string]*labelSet[Requests]
+	tcpByKey map[string]*labelSet[TCP]
+	families []*family
+}
+
+// counter is a word that one loop adds to and a scrape reads.
+type counter = atomic.Uint64
+
+// labelSet is one set of labels and its handle in each shard that uses it.
+type labelSet[H any] struct {
+	labels  string // rendered, without those of the outcome
+	handles []*H
+}
 
 // New returns an empty registry.
-func New(o Options) *Registry { return &Registry{} }
+func New(o Options) *Registry {
+	r := &Registry{
+		component: o.Component,
+		version:   o.Version,
+		maxSeries: o.MaxSeries,
+		byKey:     map[string]*labelSet[Requests]{},
+		tcpByKey:  map[string]*labelSet[TCP]{},
+	}
+	if r.maxSeries <= 0 {
+		r.maxSeries = defaultMaxSeries
+	}
+	const help = "Label sets and outcomes that were counted in an overflow series because a bound was met."
+	r.foldedLabels = r.Counter(telemetry.MetricsOverflow, help, "kind", "labels")
+	r.foldedOutcomes = r.Counter(telemetry.MetricsOverflow, help, "kind", "outcomes")
+	return r
+}
 
 // Shard returns a new shard, to be used by one goroutine at a time (one loop).
-func (r *Registry) Shard() *Shard { return &Shard{} }
-
-// WriteTo writes all metrics in the Prometheus text format. Any goroutine.
-func (r *Registry) WriteTo(w io.Writer) (int64, error) { return 0, nil }
-
-// Counter returns the process counter of that name, made on first use. labels
-// are name, value, name, value. Safe for any goroutine; not for the hot path
-// (keep the pointer).
-func (r *Registry) Counter(name, help string, labels ...string) *Counter { return &Counter{} }
-
-// Gauge is as Counter, for a value that goes both ways.
-func (r *Registry) Gauge(name, help string, labels ...string) *Gauge { return &Gauge{} }
-
-// GaugeFunc registers a value that is read at the scrape.
-func (r *Registry) GaugeFunc(name, help string, f func() float64, labels ...string) {}
-
-// Counter only grows. Any goroutine may add to it.
-type Counter struct{}
-
-// Inc adds one.
-func (c *Counter) Inc() {}
-
-// Add adds n.
-func (c *Counter) Add(n uint64) {}
-
-// Value returns the present count.
-func (c *Counter) Value() uint64 { return 0 }
-
-// Gauge goes up and down. Any goroutine may change it.
-type Gauge struct{}
-
-// Set stores v.
-func (g *Gauge) Set(v int64) {}
-
-// Add adds d, which may be negative.
-func (g *Gauge) Add(d int64) {}
-
-// Value returns the present value.
-func (g *Gauge) Value() int64 { return 0 }
+func (r *Registry) Shard() *Shard {
+	return &Shard{
+		registry: r,
+		requests: map[string]*Requests{},
+		tcp:      map[string]*TCP{},
+	}
+}
 
 // Shard is one loop's part of the metrics.
-type Shard struct{}
+type Shard struct {
+	registry *Registry
+	requests map[string]*Requests
+	tcp      map[string]*TCP
+	scratch  []byte
+}
 
 // Requests returns the handle of one label set. It allocates on first use of
 // the set: call it when a connection or a route is resolved, keep the pointer.
-func (s *Shard) Requests(l *telemetry.RequestLabels) *Requests { return &Requests{} }
+func (s *Shard) Requests(l *telemetry.RequestLabels) *Requests {
+	s.scratch = appendLabels(s.scratch[:0], l)
+	if h := s.requests[string(s.scratch)]; h != nil {
+		return h
+	}
+	r := s.registry
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	set := r.byKey[string(s.scratch)]
+	if set == nil && len(r.requests)+len(r.tcp) >= r.maxSeries {
+		r.foldedLabels.Inc()
+		s.scratch = appendLabels(s.scratch[:0], overflow(l))
+		if h := s.requests[string(s.scratch)]; h != nil {
+			return h
+		}
+		set = r.byKey[string(s.scratch)]
+	}
+	if set == nil {
+		set = &labelSet[Requests]{labels: string(s.scratch)}
+		r.requests = append(r.requests, set)
+		r.byKey[set.labels] = set
+	}
+	h := &Requests{folded: r.foldedOutcomes}
+	set.handles = append(set.handles, h)
+	s.requests[set.labels] = h
+	return h
+}
 
 // TCP returns the handle of one label set for opaque connections.
-func (s *Shard) TCP(l *telemetry.RequestLabels) *TCP { return &TCP{} }
+func (s *Shard) TCP(l *telemetry.RequestLabels) *TCP {
+	s.scratch = appendLabels(s.scratch[:0], l)
+	if h := s.tcp[string(s.scratch)]; h != nil {
+		return h
+	}
+	r := s.registry
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	set := r.tcpByKey[string(s.scratch)]
+	if set == nil && len(r.requests)+len(r.tcp) >= r.maxSeries {
+		r.foldedLabels.Inc()
+		s.scratch = appendLabels(s.scratch[:0], overflow(l))
+		if h := s.tcp[string(s.scratch)]; h != nil {
+			return h
+		}
+		set = r.tcpByKey[string(s.scratch)]
+	}
+	if set == nil {
+		set = &labelSet[TCP]{labels: string(s.scratch)}
+		r.tcp = append(r.tcp, set)
+		r.tcpByKey[set.labels] = set
+	}
+	h := &TCP{}
+	set.handles = append(set.handles, h)
+	s.tcp[set.labels] = h
+	return h
+}
+
+// overflow returns the labels that stand for all sets over the bound: only
+// what has few values is kept, so that there are few such series.
+func overflow(l *telemetry.RequestLabels) *telemetry.RequestLabels {
+	const name = "overflow"
+	w := &seinev1.Workload{
+		Namespace: name, Workload: name, CanonicalService: name,
+		CanonicalRevision: name, App: name, Version: name, Cluster: name,
+	}
+	return &telemetry.RequestLabels{
+		Reporter: l.Reporter, Protocol: l.Protocol, Security: l.Security,
+		Source: w, Destination: w,
+		Service: name, ServiceName: name, ServiceNamespace: name,
+	}
+}
+
+// maxOutcomes bounds the exact response codes of one handle; an upstream that
+// invents more has them counted by class ("5xx").
+const maxOutcomes = 48
 
 // Requests counts the HTTP requests of one label set. One writer.
-type Requests struct{}
+type Requests struct {
+	last   *outcome // the writer's: the most recent one
+	tail   *outcome
+	first  atomic.Pointer[outcome] // oldest first; only ever appended to
+	n      int
+	folded *Counter
+}
+
+// outcome counts the requests that ended alike. Requests are not counted by
+// themselves: every request is in exactly one bucket.
+type outcome struct {
+	next                         atomic.Pointer[outcome]
+	key                          uint32 // code<<16 | grpc<<8 | flag
+	durationSum, reqSum, respSum counter
+	duration                     [durationBuckets]counter
+	request, response            [sizeBuckets]counter
+}
+
+// Values of the middle byte of an outcome's key.
+const (
+	notGRPC   = 0
+	grpcOther = 255 // a status outside 0..16
+)
+
+// Classes of codes, outside what a status line can hold.
+const codeClass = 1000
 
 // Observe counts one finished request. code is the status sent downstream, 0
 // if none was; durations are microseconds, sizes bytes of bodies.
 func (h *Requests) Observe(code int, flag telemetry.Flag, durationMicros, reqBytes, respBytes int64) {
+	h.observe(status(code)|uint32(flag), durationMicros, reqBytes, respBytes)
 }
 
 // ObserveGRPC is Observe for a gRPC request that ended with a grpc-status.
-func (h *Requests) ObserveGRPC(code, status int, flag telemetry.Flag, durationMicros, reqBytes, respBytes int64) {
+func (h *Requests) ObserveGRPC(code, grpcStatus int, flag telemetry.Flag, durationMicros, reqBytes, respBytes int64) {
+	grpc := uint32(grpcOther)
+	if grpcStatus >= 0 && grpcStatus <= 16 {
+		grpc = uint32(grpcStatus) + 1
+	}
+	h.observe(status(code)|grpc<<8|uint32(flag), durationMicros, reqBytes, respBytes)
+}
+
+// status is a code's part of a key; what is no code is 0.
+func status(code int) uint32 {
+	if code < 0 || code > 999 {
+		return 0
+	}
+	return uint32(code) << 16
+}
+
+func (h *Requests) observe(key uint32, micros, reqBytes, respBytes int64) {
+	o := h.last
+	if o == nil || o.key != key {
+		o = h.find(key)
+		h.last = o
+	}
+	micros, reqBytes, respBytes = max(micros, 0), max(reqBytes, 0), max(respBytes, 0)
+	o.duration[durationBucket(micros)].Add(1)
+	o.durationSum.Add(uint64(micros))
+	o.request[sizeBucket(reqBytes)].Add(1)
+	if reqBytes != 0 { // most requests have no body; an addition is a locked instruction
+		o.reqSum.Add(uint64(reqBytes))
+	}
+	o.response[sizeBucket(respBytes)].Add(1)
+	o.respSum.Add(uint64(respBytes))
+}
+
+func (h *Requests) find(key uint32) *outcome {
+	if o := h.lookup(key); o != nil {
+		return o
+	}
+	if h.n >= maxOutcomes {
+		h.folded.Inc()
+		class := key >> 16 / 100
+		if class < 1 || class > 5 {
+			class = 0
+		}
+		key = (codeClass+class)<<16 | key&0xffff
+		if o := h.lookup(key); o != nil {
+			return o
+		}
+	}
+	o := &outcome{key: key}
+	if h.tail == nil {
+		h.first.Store(o)
+	} else {
+		h.tail.next.Store(o)
+	}
+	h.tail = o
+	h.n++
+	return o
+}
+
+func (h *Requests) lookup(key uint32) *outcome {
+	for o := h.first.Load(); o != nil; o = o.next.Load() {
+		if o.key == key {
+			return o
+		}
+	}
+	return nil
 }
 
 // TCP counts the connections of one label set. One writer.
-type TCP struct{}
+type TCP struct {
+	opened, sent, received counter
+	closed                 [telemetry.NumFlags]counter
+}
 
 // Opened counts a connection that was opened.
-func (t *TCP) Opened() {}
+func (t *TCP) Opened() { t.opened.Add(1) }
 
 // Closed counts a connection that was closed, and why.
-func (t *TCP) Closed(flag telemetry.Flag) {}
+func (t *TCP) Closed(flag telemetry.Flag) {
+	if flag >= telemetry.NumFlags {
+		flag = telemetry.FlagNone
+	}
+	t.closed[flag].Add(1)
+}
 
 // Sent counts bytes sent downstream (to the client), as Istio does.
-func (t *TCP) Sent(n int64) {}
+func (t *TCP) Sent(n int64) {
+	if n > 0 {
+		t.sent.Add(uint64(n))
+	}
+}
 
 // Received counts bytes received from downstream.
-func (t *TCP) Received(n int64) {}
+func (t *TCP) Received(n int64) {
+	if n > 0 {
+		t.received.Add(uint64(n))
+	}
+}

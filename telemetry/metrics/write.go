@@ -1,0 +1,400 @@
+package metrics
+
+import (
+	"io"
+	"strconv"
+	"strings"
+
+	"github.com/seinemesh/seine/telemetry"
+)
+
+// ContentType is the Content-Type of what WriteTo writes.
+const ContentType = "text/plain; version=0.0.4; charset=utf-8"
+
+// WriteTo writes all metrics in the Prometheus text format. Any goroutine.
+func (r *Registry) WriteTo(w io.Writer) (int64, error) { return r.WriteOnly(w) }
+
+// WriteOnly writes the metrics of the given names, all if there are none. It
+// is what a reader that needs few of them (the control plane) asks for.
+func (r *Registry) WriteOnly(w io.Writer, names ...string) (int64, error) {
+	out := &writer{w: w, names: names, buf: make([]byte, 0, flushAt+8<<10)}
+	r.mu.Lock()
+	// Sets are only ever appended, and so are their handles: a copy of the
+	// slices is all that the lock has to cover.
+	requests := snapshot(r.requests)
+	tcp := snapshot(r.tcp)
+	scalars := make([]family, len(r.families))
+	for i, f := range r.families {
+		scalars[i] = *f
+	}
+	r.mu.Unlock()
+
+	out.build(r.component, r.version)
+	out.requests(requests)
+	out.tcp(tcp)
+	for i := range scalars {
+		out.scalar(&scalars[i])
+	}
+	out.process()
+	out.flush()
+	return out.n, out.err
+}
+
+func snapshot[H any](sets []*labelSet[H]) []labelSet[H] {
+	c := make([]labelSet[H], len(sets))
+	for i, s := range sets {
+		c[i] = *s
+	}
+	return c
+}
+
+// flushAt is the size at which the writer's buffer goes out.
+const flushAt = 32 << 10
+
+type writer struct {
+	w     io.Writer
+	names []string
+	buf   []byte
+	block []byte // labels of the series being written
+	n     int64
+	err   error
+}
+
+func (o *writer) flush() {
+	if o.err == nil && len(o.buf) > 0 {
+		n, err := o.w.Write(o.buf)
+		o.n += int64(n)
+		o.err = err
+	}
+	o.buf = o.buf[:0]
+}
+
+// head writes HELP and TYPE; false: this family is not asked for.
+func (o *writer) head(name, kind, help string) bool {
+	if len(o.names) > 0 {
+		asked := false
+		for _, n := range o.names {
+			asked = asked || n == name
+		}
+		if !asked {
+			return false
+		}
+	}
+	o.buf = append(o.buf, "# HELP "...)
+	o.buf = append(o.buf, name...)
+	o.buf = append(o.buf, ' ')
+	o.buf = append(o.buf, helpEscaper.Replace(help)...)
+	o.buf = append(o.buf, "\n# TYPE "...)
+	o.buf = append(o.buf, name...)
+	o.buf = append(o.buf, ' ')
+	o.buf = append(o.buf, kind...)
+	o.buf = append(o.buf, '\n')
+	return true
+}
+
+var helpEscaper = strings.NewReplacer("\\", `\\`, "\n", `\n`)
+
+// start begins a line up to and with the space before the value. le may be "".
+func (o *writer) start(name, suffix string, labels []byte, le string) {
+	if len(o.buf) >= flushAt {
+		o.flush()
+	}
+	b := append(o.buf, name...)
+	b = append(b, suffix...)
+	if len(labels) > 0 || le != "" {
+		b = append(b, '{')
+		b = append(b, labels...)
+		if le != "" {
+			if len(labels) > 0 {
+				b = append(b, ',')
+			}
+			b = append(b, `le="`...)
+			b = append(b, le...)
+			b = append(b, '"')
+		}
+		b = append(b, '}')
+	}
+	o.buf = append(b, ' ')
+}
+
+func (o *writer) uint(v uint64) {
+	o.buf = strconv.AppendUint(o.buf, v, 10)
+	o.buf = append(o.buf, '\n')
+}
+
+func (o *writer) float(v float64) {
+	o.buf = strconv.AppendFloat(o.buf, v, 'g', -1, 64)
+	o.buf = append(o.buf, '\n')
+}
+
+// fixed writes v / 10^digits.
+func (o *writer) fixed(v uint64, digits int) {
+	o.buf = appendFixed(o.buf, v, digits)
+	o.buf = append(o.buf, '\n')
+}
+
+func (o *writer) build(component, version string) {
+	if component == "" || !o.head(telemetry.Build, "gauge", "Istio component build info") {
+		return
+	}
+	o.block = appendLabel(o.block[:0], "component", component)
+	o.block = appendLabel(o.block, "tag", version)
+	o.start(telemetry.Build, "", o.block, "")
+	o.uint(1)
+}
+
+func (o *writer) requests(sets []labelSet[Requests]) {
+	if len(sets) == 0 {
+		return
+	}
+	if o.head(telemetry.RequestsTotal, "counter", "Requests.") {
+		eachOutcome(sets, func(labels string, key uint32, same []*outcome) {
+			o.outcomeLabels(labels, key)
+			var n uint64
+			for _, c := range same {
+				for i := range c.duration {
+					n += c.duration[i].Load()
+				}
+			}
+			o.start(telemetry.RequestsTotal, "", o.block, "")
+			o.uint(n)
+		})
+	}
+	if o.head(telemetry.RequestDuration, "histogram", "Duration of requests, milliseconds.") {
+		eachOutcome(sets, func(labels string, key uint32, same []*outcome) {
+			o.outcomeLabels(labels, key)
+			var fine [durationBuckets]uint64
+			var sum uint64
+			for _, c := range same {
+				sum += c.addDurations(&fine)
+			}
+			var total uint64
+			next := 0
+			for i, b := range istioBounds {
+				for ; next < coarse[i]; next++ {
+					total += fine[next]
+				}
+				o.start(telemetry.RequestDuration, "_bucket", o.block, b.text)
+				o.uint(total)
+			}
+			for ; next < len(fine); next++ {
+				total += fine[next]
+			}
+			o.end(telemetry.RequestDuration, total, sum, 3)
+		})
+	}
+	o.sizes(sets, telemetry.RequestBytes, "Size of request bodies, bytes.", func(c *outcome) (*[sizeBuckets]counter, uint64) {
+		return &c.request, c.reqSum.Load()
+	})
+	o.sizes(sets, telemetry.ResponseBytes, "Size of response bodies, bytes.", func(c *outcome) (*[sizeBuckets]counter, uint64) {
+		return &c.response, c.respSum.Load()
+	})
+	if o.head(telemetry.FineDuration, "histogram", "Duration of requests in fine buckets, without the labels of the outcome.") {
+		for i := range sets {
+			var fine [durationBuckets]uint64
+			var sum, total uint64
+			for _, h := range sets[i].handles {
+				for c := h.first.Load(); c != nil; c = c.next.Load() {
+					sum += c.addDurations(&fine)
+				}
+			}
+			o.block = append(o.block[:0], sets[i].labels...)
+			for j, text := range durationText {
+				total += fine[j]
+				o.start(telemetry.FineDuration, "_bucket", o.block, text)
+				o.uint(total)
+			}
+			o.end(telemetry.FineDuration, total+fine[len(fine)-1], sum, 6)
+		}
+	}
+}
+
+func (o *writer) sizes(sets []labelSet[Requests], name, help string, of func(*outcome) (*[sizeBuckets]counter, uint64)) {
+	if !o.head(name, "histogram", help) {
+		return
+	}
+	eachOutcome(sets, func(labels string, key uint32, same []*outcome) {
+		o.outcomeLabels(labels, key)
+		var n [sizeBuckets]uint64
+		var sum, total uint64
+		for _, c := range same {
+			buckets, s := of(c)
+			sum += s
+			for i := range buckets {
+				n[i] += buckets[i].Load()
+			}
+		}
+		for i, b := range istioBounds {
+			total += n[i]
+			o.start(name, "_bucket", o.block, b.text)
+			o.uint(total)
+		}
+		o.end(name, total+n[len(n)-1], sum, 0)
+	})
+}
+
+// end writes the last bucket, the sum and the count of a histogram.
+func (o *writer) end(name string, count, sum uint64, digits int) {
+	o.start(name, "_bucket", o.block, "+Inf")
+	o.uint(count)
+	o.start(name, "_sum", o.block, "")
+	if digits == 0 {
+		o.uint(sum)
+	} else {
+		o.fixed(sum, digits)
+	}
+	o.start(name, "_count", o.block, "")
+	o.uint(count)
+}
+
+func (c *outcome) addDurations(to *[durationBuckets]uint64) (sum uint64) {
+	for i := range c.duration {
+		to[i] += c.duration[i].Load()
+	}
+	return c.durationSum.Load()
+}
+
+// eachOutcome calls f once for each set and outcome, with that outcome's
+// counters of all shards. Nothing is gathered: shards are few, outcomes fewer.
+func eachOutcome(sets []labelSet[Requests], f func(labels string, key uint32, same []*outcome)) {
+	var same []*outcome
+	for i := range sets {
+		handles := sets[i].handles
+		for j, h := range handles {
+		next:
+			for c := h.first.Load(); c != nil; c = c.next.Load() {
+				for _, earlier := range handles[:j] {
+					if earlier.lookup(c.key) != nil {
+						continue next
+					}
+				}
+				same = append(same[:0], c)
+				for _, later := range handles[j+1:] {
+					if d := later.lookup(c.key); d != nil {
+						same = append(same, d)
+					}
+				}
+				f(sets[i].labels, c.key, same)
+			}
+		}
+	}
+}
+
+// outcomeLabels sets o.block to the labels of a set and an outcome.
+func (o *writer) outcomeLabels(labels string, key uint32) {
+	b := append(o.block[:0], labels...)
+	b = append(b, ","+telemetry.LabelResponseCode+`="`...)
+	if code := key >> 16; code < codeClass {
+		b = strconv.AppendUint(b, uint64(code), 10)
+	} else {
+		b = strconv.AppendUint(b, uint64(code-codeClass), 10)
+		b = append(b, "xx"...)
+	}
+	b = append(b, `",`+telemetry.LabelGRPCStatus+`="`...)
+	switch grpc := key >> 8 & 0xff; grpc {
+	case notGRPC:
+	case grpcOther:
+		b = append(b, "other"...)
+	default:
+		b = strconv.AppendUint(b, uint64(grpc-1), 10)
+	}
+	b = append(b, `",`+telemetry.LabelResponseFlags+`="`...)
+	b = append(b, telemetry.Flag(key).String()...)
+	o.block = append(b, '"')
+}
+
+func (o *writer) tcp(sets []labelSet[TCP]) {
+	if len(sets) == 0 {
+		return
+	}
+	one := func(name, help string, of func(*TCP) *counter) {
+		if !o.head(name, "counter", help) {
+			return
+		}
+		for i := range sets {
+			var n uint64
+			for _, h := range sets[i].handles {
+				n += of(h).Load()
+			}
+			o.tcpLine(name, sets[i].labels, telemetry.FlagNone, n)
+		}
+	}
+	one(telemetry.TCPConnectionsOpened, "TCP connections opened.", func(t *TCP) *counter { return &t.opened })
+	if o.head(telemetry.TCPConnectionsClosed, "counter", "TCP connections closed.") {
+		for i := range sets {
+			for flag := range telemetry.NumFlags {
+				var n uint64
+				for _, h := range sets[i].handles {
+					n += h.closed[flag].Load()
+				}
+				if n > 0 || flag == telemetry.FlagNone {
+					o.tcpLine(telemetry.TCPConnectionsClosed, sets[i].labels, flag, n)
+				}
+			}
+		}
+	}
+	one(telemetry.TCPSentBytes, "Bytes sent to the client over TCP connections.", func(t *TCP) *counter { return &t.sent })
+	one(telemetry.TCPReceivedBytes, "Bytes received from the client over TCP connections.", func(t *TCP) *counter { return &t.received })
+}
+
+func (o *writer) tcpLine(name, labels string, flag telemetry.Flag, n uint64) {
+	b := append(o.block[:0], labels...)
+	b = append(b, ","+telemetry.LabelResponseFlags+`="`...)
+	b = append(b, flag.String()...)
+	o.block = append(b, '"')
+	o.start(name, "", o.block, "")
+	o.uint(n)
+}
+
+func (o *writer) scalar(f *family) {
+	if !o.head(f.name, f.kind, f.help) {
+		return
+	}
+	for _, s := range f.series {
+		o.block = append(o.block[:0], s.labels...)
+		o.start(f.name, "", o.block, "")
+		switch {
+		case s.f != nil:
+			o.float(s.f())
+		case s.counter != nil:
+			o.uint(s.counter.Value())
+		default:
+			o.buf = strconv.AppendInt(o.buf, s.gauge.Value(), 10)
+			o.buf = append(o.buf, '\n')
+		}
+	}
+}
+
+// appendLabels renders all labels of l.
+func appendLabels(dst []byte, l *telemetry.RequestLabels) []byte {
+	l.EachLabel(func(name, value string) { dst = appendLabel(dst, name, value) })
+	return dst
+}
+
+// appendLabel appends name="value", after a comma if dst is not empty. Values
+// are cut at 256 bytes: nothing that names a workload or a service is longer.
+func appendLabel(dst []byte, name, value string) []byte {
+	if len(dst) > 0 {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, name...)
+	dst = append(dst, `="`...)
+	if len(value) > maxLabel {
+		value = value[:maxLabel]
+	}
+	for _, r := range strings.ToValidUTF8(value, "\uFFFD") {
+		switch r {
+		case '\\':
+			dst = append(dst, `\\`...)
+		case '"':
+			dst = append(dst, `\"`...)
+		case '\n':
+			dst = append(dst, `\n`...)
+		default:
+			dst = append(dst, string(r)...)
+		}
+	}
+	return append(dst, '"')
+}
+
+const maxLabel = 256
