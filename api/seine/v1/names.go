@@ -163,20 +163,20 @@ func parsePort(s string) (uint16, error) {
 }
 
 // checkHost takes what a Host header may hold once it is lower case and its
-// port is cut off: a DNS name (underscores are seen in practice), an IPv4
-// address, or, if literal is set, an IPv6 address in brackets.
+// port and brackets are cut off: a DNS name (underscores are seen in
+// practice), an IPv4 address or, if literal is set, an IPv6 address.
 func checkHost(h string, literal bool) error {
-	if literal && strings.HasPrefix(h, "[") && strings.HasSuffix(h, "]") {
-		a, err := netip.ParseAddr(h[1 : len(h)-1])
-		if err != nil || !a.Is6() || a.Zone() != "" || "["+a.String()+"]" != h {
-			return fmt.Errorf("%w: not an IPv6 address in its shortest form", ErrName)
+	if literal && strings.IndexByte(h, ':') >= 0 {
+		a, err := netip.ParseAddr(h)
+		if err != nil || a.Zone() != "" || strings.ToLower(h) != h {
+			return fmt.Errorf("%w: not an IPv6 address", ErrName)
 		}
 		return nil
 	}
 	if !literal {
 		h = strings.TrimPrefix(h, "*.")
 	}
-	if h == "" || len(h) > maxHost || h[0] == '.' || h[0] == '-' {
+	if h == "" || len(h) > maxHost || h[0] == '.' || h[0] == '-' || h[len(h)-1] == '.' {
 		return fmt.Errorf("%w: the host is 1 to %d bytes long and begins with a letter or digit", ErrName, maxHost)
 	}
 	for i := 0; i < len(h); i++ {
@@ -188,4 +188,25 @@ func checkHost(h string, literal bool) error {
 		}
 	}
 	return nil
+}
+
+// SystemVersion is what seined writes as a response's system_version_info: the
+// generation, and "+" if more responses of the same batch follow. A proxy
+// changes over when the last one is there, so that it never runs half a change.
+func SystemVersion(generation uint64, more bool) string {
+	s := strconv.FormatUint(generation, 10)
+	if more {
+		s += "+"
+	}
+	return s
+}
+
+// ParseSystemVersion reads SystemVersion; what it cannot read is generation 0.
+func ParseSystemVersion(s string) (generation uint64, more bool) {
+	digits, more := strings.CutSuffix(s, "+")
+	generation, err := strconv.ParseUint(digits, 10, 64)
+	if err != nil {
+		return 0, more
+	}
+	return generation, more
 }

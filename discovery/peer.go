@@ -1,0 +1,102 @@
+package discovery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	grpcpeer "google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+
+	seinev1 "github.com/seinemesh/seine/api/seine/v1"
+	"github.com/seinemesh/seine/mesh"
+)
+
+// peer is who is at the other end, from a client certificate that TLS verified.
+type peer struct {
+	id       string // SPIFFE ID
+	address  string
+	notAfter time.Time
+}
+
+var errNoCertificate = errors.New("discovery wants a client certificate of the mesh: ask for one with CreateCertificate first")
+
+func peerOf(ctx context.Context) (peer, error) {
+	p, ok := grpcpeer.FromContext(ctx)
+	if !ok {
+		return peer{}, errNoCertificate
+	}
+	info, ok := p.AuthInfo.(credentials.TLSInfo)
+	if !ok || len(info.State.VerifiedChains) == 0 || len(info.State.PeerCertificates) == 0 {
+		return peer{}, errNoCertificate
+	}
+	leaf := info.State.PeerCertificates[0]
+	if len(leaf.URIs) != 1 || leaf.URIs[0].Scheme != "spiffe" {
+		return peer{}, errors.New("the client certificate must hold exactly one URI, a SPIFFE ID")
+	}
+	return peer{id: leaf.URIs[0].String(), address: p.Addr.String(), notAfter: leaf.NotAfter}, nil
+}
+
+// authorize returns the workload of a node ID if the certificate's identity is
+// the one of its service account.
+func authorize(snap *mesh.Snapshot, id, identity string) (*mesh.Workload, error) {
+	if snap == nil {
+		return nil, status.Error(codes.Unavailable, "the control plane has no configuration yet")
+	}
+	w := snap.Workload(id)
+	if w == nil {
+		return nil, status.Errorf(codes.NotFound, "workload %s is not in the mesh: no WorkloadEntry or Pod of that name is known", id)
+	}
+	if want := mesh.SPIFFE(snap.Settings.TrustDomain, w.Namespace, w.ServiceAccount); want != identity {
+		return nil, status.Errorf(codes.PermissionDenied, "the certificate is %s, but workload %s runs as %s", identity, id, want)
+	}
+	return w, nil
+}
+
+// checkID takes "NAMESPACE/INSTANCE" with names as Kubernetes has them.
+func checkID(id string) error {
+	namespace, instance, ok := strings.Cut(id, "/")
+	if !ok || len(id) > seinev1.MaxName || !dnsName(namespace) || !dnsName(instance) {
+		return fmt.Errorf("node id %s: want NAMESPACE/INSTANCE", logged(id))
+	}
+	return nil
+}
+
+func dnsName(s string) bool {
+	if s == "" || len(s) > 253 {
+		return false
+	}
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case c >= 'a' && c <= 'z', c >= '0' && c <= '9', c == '-', c == '.':
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// clean makes a version that a proxy claims fit to be shown and to be a label.
+func clean(v string) string {
+	if len(v) > 64 {
+		v = v[:64]
+	}
+	return strings.Map(func(r rune) rune {
+		if r > ' ' && r < 0x7f && r != '"' && r != '\\' {
+			return r
+		}
+		return -1
+	}, v)
+}
+
+// bounded shortens a sentence of a proxy's.
+func bounded(s string) string {
+	if len(s) > 1024 {
+		s = strings.ToValidUTF8(s[:1024], "") + "…"
+	}
+	return s
+}
