@@ -8,12 +8,20 @@
 package accesslog
 
 import (
+	"errors"
+	"fmt"
 	"io"
 	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/seinemesh/seine/telemetry"
 )
+
+// ErrStuck is Close's answer if the output takes no more bytes.
+var ErrStuck = errors.New("access log: the output blocks; the last lines are lost")
 
 // Format is how a line is written.
 type Format uint8
@@ -59,40 +67,218 @@ type Entry struct {
 type Options struct {
 	Out    io.Writer
 	Format Format
-	// RingBytes is the memory of each ring, rounded up to a power of two; 128 KiB if zero.
+	// RingBytes is the memory of each ring, rounded up to a power of two of
+	// at least 32 KiB; 128 KiB if zero.
 	RingBytes int
-	// Batch is how long the writer lets entries gather before it writes; 10 ms if zero.
+	// Batch is how long the writer lets entries gather before it writes
+	// (a ring that is half full does not wait); 10 ms if zero.
 	Batch time.Duration
+	// CloseWait bounds how long Close waits for an output that blocks; 2 s if zero.
+	CloseWait time.Duration
 }
 
 // Writer owns the output and its goroutine.
-type Writer struct{}
+type Writer struct {
+	out       io.Writer
+	format    Format
+	ringBytes int
+	batch     time.Duration
+	closeWait time.Duration
+
+	wake     chan struct{} // of one: something was appended while the writer slept
+	urgent   chan struct{} // of one: a ring is half full
+	sleeping atomic.Bool
+	hurried  atomic.Bool
+	written  atomic.Uint64
+	stop     chan struct{}
+	stopOnce sync.Once
+	done     chan struct{}
+
+	mu    sync.Mutex // guards rings (the slice) and err
+	rings []*Ring
+	err   error
+}
 
 // New starts a writer.
-func New(o Options) *Writer { return &Writer{} }
+func New(o Options) *Writer {
+	w := &Writer{
+		out: o.Out, format: o.Format, ringBytes: minRing, batch: o.Batch, closeWait: o.CloseWait,
+		wake: make(chan struct{}, 1), urgent: make(chan struct{}, 1),
+		stop: make(chan struct{}), done: make(chan struct{}),
+	}
+	if o.RingBytes == 0 {
+		o.RingBytes = 128 << 10
+	}
+	for w.ringBytes < o.RingBytes && w.ringBytes < maxRing {
+		w.ringBytes *= 2
+	}
+	if w.batch == 0 {
+		w.batch = 10 * time.Millisecond
+	}
+	if w.closeWait == 0 {
+		w.closeWait = 2 * time.Second
+	}
+	go w.run()
+	return w
+}
 
-// Open opens path for appending (0600 if it is made), "-" is standard output.
-func Open(path string) (io.WriteCloser, error) { return nil, nil }
+// Open opens path for appending (0600 if it is made); "-" is standard output,
+// which closing leaves open.
+func Open(path string) (io.WriteCloser, error) {
+	if path == "-" {
+		return stdout{}, nil
+	}
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("access log: %w; name a file that this user may write, or - for standard output", err)
+	}
+	return f, nil
+}
+
+type stdout struct{}
+
+func (stdout) Write(p []byte) (int, error) { return os.Stdout.Write(p) }
+func (stdout) Close() error                { return nil }
 
 // Ring returns a new ring, to be used by one goroutine at a time (one loop).
 // A nil Writer returns a nil Ring, whose Append does nothing.
-func (w *Writer) Ring() *Ring { return nil }
+func (w *Writer) Ring() *Ring {
+	if w == nil {
+		return nil
+	}
+	r := &Ring{w: w, buf: make([]byte, w.ringBytes)}
+	w.mu.Lock()
+	w.rings = append(w.rings, r)
+	w.mu.Unlock()
+	return r
+}
 
 // Dropped is how many entries found their ring full since the start.
-func (w *Writer) Dropped() uint64 { return 0 }
+func (w *Writer) Dropped() uint64 {
+	if w == nil {
+		return 0
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var n uint64
+	for _, r := range w.rings {
+		n += r.dropped.Load()
+	}
+	return n
+}
 
 // Written is how many lines were written.
-func (w *Writer) Written() uint64 { return 0 }
+func (w *Writer) Written() uint64 {
+	if w == nil {
+		return 0
+	}
+	return w.written.Load()
+}
 
 // Err returns the last error of the output, nil if the last write succeeded.
-func (w *Writer) Err() error { return nil }
+func (w *Writer) Err() error {
+	if w == nil {
+		return nil
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.err
+}
 
 // Close writes what is in the rings and ends the goroutine. The output is not
 // closed. Entries appended after Close are lost.
-func (w *Writer) Close() error { return nil }
+func (w *Writer) Close() error {
+	if w == nil {
+		return nil
+	}
+	w.stopOnce.Do(func() { close(w.stop) })
+	timer := time.NewTimer(w.closeWait)
+	defer timer.Stop()
+	select {
+	case <-w.done:
+		return w.Err()
+	case <-timer.C:
+		return ErrStuck
+	}
+}
 
-// Ring is one loop's queue to the writer.
-type Ring struct{}
+// run is the writer's goroutine. It sleeps until an Append finds it asleep,
+// lets entries gather for a batch, and writes until the rings are empty: a busy
+// loop pays for one wake-up each batch, an idle process for none.
+func (w *Writer) run() {
+	defer close(w.done)
+	var lines []byte
+	for stopping := false; !stopping; {
+		w.sleeping.Store(true)
+		if !w.pending() { // an entry of before the store sent no wake
+			select {
+			case <-w.wake:
+			case <-w.stop:
+				stopping = true
+			}
+		}
+		w.sleeping.Store(false)
+		if !stopping {
+			timer := time.NewTimer(w.batch)
+			select {
+			case <-timer.C:
+			case <-w.urgent:
+			case <-w.stop:
+				stopping = true
+			}
+			timer.Stop()
+		}
+		w.hurried.Store(false)
+		lines = w.drain(lines)
+	}
+}
 
-// Append copies e into the ring. False: it was full, and the drop is counted.
-func (r *Ring) Append(e *Entry) bool { return true }
+func (w *Writer) snapshot() []*Ring {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.rings
+}
+
+func (w *Writer) pending() bool {
+	for _, r := range w.snapshot() {
+		if r.head.Load() != r.tail.Load() {
+			return true
+		}
+	}
+	return false
+}
+
+// writeAt is the size at which lines go out.
+const writeAt = 64 << 10
+
+// drain writes what the rings hold now, and returns the buffer for reuse.
+func (w *Writer) drain(lines []byte) []byte {
+	lines = lines[:0]
+	var n uint64
+	for _, r := range w.snapshot() {
+		r.consume(r.tail.Load(), func(rec *record) {
+			lines = appendLine(lines, w.format, rec)
+			n++
+			if len(lines) >= writeAt {
+				w.write(lines, n)
+				lines, n = lines[:0], 0
+			}
+		})
+	}
+	if n > 0 {
+		w.write(lines, n)
+	}
+	return lines
+}
+
+func (w *Writer) write(lines []byte, n uint64) {
+	_, err := w.out.Write(lines)
+	if err == nil {
+		w.written.Add(n)
+	} else {
+		err = fmt.Errorf("access log: %w", err)
+	}
+	w.mu.Lock()
+	w.err = err
+	w.mu.Unlock()
+}

@@ -1,0 +1,250 @@
+package accesslog
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"github.com/seinemesh/seine/telemetry"
+)
+
+const (
+	minRing = 32 << 10
+	maxRing = 1 << 30
+
+	// maxValue bounds one value, maxValues of which a record holds.
+	maxValue  = 1024
+	numValues = 13
+
+	// A record: its length (4, a multiple of 8 that includes itself), the
+	// numbers, the addresses, then each value with its length (2).
+	addrSize   = 1 + 16 + 2
+	fixedSize  = 4 + 8*5 + 2 + 1 + 4*addrSize
+	skip       = ^uint32(0) // in place of a length: the next record is at the ring's start
+	truncation = "…"
+)
+
+// Ring is one loop's queue to the writer: a producer, a consumer, no lock.
+// Records do not wrap, so that each is one slice of the ring's memory.
+type Ring struct {
+	w       *Writer
+	buf     []byte        // length a power of two
+	tail    atomic.Uint64 // the producer's: bytes ever put in
+	_       [56]byte
+	head    atomic.Uint64 // the consumer's: bytes ever taken out
+	_       [56]byte
+	dropped atomic.Uint64
+}
+
+// Append copies e into the ring. False: it was full, and the drop is counted.
+func (r *Ring) Append(e *Entry) bool {
+	if r == nil {
+		return true
+	}
+	size := fixedSize
+	for i := range numValues {
+		b, s := e.value(i)
+		size += 2 + min(len(b)+len(s), maxValue)
+	}
+	size = (size + 7) &^ 7
+	tail, head := r.tail.Load(), r.head.Load()
+	at := int(tail & uint64(len(r.buf)-1))
+	need := size
+	wrap := len(r.buf)-at < size
+	if wrap {
+		need += len(r.buf) - at
+	}
+	used := int(tail - head)
+	if used+need > len(r.buf) {
+		r.dropped.Add(1)
+		r.hurry()
+		return false
+	}
+	if wrap {
+		binary.LittleEndian.PutUint32(r.buf[at:], skip)
+		at = 0
+	}
+	e.encode(r.buf[at:at:at+size], uint32(size))
+	r.tail.Store(tail + uint64(need))
+	if w := r.w; w.sleeping.Load() && w.sleeping.CompareAndSwap(true, false) {
+		select {
+		case w.wake <- struct{}{}:
+		default:
+		}
+	}
+	if used+need > len(r.buf)/2 {
+		r.hurry()
+	}
+	return true
+}
+
+// hurry ends the writer's wait for a batch, once for each batch.
+func (r *Ring) hurry() {
+	if w := r.w; !w.hurried.Load() && w.hurried.CompareAndSwap(false, true) {
+		select {
+		case w.urgent <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// consume calls f for each record before end, oldest first, and then frees its
+// place. What f is given points into the ring: it is good until f returns.
+func (r *Ring) consume(end uint64, f func(*record)) {
+	var rec record
+	for head := r.head.Load(); head != end; r.head.Store(head) {
+		at := head & uint64(len(r.buf)-1)
+		size := binary.LittleEndian.Uint32(r.buf[at:])
+		if size == skip {
+			head += uint64(len(r.buf)) - at
+			continue
+		}
+		rec.decode(r.buf[at : at+uint64(size)])
+		f(&rec)
+		head += uint64(size)
+	}
+}
+
+// record is an entry as the ring holds it.
+type record struct {
+	start                           int64 // nanoseconds since 1970
+	duration, service               time.Duration
+	received, sent                  int64
+	code                            uint16
+	flag                            telemetry.Flag
+	upstreamHost, upstreamLocal     netip.AddrPort
+	downstreamLocal, downstreamPeer netip.AddrPort
+	values                          [numValues][]byte
+}
+
+// Places of the values in a record.
+const (
+	method = iota
+	path
+	authority
+	protocol
+	userAgent
+	requestID
+	forwardedFor
+	details
+	termination
+	upstreamFailure
+	upstreamCluster
+	serverName
+	routeName
+)
+
+// value returns value i, as bytes or as a string.
+func (e *Entry) value(i int) ([]byte, string) {
+	switch i {
+	case method:
+		return e.Method, ""
+	case path:
+		return e.Path, ""
+	case authority:
+		return e.Authority, ""
+	case protocol:
+		return nil, e.Protocol
+	case userAgent:
+		return e.UserAgent, ""
+	case requestID:
+		return e.RequestID, ""
+	case forwardedFor:
+		return e.ForwardedFor, ""
+	case details:
+		return nil, e.Details
+	case termination:
+		return nil, e.Termination
+	case upstreamFailure:
+		return nil, e.UpstreamFailure
+	case upstreamCluster:
+		return nil, e.UpstreamCluster
+	case serverName:
+		return nil, e.ServerName
+	default:
+		return nil, e.RouteName
+	}
+}
+
+// encode appends the record to b, which has the room for size bytes.
+func (e *Entry) encode(b []byte, size uint32) {
+	le := binary.LittleEndian
+	b = le.AppendUint32(b, size)
+	b = le.AppendUint64(b, uint64(e.Start.UnixNano()))
+	b = le.AppendUint64(b, uint64(e.Duration))
+	b = le.AppendUint64(b, uint64(e.UpstreamServiceTime))
+	b = le.AppendUint64(b, uint64(e.BytesReceived))
+	b = le.AppendUint64(b, uint64(e.BytesSent))
+	b = le.AppendUint16(b, uint16(e.Code))
+	b = append(b, byte(e.Flag))
+	b = appendAddr(b, e.UpstreamHost)
+	b = appendAddr(b, e.UpstreamLocal)
+	b = appendAddr(b, e.DownstreamLocal)
+	b = appendAddr(b, e.DownstreamRemote)
+	for i := range numValues {
+		v, s := e.value(i)
+		n := len(v) + len(s)
+		if n <= maxValue {
+			b = le.AppendUint16(b, uint16(n))
+			b = append(append(b, v...), s...)
+			continue
+		}
+		const keep = maxValue - len(truncation)
+		b = le.AppendUint16(b, maxValue)
+		if s != "" {
+			b = append(b, s[:keep]...)
+		} else {
+			b = append(b, v[:keep]...)
+		}
+		b = append(b, truncation...)
+	}
+}
+
+func (rec *record) decode(b []byte) {
+	le := binary.LittleEndian
+	rec.start = int64(le.Uint64(b[4:]))
+	rec.duration = time.Duration(le.Uint64(b[12:]))
+	rec.service = time.Duration(le.Uint64(b[20:]))
+	rec.received = int64(le.Uint64(b[28:]))
+	rec.sent = int64(le.Uint64(b[36:]))
+	rec.code = le.Uint16(b[44:])
+	rec.flag = telemetry.Flag(b[46])
+	rec.upstreamHost = readAddr(b[47:])
+	rec.upstreamLocal = readAddr(b[47+addrSize:])
+	rec.downstreamLocal = readAddr(b[47+2*addrSize:])
+	rec.downstreamPeer = readAddr(b[47+3*addrSize:])
+	b = b[fixedSize:]
+	for i := range rec.values {
+		n := int(le.Uint16(b))
+		rec.values[i] = b[2 : 2+n]
+		b = b[2+n:]
+	}
+}
+
+// appendAddr appends an address in addrSize bytes. A zone is left out: a log
+// line names the machine's own addresses.
+func appendAddr(b []byte, a netip.AddrPort) []byte {
+	kind := byte(0)
+	switch addr := a.Addr(); {
+	case addr.Is4():
+		kind = 4
+	case addr.IsValid():
+		kind = 6
+	}
+	ip := a.Addr().As16()
+	b = append(b, kind)
+	b = append(b, ip[:]...)
+	return binary.LittleEndian.AppendUint16(b, a.Port())
+}
+
+func readAddr(b []byte) netip.AddrPort {
+	ip := netip.AddrFrom16([16]byte(b[1:17]))
+	switch b[0] {
+	case 0:
+		return netip.AddrPort{}
+	case 4:
+		ip = ip.Unmap()
+	}
+	return netip.AddrPortFrom(ip, binary.LittleEndian.Uint16(b[17:]))
+}
