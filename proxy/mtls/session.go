@@ -1,8 +1,11 @@
 package mtls
 
 import (
+	"crypto/tls"
 	"errors"
-	"net/netip"
+	"fmt"
+	"io"
+	"sync"
 )
 
 var (
@@ -13,6 +16,10 @@ var (
 	ErrFull = errors.New("mtls: buffer full")
 	// ErrBusy fails a handshake for which there was no room among those that run.
 	ErrBusy = errors.New("mtls: too many handshakes at once")
+	// ErrHello refuses a ClientHello that is larger than 16 KiB or cut into crumbs.
+	ErrHello = errors.New("mtls: ClientHello too large")
+	// ErrReleased answers whoever uses a session after Release.
+	ErrReleased = errors.New("mtls: session released")
 )
 
 // State is where a session stands.
@@ -24,105 +31,227 @@ const (
 	Failed
 )
 
-// Options bound a Factory.
-type Options struct {
-	Running    int      // handshakes that may compute at once; 0: 2
-	Pending    int      // handshakes that may exist at once; 0: 4096
-	ServerALPN []string // in order of preference; nil: ServerALPN()
+// String returns the state's name for logs.
+func (s State) String() string {
+	switch s {
+	case Established:
+		return "established"
+	case Failed:
+		return "failed"
+	default:
+		return "handshaking"
+	}
 }
 
-// ServerALPN returns the protocols that a mesh server agrees to, best first.
-func ServerALPN() []string {
-	return []string{"seine-http/1.1", "seine-tcp", "istio-http/1.1", "istio"}
-}
-
-// Factory makes sessions from the current certificate of a Source. It is safe
-// for concurrent use.
-type Factory struct{ src *Source }
-
-// NewFactory returns a factory over src.
-func NewFactory(src *Source, o Options) *Factory { return &Factory{src: src} }
-
-// Client returns a session that dials: it accepts exactly a server whose SPIFFE
-// ID is expect or one of alts. endpoint is a part of the resumption cache's key.
-func (f *Factory) Client(expect string, alts []string, sni string, endpoint netip.AddrPort, alpn []string) *Session {
-	return &Session{}
-}
-
-// Server returns a session that accepts any workload of a trusted domain.
-func (f *Factory) Server() *Session { return &Session{} }
-
-// Peer is what is known of a verified peer, computed once for a connection.
-type Peer struct {
-	ID             string // spiffe://TD/ns/NS/sa/SA
-	TrustDomain    string
-	Namespace      string // "" if the ID does not have Istio's form
-	ServiceAccount string
-	Principal      string // TD/ns/NS/sa/SA, as Istio's policies and metrics write it
-	Hash           string // SHA-256 of the leaf, hex in lower case
-	Subject        string // RFC 2253
-	XFCC           []byte // one whole element: By=…;Hash=…;Subject="…";URI=… ; read only
-}
+const (
+	maxRecord = 1 << 14 // plaintext bytes in one record, RFC 8446 §5.1
+	// maxOutgoing is where Write stops taking more; one record may follow it.
+	maxOutgoing = 64 << 10
+)
 
 // Session is one TLS connection over memory. See the package's example of use.
+// Its methods are for one goroutine at a time, the loop's.
 type Session struct {
 	Tag any // the loop's own
+
+	factory *Factory
+	client  *clientConfig // nil: a server
+	tls     *tls.Conn
+	wake    func(*Session)
+
+	// The loop's alone.
+	state State
+	err   error
+	out   *buffer
+	sent  int // bytes of out that are sent
+	peer  *Peer
+	alpn  string
+	sni   string
+	resum bool
+
+	// The loop's alone once live; before, guarded by mu.
+	live    bool // written once, by the loop, after it saw done
+	in      inbox
+	mu      sync.Mutex
+	more    sync.Cond // in got a record, or aborted was set
+	pending *buffer   // ciphertext that the handshake wrote
+	started bool
+	woken   bool // wake was called and Progress not yet
+	done    bool // the goroutine has ended; result holds
+	failure error
+	aborted error
+	closed  bool // Release was called
+	result  result
 }
 
-// Handshake begins. wake is called by any goroutine, at most once between two
-// calls of Progress, when Progress has something to tell or Outgoing to send.
-func (s *Session) Handshake(wake func(*Session)) {}
+// result is what the handshake's goroutine learned.
+type result struct {
+	peer    *Peer
+	alpn    string
+	sni     string
+	resumed bool
+}
 
-// Progress reports where the handshake stands; err is set with Failed. Once it
-// has said Established the session belongs to the caller alone, without a lock.
-func (s *Session) Progress() (State, error) { return Handshaking, nil }
-
-// Room is how many bytes Feed takes now.
-func (s *Session) Room() int { return 0 }
+// Room is how many bytes Feed takes now. At 0 the loop stops reading its socket
+// until Progress or Read has made room.
+func (s *Session) Room() int {
+	if s.live {
+		return max(0, roomOpen-s.in.unread())
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return max(0, roomHandshake-s.in.unread())
+}
 
 // Feed hands ciphertext over. While the handshake runs it is copied; afterwards
 // cipher is borrowed until Read has answered ErrEmpty or an error, or Hold was called.
-func (s *Session) Feed(cipher []byte) error { return nil }
+// With an error nothing was taken, and the connection is to be closed.
+func (s *Session) Feed(cipher []byte) error {
+	if !s.live {
+		return s.feedHandshake(cipher)
+	}
+	if len(cipher) > roomOpen-s.in.unread() {
+		return ErrFull
+	}
+	s.in.feed(cipher)
+	return nil
+}
 
 // Hold copies what is still borrowed, so that the caller may reuse its scratch
 // and Read later.
-func (s *Session) Hold() {}
+func (s *Session) Hold() {
+	if s.live {
+		s.in.settle()
+	}
+}
 
 // Read returns plaintext; ErrEmpty when no complete record is left, io.EOF after
-// the peer's close_notify. It may have made ciphertext: look at Outgoing.
-func (s *Session) Read(dst []byte) (int, error) { return 0, ErrEmpty }
+// the peer's close_notify. The end of the TCP stream without io.EOF here is a cut.
+// It may have made ciphertext (an answer to KeyUpdate, an alert): look at Outgoing.
+// n > 0 comes without an error.
+func (s *Session) Read(dst []byte) (int, error) {
+	if !s.live {
+		return 0, s.notLive()
+	}
+	n, err := s.tls.Read(dst)
+	if n > 0 || err == nil {
+		return n, nil // crypto/tls keeps an error and says it again
+	}
+	if err == errEmptyConn {
+		s.in.settle()
+		return 0, ErrEmpty
+	}
+	s.in.drop()
+	if err == io.EOF {
+		return 0, io.EOF
+	}
+	return 0, fmt.Errorf("mtls: read: %w", err)
+}
 
 // Write encrypts p into the outgoing buffer. With ErrFull only the first n bytes
-// were taken.
-func (s *Session) Write(p []byte) (n int, err error) { return 0, nil }
+// were taken: send what Outgoing holds, then write the rest.
+func (s *Session) Write(p []byte) (n int, err error) {
+	if !s.live {
+		return 0, s.notLive()
+	}
+	for len(p) > 0 {
+		if s.out != nil && len(s.out.b)-s.sent >= maxOutgoing {
+			return n, ErrFull
+		}
+		w, err := s.tls.Write(p[:min(len(p), maxRecord)])
+		n += w
+		if err != nil {
+			return n, fmt.Errorf("mtls: write: %w", err)
+		}
+		p = p[w:]
+	}
+	return n, nil
+}
 
 // Outgoing is the ciphertext to send; valid until the next call of a method.
-func (s *Session) Outgoing() []byte { return nil }
+func (s *Session) Outgoing() []byte {
+	if s.out == nil && !s.live {
+		s.mu.Lock()
+		s.out, s.pending = s.pending, nil
+		s.mu.Unlock()
+	}
+	if s.out == nil {
+		return nil
+	}
+	return s.out.b[s.sent:]
+}
 
 // Sent drops the first n bytes of Outgoing.
-func (s *Session) Sent(n int) {}
+func (s *Session) Sent(n int) {
+	if s.out == nil {
+		return
+	}
+	if s.sent += n; s.sent >= len(s.out.b) {
+		s.factory.pool.put(s.out)
+		s.out, s.sent = nil, 0
+	}
+}
 
-// Abort ends a handshake that runs (timeout, peer gone); Progress then fails with err.
-func (s *Session) Abort(err error) {}
+// Close writes close_notify to the outgoing buffer. It closes this direction only
+// (RFC 8446 §6.1): reading goes on, writing does not. Calling it again does nothing.
+func (s *Session) Close() error {
+	if !s.live {
+		return s.notLive()
+	}
+	if err := s.tls.CloseWrite(); err != nil {
+		return fmt.Errorf("mtls: close: %w", err)
+	}
+	return nil
+}
 
-// Close writes close_notify to the outgoing buffer; reading goes on (half close). Idempotent.
-func (s *Session) Close() error { return nil }
+// Release gives every buffer back and ends a handshake that runs. wake may still
+// come once if it was under way. Every later call finds an empty, dead session.
+func (s *Session) Release() {
+	s.mu.Lock()
+	s.closed = true
+	if s.aborted == nil {
+		s.aborted = ErrReleased
+	}
+	s.state, s.err = Failed, s.aborted
+	if s.live { // not written while the goroutine may read it
+		s.live = false
+	}
+	s.in.drop()
+	s.factory.pool.put(s.pending)
+	s.pending = nil
+	if !s.started || s.done {
+		s.tls = nil // else the goroutine still holds it
+	}
+	s.more.Broadcast()
+	s.mu.Unlock()
+	s.factory.pool.put(s.out)
+	s.out, s.sent = nil, 0
+}
 
-// Release gives every buffer back and aborts a handshake that runs; wake is not called
-// any more (one that is under way may still come). The session must not be used again.
-func (s *Session) Release() {}
+// notLive is the error of a method that needs an established session.
+func (s *Session) notLive() error {
+	if s.state == Failed {
+		return s.err
+	}
+	return errors.New("mtls: the handshake is not over")
+}
 
 // Peer returns the verified peer; nil before Established.
-func (s *Session) Peer() *Peer { return nil }
+func (s *Session) Peer() *Peer { return s.peer }
 
 // PeerID is Peer().ID, or "".
-func (s *Session) PeerID() string { return "" }
+func (s *Session) PeerID() string {
+	if s.peer == nil {
+		return ""
+	}
+	return s.peer.ID
+}
 
 // ALPN is the protocol that was agreed, or "".
-func (s *Session) ALPN() string { return "" }
+func (s *Session) ALPN() string { return s.alpn }
 
 // SNI is the server name that the client sent.
-func (s *Session) SNI() string { return "" }
+func (s *Session) SNI() string { return s.sni }
 
 // Resumed says whether the handshake resumed an earlier session.
-func (s *Session) Resumed() bool { return false }
+func (s *Session) Resumed() bool { return s.resum }

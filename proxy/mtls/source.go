@@ -1,11 +1,20 @@
 package mtls
 
 import (
+	"bytes"
 	"context"
+	"crypto"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
+	"fmt"
 	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
 	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
 // Identity is a leaf with its key and chain, and the trust bundles that hold with it.
@@ -16,7 +25,7 @@ type Identity struct {
 
 // SourceOptions are what a Source needs from outside.
 type SourceOptions struct {
-	// Request obtains a new certificate (see the caclient package). Needed by Run alone.
+	// Request obtains a new certificate (caclient.Client.Request). Needed by Run alone.
 	Request func(ctx context.Context) (*Identity, error)
 	Now     func() time.Time // nil: time.Now
 	Jitter  func() float64   // in [0,1); nil: math/rand/v2
@@ -25,20 +34,153 @@ type SourceOptions struct {
 
 // Source holds the current certificate and trust bundle, swapped atomically;
 // connections that stand are not touched. Safe for concurrent use.
-type Source struct{}
+type Source struct {
+	o     SourceOptions
+	cur   atomic.Pointer[material]
+	ready chan struct{}
+
+	mu       sync.Mutex // of those who write
+	notify   []func()
+	rotated  uint64
+	failures uint64
+	lastErr  error
+}
+
+// material is one certificate and one bundle; immutable.
+type material struct {
+	cert  *tls.Certificate
+	leaf  *x509.Certificate
+	id    spiffeid.ID
+	roots map[string][]*x509.Certificate
+	pools map[string]*x509.CertPool
+}
 
 // NewSource returns an empty source.
-func NewSource(o SourceOptions) *Source { return &Source{} }
+func NewSource(o SourceOptions) *Source {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Jitter == nil {
+		o.Jitter = rand.Float64
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Source{o: o, ready: make(chan struct{})}
+}
 
-// Set makes id the current identity, after checking that it holds together.
-func (s *Source) Set(id *Identity) error { return nil }
+// Set makes id the current identity, after checking that it holds together: the
+// key belongs to the leaf, the leaf is an X.509-SVID, its chain leads to its own
+// bundle now. With an error the one before stays.
+func (s *Source) Set(id *Identity) error {
+	m, err := newMaterial(id, s.o.Now())
+	if err != nil {
+		return fmt.Errorf("mtls: certificate refused: %w", err)
+	}
+	s.mu.Lock()
+	s.cur.Store(m)
+	s.rotated++
+	if s.rotated == 1 {
+		close(s.ready)
+	}
+	notify := s.notify
+	s.mu.Unlock()
+	for _, f := range notify {
+		f()
+	}
+	return nil
+}
 
-// Run keeps the certificate fresh until ctx ends: the first one at once, then at
-// half to two thirds of each one's life, with back-off while the CA is away.
-func (s *Source) Run(ctx context.Context) error { return nil }
+// SetRoots replaces the trust bundles and keeps the certificate. It is how a root
+// is retired between two rotations.
+func (s *Source) SetRoots(roots map[string][]*x509.Certificate) error {
+	pools, err := newPools(roots)
+	if err != nil {
+		return fmt.Errorf("mtls: trust bundle refused: %w", err)
+	}
+	s.mu.Lock()
+	old := s.cur.Load()
+	if old == nil {
+		s.mu.Unlock()
+		return ErrNoCertificate
+	}
+	m := *old
+	m.roots, m.pools = roots, pools
+	s.cur.Store(&m)
+	notify := s.notify
+	s.mu.Unlock()
+	for _, f := range notify {
+		f()
+	}
+	return nil
+}
+
+// Notify calls f, in the goroutine that changes the source, after each change.
+func (s *Source) Notify(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.notify = append(s.notify[:len(s.notify):len(s.notify)], f)
+}
+
+func newMaterial(id *Identity, now time.Time) (*material, error) {
+	if id == nil || len(id.Certificate.Certificate) == 0 {
+		return nil, ErrNoCertificate
+	}
+	cert := id.Certificate
+	chain := make([]*x509.Certificate, len(cert.Certificate))
+	for i, der := range cert.Certificate {
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, fmt.Errorf("certificate %d of the chain: %w", i, err)
+		}
+		chain[i] = c
+	}
+	cert.Leaf = chain[0]
+	signer, ok := cert.PrivateKey.(crypto.Signer)
+	if !ok {
+		return nil, errors.New("no private key that signs")
+	}
+	want, err := x509.MarshalPKIXPublicKey(signer.Public())
+	if err != nil {
+		return nil, fmt.Errorf("private key: %w", err)
+	}
+	if !bytes.Equal(want, chain[0].RawSubjectPublicKeyInfo) {
+		return nil, errors.New("the private key does not belong to the leaf")
+	}
+	pools, err := newPools(id.Roots)
+	if err != nil {
+		return nil, err
+	}
+	sid, err := verifyChain(chain, pools, x509.ExtKeyUsageServerAuth, now)
+	if err != nil {
+		return nil, err
+	}
+	return &material{cert: &cert, leaf: chain[0], id: sid, roots: id.Roots, pools: pools}, nil
+}
+
+func newPools(roots map[string][]*x509.Certificate) (map[string]*x509.CertPool, error) {
+	pools := make(map[string]*x509.CertPool, len(roots))
+	for td, certs := range roots {
+		name, err := spiffeid.TrustDomainFromString(td)
+		if err != nil || name.Name() != td {
+			return nil, fmt.Errorf("%w: %.100q is no trust domain's name", ErrIdentity, td)
+		}
+		if len(certs) == 0 {
+			continue // nobody vouches for it
+		}
+		pools[td] = x509.NewCertPool()
+		for _, c := range certs {
+			pools[td].AddCert(c)
+		}
+	}
+	if len(pools) == 0 {
+		return nil, errors.New("trust bundle without a root")
+	}
+	return pools, nil
+}
 
 // Ready is closed once there is a certificate.
-func (s *Source) Ready() <-chan struct{} { return nil }
+func (s *Source) Ready() <-chan struct{} { return s.ready }
 
 // Status is what metrics show of a Source.
 type Status struct {
@@ -51,11 +193,56 @@ type Status struct {
 }
 
 // Status returns the state of this moment.
-func (s *Source) Status() Status { return Status{} }
+func (s *Source) Status() Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := Status{Rotations: s.rotated, Failures: s.failures, LastError: s.lastErr}
+	if m := s.cur.Load(); m != nil {
+		st.ID, st.NotBefore, st.NotAfter = m.id.String(), m.leaf.NotBefore, m.leaf.NotAfter
+	}
+	return st
+}
 
-// Current returns the certificate of this moment, nil before Ready.
-func (s *Source) Current() *tls.Certificate { return nil }
+// Current returns the certificate of this moment, nil before Ready. Read only.
+func (s *Source) Current() *tls.Certificate {
+	if m := s.cur.Load(); m != nil {
+		return m.cert
+	}
+	return nil
+}
 
-// ClientTLS returns the client's side for gRPC (xDS): TLS 1.3, this source's
-// current certificate at each handshake, and a server that must be one of ids.
-func (s *Source) ClientTLS(serverName string, ids ...string) *tls.Config { return nil }
+// Roots returns the trust bundles of this moment, by trust domain. Read only.
+func (s *Source) Roots() map[string][]*x509.Certificate {
+	if m := s.cur.Load(); m != nil {
+		return m.roots
+	}
+	return nil
+}
+
+func (s *Source) material() *material { return s.cur.Load() }
+
+// id returns our own SPIFFE ID, "" before Ready.
+func (s *Source) id() string {
+	if m := s.cur.Load(); m != nil {
+		return m.id.String()
+	}
+	return ""
+}
+
+// verify checks a peer's chain against the bundle and the clock of this moment.
+func (s *Source) verify(chain []*x509.Certificate, usage x509.ExtKeyUsage) (spiffeid.ID, error) {
+	m := s.cur.Load()
+	if m == nil {
+		return spiffeid.ID{}, ErrNoCertificate
+	}
+	return verifyChain(chain, m.pools, usage, s.o.Now())
+}
+
+// verifyIs is verify, and the peer must be one of ids.
+func (s *Source) verifyIs(chain []*x509.Certificate, usage x509.ExtKeyUsage, ids []string) error {
+	got, err := s.verify(chain, usage)
+	if err != nil {
+		return err
+	}
+	return expectOneOf(got, ids)
+}

@@ -1,0 +1,180 @@
+package mtls
+
+const (
+	headerLen = 5
+	// maxFragment is the longest payload of a protected record (RFC 8446 §5.2).
+	maxFragment = 1<<14 + 256
+	// maxHello bounds what is kept of a ClientHello that is not complete.
+	maxHello = 16 << 10
+
+	roomHandshake = 32 << 10 // unread ciphertext of a peer that nobody has verified
+	roomOpen      = maxBuffer
+)
+
+// inbox collects ciphertext and gives out whole records only. What it holds is
+// held[off:] followed by lent, which is the caller's memory. lent starts at a
+// record's boundary unless held is empty, then it is a boundary as well.
+// It is not safe for concurrent use.
+type inbox struct {
+	pool  *pool
+	held  *buffer // nil when there is nothing to keep
+	off   int
+	lent  []byte
+	ready int // bytes of held[off:]+lent that make whole records
+}
+
+// unread is how many bytes were fed and not taken yet.
+func (in *inbox) unread() int {
+	n := len(in.lent)
+	if in.held != nil {
+		n += len(in.held.b) - in.off
+	}
+	return n
+}
+
+// whole returns how many of the first bytes of b make complete records. A length
+// that no record may have counts as complete, so that crypto/tls sees it at once,
+// answers with record_overflow and nobody waits for 64 KiB of it.
+func whole(b []byte) int {
+	n := 0
+	for len(b)-n >= headerLen {
+		l := int(b[n+3])<<8 | int(b[n+4])
+		if l > maxFragment {
+			return len(b)
+		}
+		if len(b)-n < headerLen+l {
+			break
+		}
+		n += headerLen + l
+	}
+	return n
+}
+
+// feed takes p in. Of p, only what completes a record that is held already is
+// copied; the rest is lent until settle.
+func (in *inbox) feed(p []byte) {
+	if len(in.lent) > 0 {
+		in.settle()
+	}
+	if in.held != nil {
+		p = p[in.complete(p):]
+	}
+	if len(p) > 0 {
+		in.lent = p
+		in.ready += whole(p)
+	}
+}
+
+// complete moves bytes of p to the partial record at the end of held and returns
+// how many it took.
+func (in *inbox) complete(p []byte) int {
+	took := 0
+	for {
+		part := in.held.b[in.off+in.ready:]
+		need := headerLen - len(part)
+		if len(part) == 0 {
+			return took
+		}
+		if need <= 0 {
+			l := int(part[3])<<8 | int(part[4])
+			if l > maxFragment {
+				in.ready += len(part)
+				return took
+			}
+			need = headerLen + l - len(part)
+		}
+		if need == 0 {
+			in.ready += len(part)
+			return took
+		}
+		n := min(need, len(p)-took)
+		if n == 0 {
+			return took
+		}
+		in.held = in.pool.add(in.held, p[took:took+n])
+		took += n
+	}
+}
+
+// settle copies what is lent to memory of our own.
+func (in *inbox) settle() {
+	if len(in.lent) == 0 {
+		return
+	}
+	if in.held != nil && in.off > 0 {
+		n := copy(in.held.b, in.held.b[in.off:])
+		in.held.b, in.off = in.held.b[:n], 0
+	}
+	in.held = in.pool.add(in.held, in.lent)
+	in.lent = nil
+}
+
+// take moves bytes of whole records to p and returns how many; 0 when there are none.
+func (in *inbox) take(p []byte) int {
+	total := 0
+	if in.held != nil {
+		total = min(in.ready, len(in.held.b)-in.off)
+		total = copy(p, in.held.b[in.off:in.off+total])
+		in.off += total
+		in.ready -= total
+		if in.off == len(in.held.b) {
+			in.pool.put(in.held)
+			in.held, in.off = nil, 0
+		}
+	}
+	// More of held may be left, or a partial record: what is lent comes after it.
+	if in.held == nil && in.ready > 0 && total < len(p) {
+		n := copy(p[total:], in.lent[:in.ready])
+		if in.lent = in.lent[n:]; len(in.lent) == 0 {
+			in.lent = nil
+		}
+		in.ready -= n
+		total += n
+	}
+	return total
+}
+
+// drop gives everything up.
+func (in *inbox) drop() {
+	in.pool.put(in.held)
+	*in = inbox{pool: in.pool}
+}
+
+// helloState is what the first bytes of a connection hold of a ClientHello.
+type helloState uint8
+
+const (
+	helloPartial helloState = iota
+	helloWhole              // or something that can never become one and is for crypto/tls to refuse
+	helloTooLarge
+)
+
+// hello looks at b, the whole records at the start of a connection.
+func hello(b []byte) helloState {
+	const handshake, clientHello = 22, 1
+	var head [4]byte
+	got := 0 // bytes of the handshake message so far
+	for len(b) >= headerLen {
+		l := int(b[3])<<8 | int(b[4])
+		if b[0] != handshake || b[1] != 3 || l == 0 || l > maxFragment || len(b) < headerLen+l {
+			return helloWhole
+		}
+		if got < len(head) {
+			copy(head[got:], b[headerLen:headerLen+l])
+		}
+		got += l
+		if head[0] != clientHello {
+			return helloWhole
+		}
+		if got >= len(head) {
+			switch size := int(head[1])<<16 | int(head[2])<<8 | int(head[3]); {
+			case size > maxHello:
+				return helloTooLarge
+			case got >= len(head)+size:
+				return helloWhole
+			}
+		}
+		b = b[headerLen+l:]
+	}
+	return helloPartial
+}
