@@ -1,0 +1,9 @@
+//go:build linux
+
+package netns
+
+import "syscall"
+
+func attrWithDeathSignal() *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+}
