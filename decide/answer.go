@@ -1,6 +1,8 @@
 package decide
 
 import (
+	"fmt"
+	"math/bits"
 	"net/netip"
 	"strconv"
 	"time"
@@ -31,7 +33,7 @@ type Rule struct {
 	Redirect          *seinev1.Redirect       // nil: no redirect
 	Direct            *seinev1.DirectResponse // nil: no direct response
 
-	matches   []matcher
+	pathed    []pathed // of each match
 	total     uint64
 	authority string
 	rewrite   rewrite
@@ -70,7 +72,7 @@ const (
 	Route                  // Match
 	Direct                 // to the one endpoint that Proto.DirectService and DirectEndpoint name; Match still gives the rule
 	Pass                   // in plaintext to the address that was dialled
-	AskAddress             // the host is outside the mesh but the address dialled is the mesh's own: the answer to AppendAddressName decides
+	AskAddress             // no such host, but the address dialled is the mesh's own: the answer to AppendAddressName decides, see NextAddress
 )
 
 // AppendHTTPName appends the lookup name "http/PORT/HOST" of a request's
@@ -125,6 +127,11 @@ func HostOnly(authority []byte) []byte {
 // Next says what to do for an HTTP request whose host has the answer a and
 // that was sent to the address dialled (the zero value if there is none, as
 // through an explicit proxy port).
+//
+// Istio sends a request whose host it does not know to the address that was
+// dialled. So does Seine, but where that address is the mesh's own it is not
+// passed in plaintext: the address is asked about, and what lives there is
+// reached with its identity. Under REGISTRY_ONLY an unknown host goes nowhere.
 func (s *Self) Next(a *Answer, dialled netip.Addr) Next {
 	switch a.Proto.Kind {
 	case seinev1.Answer_ROUTES:
@@ -137,23 +144,90 @@ func (s *Self) Next(a *Answer, dialled netip.Addr) Next {
 			return AskAddress
 		}
 		return Pass
+	case seinev1.Answer_UNKNOWN:
+		if dialled.IsValid() && s.Local(dialled) {
+			return AskAddress
+		}
+	}
+	return Refuse
+}
+
+// NextAddress says what to do with a connection, or with a request after
+// AskAddress, given the answer to the address.
+func NextAddress(a *Answer) Next {
+	switch a.Proto.Kind {
+	case seinev1.Answer_ROUTES:
+		if a.Proto.DirectEndpoint != "" {
+			return Direct
+		}
+		return Route
+	case seinev1.Answer_PASSTHROUGH:
+		return Pass
 	}
 	return Refuse
 }
 
 // CompileAnswer checks and compiles an answer, which must not be written to
 // afterwards.
-func CompileAnswer(a *seinev1.Answer) (*Answer, error) { return &Answer{Proto: a}, nil }
+func CompileAnswer(a *seinev1.Answer) (*Answer, error) {
+	c := &Answer{Proto: a}
+	for i, p := range a.Http {
+		r, err := compileRule(p)
+		if err != nil {
+			return nil, fmt.Errorf("HTTP rule %d of %s: %w", i, sourceName(p.Source), err)
+		}
+		if err := c.index.add(int32(i), p.Match); err != nil {
+			return nil, fmt.Errorf("HTTP rule %d of %s: %w", i, sourceName(p.Source), err)
+		}
+		c.Rules = append(c.Rules, r)
+	}
+	c.index.build()
+	for i, p := range a.Tcp {
+		r, err := compileTCPRule(p)
+		if err != nil {
+			return nil, fmt.Errorf("TCP rule %d of %s: %w", i, sourceName(p.Source), err)
+		}
+		c.TCP = append(c.TCP, r)
+	}
+	return c, nil
+}
 
 // Match returns the first rule that the request matches and which of the
 // rule's matches it was (to be given to AppendPath and AppendLocation); -1 if
 // the rule has none. Nil: no rule matches (404, flag NR). port is the port that
 // was dialled.
-func (a *Answer) Match(req *message.Request, port uint32) (r *Rule, match int) { return nil, -1 }
+func (a *Answer) Match(req *message.Request, port uint32) (r *Rule, match int) {
+	if len(a.index.entries) == 0 {
+		return nil, -1
+	}
+	if e := &a.index.entries[0]; e.m == nil { // the one rule of a plain service
+		return a.Rules[e.rule], int(e.match)
+	}
+	var q question
+	q.init(req, port)
+	i := a.index.find(&q)
+	if i < 0 {
+		return nil, -1
+	}
+	e := &a.index.entries[i]
+	return a.Rules[e.rule], int(e.match)
+}
 
 // MatchTCP returns the first rule that a connection to dialled matches, or nil
 // (reset, flag NR).
-func (a *Answer) MatchTCP(dialled netip.AddrPort) *TCPRule { return nil }
+func (a *Answer) MatchTCP(dialled netip.AddrPort) *TCPRule {
+	for _, r := range a.TCP {
+		if len(r.matches) == 0 {
+			return r
+		}
+		for i := range r.matches {
+			if r.matches[i].matches(dialled) {
+				return r
+			}
+		}
+	}
+	return nil
+}
 
 // Pick draws a destination by weight; draw is uniform over all of uint64. Nil
 // if every weight is zero.
@@ -163,30 +237,20 @@ func (a *Answer) MatchTCP(dialled netip.AddrPort) *TCPRule { return nil }
 // traffic (a health check on every tenth request would see one version for
 // ever); and the share holds for each caller and each path, not only for the
 // sum. The price is a binomial spread: 10 % of 100 requests is 10 ± 3.
-func (r *Rule) Pick(draw uint64) *Destination { return nil }
+func (r *Rule) Pick(draw uint64) *Destination { return pick(r.Destinations, r.total, draw) }
 
 // Pick draws a destination by weight, as Rule.Pick.
-func (r *TCPRule) Pick(draw uint64) *Destination { return nil }
+func (r *TCPRule) Pick(draw uint64) *Destination { return pick(r.Destinations, r.total, draw) }
 
-// AppendPath appends the path as it is sent upstream, query kept. match is
-// what Match returned.
-func (r *Rule) AppendPath(dst []byte, match int, path []byte) []byte { return dst }
-
-// AppendAuthority appends the authority as it is sent upstream to d, which
-// Pick returned.
-func (r *Rule) AppendAuthority(dst []byte, d *Destination, authority []byte) []byte { return dst }
-
-// RewritesAuthority reports whether AppendAuthority to d would change it.
-func (r *Rule) RewritesAuthority(d *Destination) bool { return d.authority != "" }
-
-// RewritesPath reports whether AppendPath may change the path.
-func (r *Rule) RewritesPath() bool { return false }
-
-// RedirectStatus is the redirect's status, 301 by default.
-func (r *Rule) RedirectStatus() int { return 301 }
-
-// AppendLocation appends the Location of a redirect. scheme is the request's
-// if req.Scheme does not say it; port is the one that was dialled.
-func (r *Rule) AppendLocation(dst []byte, match int, req *message.Request, scheme string, port uint16) []byte {
-	return dst
+func pick(dests []Destination, total, draw uint64) *Destination {
+	if len(dests) == 1 {
+		return &dests[0]
+	}
+	at, _ := bits.Mul64(draw, total) // uniform over [0, total), bias below 2^-32
+	for i := range dests {
+		if at < dests[i].upto {
+			return &dests[i]
+		}
+	}
+	return nil
 }

@@ -1,6 +1,7 @@
 package decide
 
 import (
+	"fmt"
 	"net/netip"
 
 	seinev1 "github.com/seinemesh/seine/api/seine/v1"
@@ -11,26 +12,57 @@ type Self struct {
 	Proto *seinev1.Self
 
 	ports    map[uint16]*InboundPort
+	other    *InboundPort
 	prefixes []netip.Prefix
 }
 
 // InboundPort is how connections to one of the workload's ports are received.
 type InboundPort struct {
-	Proto    *seinev1.InboundPort
-	Declared bool // a service or a policy names it
+	Proto    *seinev1.InboundPort // its port is 0 if it is not declared
+	Declared bool                 // a service or a policy names it
 
 	verdicts [arrivals]Verdict
 }
 
 // CompileSelf checks and compiles a Self.
-func CompileSelf(s *seinev1.Self) (*Self, error) { return &Self{Proto: s}, nil }
+func CompileSelf(s *seinev1.Self) (*Self, error) {
+	c := &Self{Proto: s, ports: make(map[uint16]*InboundPort, len(s.Inbound))}
+	for _, cidr := range s.MeshPrefixes {
+		p, err := netip.ParsePrefix(cidr)
+		if err != nil {
+			return nil, invalid("mesh prefix: %v", err)
+		}
+		c.prefixes = append(c.prefixes, p.Masked())
+	}
+	for _, p := range s.Inbound {
+		if p.Port == 0 || p.Port > 65535 || c.ports[uint16(p.Port)] != nil {
+			return nil, invalid("inbound port %d is out of range or twice there", p.Port)
+		}
+		c.ports[uint16(p.Port)] = newInbound(p, true)
+	}
+	c.other = newInbound(&seinev1.InboundPort{Mtls: s.DefaultMtls, MtlsSource: s.DefaultMtlsSource}, false)
+	return c, nil
+}
 
 // Inbound returns the port's settings, the defaults if it is not declared;
 // never nil.
-func (s *Self) Inbound(port uint16) *InboundPort { return nil }
+func (s *Self) Inbound(port uint16) *InboundPort {
+	if p := s.ports[port]; p != nil {
+		return p
+	}
+	return s.other
+}
 
 // Local reports whether a is one of the mesh's own addresses.
-func (s *Self) Local(a netip.Addr) bool { return false }
+func (s *Self) Local(a netip.Addr) bool {
+	a = a.Unmap()
+	for _, p := range s.prefixes {
+		if p.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
 
 // Arrival is what the first bytes of an inbound connection turned out to be.
 type Arrival uint8
@@ -58,4 +90,55 @@ type Verdict struct {
 }
 
 // Admit decides on a connection.
-func (p *InboundPort) Admit(a Arrival) Verdict { return p.verdicts[a] }
+func (p *InboundPort) Admit(a Arrival) Verdict { return p.verdicts[min(a, MeshTLS)] }
+
+// Mode is the port's effective mode; never MTLS_UNSPECIFIED.
+func (p *InboundPort) Mode() seinev1.MtlsMode {
+	if p.Proto.Mtls == seinev1.MtlsMode_MTLS_UNSPECIFIED {
+		return seinev1.MtlsMode_MTLS_PERMISSIVE
+	}
+	return p.Proto.Mtls
+}
+
+// newInbound says everything that can be said before a connection comes.
+func newInbound(p *seinev1.InboundPort, declared bool) *InboundPort {
+	c := &InboundPort{Proto: p, Declared: declared}
+	by := "by default"
+	if p.MtlsSource != nil {
+		by = "by " + Source(p.MtlsSource)
+	}
+	verdict := func(a Arrival, do Action, format string) {
+		c.verdicts[a] = Verdict{do, fmt.Sprintf(format, by)}
+	}
+	switch c.Mode() {
+	case seinev1.MtlsMode_MTLS_STRICT:
+		verdict(Plaintext, Reject, "plaintext is refused: the port is STRICT %s")
+		verdict(OtherTLS, Terminate, "TLS must be the mesh's own: the port is STRICT %s")
+		verdict(MeshTLS, Terminate, "mutual TLS is required: the port is STRICT %s")
+	case seinev1.MtlsMode_MTLS_DISABLE:
+		verdict(Plaintext, Forward, "plaintext passes: mutual TLS is disabled %s")
+		verdict(OtherTLS, Forward, "TLS passes to the application: mutual TLS is disabled %s")
+		verdict(MeshTLS, Forward, "TLS passes to the application: mutual TLS is disabled %s")
+	default:
+		verdict(Plaintext, Forward, "plaintext passes: the port is PERMISSIVE %s")
+		verdict(OtherTLS, Forward, "TLS without the mesh's ALPN is the application's and passes: the port is PERMISSIVE %s")
+		verdict(MeshTLS, Terminate, "mutual TLS is taken: the port is PERMISSIVE %s")
+	}
+	return c
+}
+
+// Source names a resource in a sentence: `MeshPolicy "default" (mesh.yaml:3)`.
+func Source(r *seinev1.Ref) string {
+	if r == nil {
+		return "the default"
+	}
+	name := r.Name
+	if r.Namespace != "" {
+		name = r.Namespace + "/" + r.Name
+	}
+	s := fmt.Sprintf("%s %q", r.Kind, name)
+	if r.File != "" {
+		s += fmt.Sprintf(" (%s:%d)", r.File, r.Line)
+	}
+	return s
+}
