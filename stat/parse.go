@@ -27,6 +27,9 @@ var ErrSyntax = errors.New("not the Prometheus text format")
 // maxSeries bounds the series that are kept of one instance.
 const maxSeries = 200_000
 
+// maxValue bounds a value: sums of values must stay finite.
+const maxValue = 1e30
+
 type kind uint8
 
 const (
@@ -78,7 +81,8 @@ func parse(body []byte, f func(k kind, text []byte, labels []byte, value float64
 		if !ok {
 			continue
 		}
-		end := closing(labels)
+		// A brace may stand in a label's value, but not behind the labels.
+		end := bytes.LastIndexByte(labels, '}')
 		if end < 0 || end+2 > len(labels) || labels[end+1] != ' ' {
 			return fmt.Errorf("line %d: labels do not end: %w", n, ErrSyntax)
 		}
@@ -87,7 +91,7 @@ func parse(body []byte, f func(k kind, text []byte, labels []byte, value float64
 			number = number[:i] // a time stamp follows
 		}
 		v, err := strconv.ParseFloat(string(number), 64)
-		if err != nil || v < 0 || v != v {
+		if err != nil || !(v >= 0 && v < maxValue) {
 			return fmt.Errorf("line %d: value %.32q: %w", n, number, ErrSyntax)
 		}
 		text := line[:len(line)-len(labels)+end]
@@ -106,22 +110,6 @@ func family(line []byte) (kind, []byte, bool) {
 		}
 	}
 	return 0, nil, false
-}
-
-// closing returns where the labels' closing brace is, -1 if nowhere.
-func closing(b []byte) int {
-	quoted := false
-	for i := 0; i < len(b); i++ {
-		switch {
-		case quoted && b[i] == '\\':
-			i++
-		case b[i] == '"':
-			quoted = !quoted
-		case b[i] == '}' && !quoted:
-			return i
-		}
-	}
-	return -1
 }
 
 // parseSeries reads the labels of one series.
@@ -176,7 +164,7 @@ func parseSeries(k kind, labels []byte) (*series, error) {
 		case telemetry.LabelResponseFlags:
 			flags = value
 		case "le":
-			if s.le, err = strconv.ParseFloat(value, 64); err != nil {
+			if s.le, err = strconv.ParseFloat(value, 64); err != nil || s.le != s.le {
 				return nil, fmt.Errorf("bucket %.20q: %w", value, ErrSyntax)
 			}
 			le = true

@@ -350,9 +350,8 @@ func (t *Table) services(pairs []pair) {
 	type id struct{ ns, name, host, version string }
 	type row struct {
 		Service
-		sum   sum
-		mtls  []string
-		index int
+		sum        sum
+		busy, idle []string // protection of the edges with and without traffic
 	}
 	rows := map[id]*row{}
 	var order []*row
@@ -367,8 +366,10 @@ func (t *Table) services(pairs []pair) {
 			order = append(order, r)
 		}
 		r.sum.add(p.sum)
-		if p.sum.requests > 0 || p.sum.openedRate > 0 || len(r.mtls) == 0 {
-			r.mtls = append(r.mtls, p.mtls)
+		if p.sum.requests > 0 || p.sum.openedRate > 0 {
+			r.busy = append(r.busy, p.mtls)
+		} else {
+			r.idle = append(r.idle, p.mtls)
 		}
 		from, to := p.key.source.shown().Identity, p.key.destination.shown().Identity
 		if from != "" && !slices.Contains(r.Sources, from) {
@@ -393,7 +394,9 @@ func (t *Table) services(pairs []pair) {
 		} else if all.openedRate > 0 {
 			r.Share = r.sum.openedRate / all.openedRate
 		}
-		r.MTLS = combine(r.mtls)
+		if r.MTLS = combine(r.busy); len(r.busy) == 0 {
+			r.MTLS = combine(r.idle)
+		}
 		slices.Sort(r.Sources)
 		slices.Sort(r.Destinations)
 		t.Services = append(t.Services, r.Service)

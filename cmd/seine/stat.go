@@ -1,0 +1,193 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/seinemesh/seine/stat"
+)
+
+const (
+	// statTimeout bounds one question to the control plane.
+	statTimeout = 5 * time.Second
+	// maxStatBody bounds its answer.
+	maxStatBody = 64 << 20
+)
+
+// statCommand is `seine stat`: the golden signals of a running mesh.
+func statCommand() *cobra.Command {
+	var s statOptions
+	cmd := &cobra.Command{
+		Use:   "stat",
+		Short: "Show requests, success, latency, traffic share and mTLS of a running mesh",
+		Long: `Show, for each service and version: requests per second, success rate, latency
+quantiles, share of the service's traffic, and whether it is mutual TLS between
+which identities. -o wide adds a row for each edge with whole SPIFFE IDs.`,
+		Example: `  seine stat                     of the mesh that "seine up" runs
+  seine stat --watch             once a second until Ctrl-C
+  seine stat --address http://127.0.0.1:15014 -o json`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return s.run(cmd.Context(), cmd.OutOrStdout())
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&s.socket, "socket", "", "control plane's Unix socket (default: that of the running \"seine up\")")
+	f.StringVar(&s.address, "address", "", "control plane's address, http://HOST:15014, instead of a socket")
+	f.StringVarP(&s.output, "output", "o", "text", "text, wide or json")
+	f.BoolVarP(&s.watch, "watch", "w", false, "show it again each second")
+	f.StringVar(&s.color, "color", "auto", "auto, always or never")
+	return cmd
+}
+
+type statOptions struct {
+	socket, address, output, color string
+	watch                          bool
+}
+
+func (s *statOptions) run(ctx context.Context, out io.Writer) error {
+	switch s.output {
+	case "text", "wide", "json":
+	default:
+		return fmt.Errorf("stat: output %q is none of text, wide, json", s.output)
+	}
+	text := stat.TextOptions{Wide: s.output == "wide"}
+	width, terminal := terminalWidth(out)
+	if s.output == "text" {
+		text.Width = width
+	}
+	switch s.color {
+	case "auto":
+		text.Color = terminal && os.Getenv("NO_COLOR") == ""
+	case "always":
+		text.Color = true
+	case "never":
+	default:
+		return fmt.Errorf("stat: color %q is none of auto, always, never", s.color)
+	}
+	client, base, err := s.client()
+	if err != nil {
+		return err
+	}
+	defer client.CloseIdleConnections()
+	show := func() error {
+		body, err := get(ctx, client, base+"/api/v1/stat")
+		if err != nil {
+			return fmt.Errorf("stat: %w", err)
+		}
+		if s.output == "json" {
+			_, err = out.Write(append([]byte(strings.TrimSpace(string(body))), '\n'))
+			return err
+		}
+		var t stat.Table
+		if err := json.Unmarshal(body, &t); err != nil {
+			return fmt.Errorf("stat: the control plane's answer is not a table: %w; is it of the same version as this program?", err)
+		}
+		var b strings.Builder
+		if s.watch && terminal {
+			b.WriteString("\x1b[H\x1b[2J")
+		}
+		if err := t.WriteText(&b, text); err != nil {
+			return err
+		}
+		_, err = io.WriteString(out, b.String())
+		return err
+	}
+	if err := show(); err != nil || !s.watch {
+		return err
+	}
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			if err := show(); err != nil && ctx.Err() == nil {
+				return err
+			}
+		}
+	}
+}
+
+// client returns how to reach the control plane and the URL to begin with.
+func (s *statOptions) client() (*http.Client, string, error) {
+	if s.address != "" {
+		if s.socket != "" {
+			return nil, "", errors.New("stat: give --socket or --address, not both")
+		}
+		base := s.address
+		if !strings.Contains(base, "://") {
+			base = "http://" + base
+		}
+		u, err := url.Parse(base)
+		if err != nil || u.Host == "" || u.Scheme != "http" {
+			return nil, "", fmt.Errorf("stat: --address %q is not http://HOST:PORT", s.address)
+		}
+		return &http.Client{Timeout: statTimeout}, strings.TrimSuffix(base, "/"), nil
+	}
+	socket := s.socket
+	if socket == "" {
+		socket = defaultSocket()
+	}
+	t := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+	}}
+	return &http.Client{Timeout: statTimeout, Transport: t}, "http://seined", nil
+}
+
+// defaultSocket is where `seine up` puts the control plane's socket.
+func defaultSocket() string {
+	if s := os.Getenv("SEINE_SOCKET"); s != "" {
+		return s
+	}
+	dir := os.Getenv("XDG_RUNTIME_DIR")
+	if dir == "" {
+		dir = filepath.Join(os.TempDir(), fmt.Sprintf("seine-%d", os.Getuid()))
+		return filepath.Join(dir, "seined.sock")
+	}
+	return filepath.Join(dir, "seine", "seined.sock")
+}
+
+func get(ctx context.Context, client *http.Client, url string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	res, err := client.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("the control plane does not answer: %w; is a mesh running (seine up), or is --socket or --address missing?", err)
+	}
+	defer res.Body.Close() // read only
+	body, err := io.ReadAll(io.LimitReader(res.Body, maxStatBody))
+	if err != nil {
+		return nil, fmt.Errorf("the control plane's answer breaks off: %w", err)
+	}
+	if res.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("the control plane answers %s: %.200s", res.Status, strings.TrimSpace(string(body)))
+	}
+	return body, nil
+}
+
+// terminalWidth returns the columns of the terminal that out is; false if none.
+func terminalWidth(out io.Writer) (int, bool) {
+	f, ok := out.(*os.File)
+	if !ok {
+		return 0, false
+	}
+	width, _, err := term.GetSize(int(f.Fd()))
+	return width, err == nil
+}
