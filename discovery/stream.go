@@ -2,6 +2,8 @@ package discovery
 
 import (
 	"context"
+	"errors"
+	"io"
 	"strconv"
 	"strings"
 	"sync"
@@ -9,6 +11,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/anypb"
 
@@ -119,6 +122,9 @@ func (s *Server) serve(st grpc.ServerStream) error {
 		return status.Error(codes.ResourceExhausted, err.Error())
 	}
 	defer s.streams.remove(x)
+	if err := st.SendHeader(metadata.Pairs(seinev1.AcceptedHeader, "1")); err != nil {
+		return gone(err)
+	}
 	label := s.metrics.connected(x.version)
 	defer s.metrics.disconnected(label)
 	s.log.Info("proxy connected", "proxy", x.id, "identity", p.id, "address", p.address, "version", x.version)
@@ -166,10 +172,10 @@ func (s *Server) open(ctx context.Context, p peer, first *xdsv3.DeltaDiscoveryRe
 }
 
 func gone(err error) error {
-	if err == nil || status.Code(err) == codes.Canceled || err.Error() == "EOF" {
+	if err == nil || errors.Is(err, io.EOF) || errors.Is(err, context.Canceled) || status.Code(err) == codes.Canceled {
 		return nil
 	}
-	return status.FromContextError(err).Err()
+	return err
 }
 
 func (x *stream) run(st grpc.ServerStream, first *xdsv3.DeltaDiscoveryRequest, requests <-chan *xdsv3.DeltaDiscoveryRequest, ended <-chan error) error {

@@ -9,19 +9,23 @@
 // Table stays. What could not be compiled is refused (NACK) with a sentence
 // and the version before it stays in use.
 //
-// What the package must never do: make a request wait, hold a lock that the
-// data path takes for a name it already knows, or grow with the number of
-// names that somebody invents.
+// What the package must never do: make a request wait, take a lock for a name
+// that the data path knows already, or grow with the number of names that
+// somebody invents.
 package control
 
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"log/slog"
 	"net"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
+	seinev1 "github.com/seinemesh/seine/api/seine/v1"
 	"github.com/seinemesh/seine/decide"
 )
 
@@ -35,34 +39,99 @@ type Options struct {
 	// Dial opens the connection; nil: a net.Dialer. A sidecar marks its own
 	// sockets here so that they are not captured.
 	Dial    func(ctx context.Context, address string) (net.Conn, error)
-	Node    string // NAMESPACE/INSTANCE
-	Version string // of this program, shown in the control plane's list of proxies
-	Log     *slog.Logger
+	Node    string       // NAMESPACE/INSTANCE
+	Version string       // of this program, shown in the control plane's list of proxies
+	Log     *slog.Logger // nil: discard
 
-	Idle     time.Duration // an Answer not used for so long is given back; 0: 10 minutes
-	Answers  int           // most names held at once; 0: 4,096
-	Unknown  int           // most UNKNOWN answers held at once; 0: 1,024
-	LookupsS float64       // new names per second; 0: 50
-	Burst    int           // new names at once; 0: 200
+	Idle    time.Duration // an Answer not used for so long is given back; 0: 10 minutes
+	Patient time.Duration // a name that nobody answers is given up after so long; 0: 10 seconds
+	Answers int           // most names held at once; 0: 4,096
+	Unknown int           // most answers held at once that say "refuse this"; 0: 1,024
+	Rate    float64       // new names per second; 0: 50. Those that turn out to exist are given back.
+	Burst   int           // new names at once; 0: 500
+}
+
+func (o *Options) defaults() {
+	set(&o.Idle, 10*time.Minute)
+	set(&o.Patient, 10*time.Second)
+	set(&o.Answers, 4096)
+	set(&o.Unknown, 1024)
+	set(&o.Rate, 50)
+	set(&o.Burst, 500)
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Dial == nil {
+		o.Dial = func(ctx context.Context, address string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", address)
+		}
+	}
+}
+
+func set[T comparable](p *T, v T) {
+	var zero T
+	if *p == zero {
+		*p = v
+	}
 }
 
 // Client holds one stream to the control plane and what came over it. Create
 // it with New and start it with Run. All methods may be called from any
 // goroutine.
 type Client struct {
-	table atomic.Pointer[decide.Table]
-	ready chan struct{}
+	opt       Options
+	log       *slog.Logger
+	ready     chan struct{}
+	readyOnce sync.Once
+	view      atomic.Pointer[view]
+	stats     counters
+
+	mu     sync.Mutex
+	state  state         // under mu
+	wake   chan struct{} // the sender has something to do
+	recall chan struct{} // the keeper has a deadline to look at
+	notify []func(*decide.Table)
+	// publishing keeps Notify's calls in order without holding mu over them.
+	publishing sync.Mutex
+}
+
+// view is what is read without a lock. Immutable.
+type view struct {
+	table *decide.Table
+	uses  map[string]*Use // of every answer in table
 }
 
 // New returns a client that is not running yet.
-func New(o Options) (*Client, error) { return &Client{ready: make(chan struct{})}, nil }
-
-// Run keeps the stream up until ctx ends. It is called once.
-func (c *Client) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+func New(o Options) (*Client, error) {
+	switch {
+	case o.TLS == nil:
+		return nil, errors.New("control: Options.TLS is missing: the control plane is only spoken to over mutual TLS")
+	case o.Address == "":
+		return nil, errors.New("control: Options.Address is missing: say where seined is (HOST:15012)")
+	case strings.Count(o.Node, "/") != 1:
+		return nil, errors.New("control: Options.Node must be NAMESPACE/INSTANCE, not " + o.Node)
+	}
+	o.defaults()
+	c := &Client{
+		opt: o, log: o.Log, ready: make(chan struct{}),
+		wake: make(chan struct{}, 1), recall: make(chan struct{}, 1),
+	}
+	c.state.init(&c.opt)
+	return c, nil
+}
 
 // Table returns what the proxy knows now: one atomic load. Never nil once
 // Ready is closed; before that it may be.
-func (c *Client) Table() *decide.Table { return c.table.Load() }
+//
+// Every destination of every Answer has its key in Clusters. The subsets there
+// are empty if the control plane says that there is no such service (flag NC).
+func (c *Client) Table() *decide.Table {
+	v := c.view.Load()
+	if v == nil {
+		return nil
+	}
+	return v.table
+}
 
 // Ready is closed when the first Table, which holds Self, is published.
 func (c *Client) Ready() <-chan struct{} { return c.ready }
@@ -74,11 +143,46 @@ func (c *Client) Ready() <-chan struct{} { return c.ready }
 //
 // It reports false if no answer will come of it: the name is malformed, or
 // there are too many new names; the caller need not wait then.
-func (c *Client) Want(name string) bool { return true }
+func (c *Client) Want(name string) bool {
+	if v := c.view.Load(); v != nil {
+		if u := v.uses[name]; u != nil {
+			u.Touch()
+			return true
+		}
+	}
+	if _, err := seinev1.ParseAnswerName(name); err != nil {
+		c.stats.refused.Add(1)
+		return false
+	}
+	c.mu.Lock()
+	ok := c.state.want(name, time.Now())
+	c.mu.Unlock()
+	if !ok {
+		c.stats.refused.Add(1)
+		return false
+	}
+	c.kick()
+	return true
+}
+
+// kick wakes the sender.
+func (c *Client) kick() {
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
 
 // Use returns the mark of a held Answer's use, to be kept beside the *Answer
-// for as long as the caller caches that; nil if the name is not held.
-func (c *Client) Use(name string) *Use { return nil }
+// for as long as the caller caches that; nil if the name is not held. It takes
+// no lock.
+func (c *Client) Use(name string) *Use {
+	v := c.view.Load()
+	if v == nil {
+		return nil
+	}
+	return v.uses[name]
+}
 
 // Use records that an Answer is in use. The zero value is ready; a nil *Use
 // does nothing.
@@ -94,8 +198,68 @@ func (u *Use) Touch() {
 
 // Notify has f called after each publish, from the client's goroutine: f must
 // not block (loops post to their mailbox). Register before Run.
-func (c *Client) Notify(f func(*decide.Table)) {}
+func (c *Client) Notify(f func(*decide.Table)) {
+	c.mu.Lock()
+	c.notify = append(c.notify, f)
+	c.mu.Unlock()
+}
 
 // Connected reports whether the stream is up and has been answered, and since
-// when that is so.
-func (c *Client) Connected() (bool, time.Time) { return false, time.Time{} }
+// when that is so, or since when it is not.
+func (c *Client) Connected() (bool, time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.state.connected, c.state.since
+}
+
+// counters are the client's own, read by Stats.
+type counters struct {
+	refused, rejected, connects, publishes, acks atomic.Uint64
+	lastAck                                      atomic.Int64 // Unix nanoseconds
+}
+
+// Stats are the client's figures at one moment, for metrics and readiness.
+type Stats struct {
+	Connected  bool
+	Since      time.Time // of Connected or of its contrary
+	LastError  string    // why the last stream ended
+	LastAck    time.Time // when a response was acknowledged last; zero: never
+	Generation uint64    // of the Table
+	Answers    int       // held, of any kind
+	Unknown    int       // of them, those that say "refuse this"
+	Pending    int       // asked for and not answered yet
+	Services   int
+	Endpoints  int
+	Connects   uint64 // streams opened
+	Publishes  uint64 // Tables
+	Acks       uint64
+	Rejected   uint64 // resources refused because they did not compile
+	Refused    uint64 // names not asked for: malformed, or too many
+}
+
+// Stats returns the figures of this moment.
+func (c *Client) Stats() Stats {
+	s := Stats{
+		Connects: c.stats.connects.Load(), Publishes: c.stats.publishes.Load(), Acks: c.stats.acks.Load(),
+		Rejected: c.stats.rejected.Load(), Refused: c.stats.refused.Load(),
+	}
+	if ns := c.stats.lastAck.Load(); ns != 0 {
+		s.LastAck = time.Unix(0, ns)
+	}
+	if t := c.Table(); t != nil {
+		s.Generation = t.Generation
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s.Connected, s.Since, s.LastError = c.state.connected, c.state.since, c.state.lastError
+	s.Answers, s.Unknown, s.Services = len(c.state.answers), c.state.unknown, len(c.state.services)
+	for _, a := range c.state.answers {
+		if a.visible == nil {
+			s.Pending++
+		}
+	}
+	for _, v := range c.state.services {
+		s.Endpoints += len(v.endpoints)
+	}
+	return s
+}

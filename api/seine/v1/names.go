@@ -210,3 +210,7 @@ func ParseSystemVersion(s string) (generation uint64, more bool) {
 	}
 	return generation, more
 }
+
+// AcceptedHeader is the metadata key that seined sends at once on a discovery
+// stream whose proxy it accepted.
+const AcceptedHeader = "seine-accepted"

@@ -1,0 +1,628 @@
+package discovery
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"go.uber.org/goleak"
+	"google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	grpcstatus "google.golang.org/grpc/status"
+	"google.golang.org/grpc/test/bufconn"
+
+	seinev1 "github.com/seinemesh/seine/api/seine/v1"
+	xdsv3 "github.com/seinemesh/seine/api/xds/v3"
+	"github.com/seinemesh/seine/discovery/discoverytest"
+	"github.com/seinemesh/seine/mesh"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const (
+	frontend   = "default/frontend-1"
+	frontendID = "spiffe://cluster.local/ns/default/sa/frontend"
+)
+
+// world is what there is to discover in each generation.
+type world struct {
+	mu   sync.Mutex
+	gens map[uint64]*content
+}
+
+type content struct {
+	answers   map[string]*seinev1.Answer
+	services  map[string]*seinev1.Service
+	endpoints map[string][]*seinev1.Endpoint
+	panics    bool
+}
+
+func (w *world) at(s *mesh.Snapshot) *content {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.gens[s.Generation]
+}
+
+func (w *world) plan() Plan {
+	return Plan{
+		Self: func(s *mesh.Snapshot, self *mesh.Workload) *seinev1.Self {
+			return &seinev1.Self{Workload: &seinev1.Workload{Namespace: self.Namespace, Name: self.Instance}, Labels: self.Labels}
+		},
+		Answer: func(s *mesh.Snapshot, _ *mesh.Workload, name string) *seinev1.Answer {
+			if w.at(s).panics {
+				panic("unforeseen")
+			}
+			if a := w.at(s).answers[name]; a != nil {
+				return a
+			}
+			return &seinev1.Answer{Reason: "no such thing"}
+		},
+		Service: func(s *mesh.Snapshot, _ *mesh.Workload, key string) *seinev1.Service { return w.at(s).services[key] },
+		Endpoints: func(s *mesh.Snapshot, _ *mesh.Workload, key string) []*seinev1.Endpoint {
+			return w.at(s).endpoints[key]
+		},
+	}
+}
+
+type bench struct {
+	t      testing.TB
+	pki    *discoverytest.PKI
+	world  *world
+	server *Server
+	lis    *bufconn.Listener
+}
+
+func newBench(t testing.TB, limits Limits) *bench {
+	t.Helper()
+	w := &world{gens: map[uint64]*content{}}
+	s, err := New(Options{Plan: w.plan(), Limits: limits, Quiet: time.Millisecond, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &bench{t, discoverytest.NewPKI(t), w, s, bufconn.Listen(1 << 20)}
+	g := grpc.NewServer(grpc.Creds(credentials.NewTLS(b.pki.Server())))
+	s.Register(g)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = g.Serve(b.lis) })
+	wg.Go(func() { _ = s.Run(ctx) })
+	t.Cleanup(func() { g.Stop(); cancel(); wg.Wait() })
+	return b
+}
+
+func workloads() []*mesh.Workload {
+	return []*mesh.Workload{
+		{Ref: mesh.Ref{Namespace: "default"}, Instance: "frontend-1", ServiceAccount: "frontend", Labels: map[string]string{"app": "frontend"}},
+		{Ref: mesh.Ref{Namespace: "default"}, Instance: "billing-1", ServiceAccount: "billing", Labels: map[string]string{"app": "billing"}},
+	}
+}
+
+// publish makes c generation g and waits until streams see it.
+func (b *bench) publish(g uint64, c *content) {
+	b.t.Helper()
+	b.publishWith(g, c, workloads())
+}
+
+func (b *bench) publishWith(g uint64, c *content, w []*mesh.Workload) {
+	b.t.Helper()
+	b.world.mu.Lock()
+	b.world.gens[g] = c
+	b.world.mu.Unlock()
+	for {
+		e := b.server.current.Load()
+		if e.snap == nil || e.snap.Generation != g {
+			b.server.Publish(mesh.New(g, mesh.Parts{Settings: mesh.DefaultSettings(), Workloads: w}))
+			select {
+			case <-e.superseded:
+			case <-b.t.Context().Done():
+				b.t.Fatal("the snapshot did not arrive")
+			}
+			continue
+		}
+		return
+	}
+}
+
+// client is a proxy that says just what a test wants.
+type client struct {
+	t    testing.TB
+	st   grpc.ClientStream
+	stop func()
+	node string
+}
+
+func (b *bench) dial(conf *tls.Config, node string) *client {
+	b.t.Helper()
+	conn, err := grpc.NewClient("passthrough:///bench", grpc.WithTransportCredentials(credentials.NewTLS(conf)),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return b.lis.DialContext(ctx) }))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(b.t.Context())
+	st, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true},
+		"/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources")
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	c := &client{b.t, st, func() { cancel(); conn.Close() }, node}
+	b.t.Cleanup(c.stop)
+	return c
+}
+
+func (b *bench) frontend() *client {
+	b.t.Helper()
+	return b.dial(b.pki.Client(frontendID), frontend)
+}
+
+func (c *client) send(m *xdsv3.DeltaDiscoveryRequest) {
+	c.t.Helper()
+	if c.node != "" {
+		m.Node = &xdsv3.Node{Id: c.node, UserAgentVersion: "1.2.3"}
+		c.node = ""
+	}
+	if err := c.st.SendMsg(m); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func (c *client) subscribe(url string, names ...string) {
+	c.t.Helper()
+	c.send(&xdsv3.DeltaDiscoveryRequest{TypeUrl: url, ResourceNamesSubscribe: names})
+}
+
+func (c *client) recv() *xdsv3.DeltaDiscoveryResponse {
+	c.t.Helper()
+	m := new(xdsv3.DeltaDiscoveryResponse)
+	if err := c.st.RecvMsg(m); err != nil {
+		c.t.Fatal(err)
+	}
+	return m
+}
+
+func (c *client) ack(m *xdsv3.DeltaDiscoveryResponse) {
+	c.t.Helper()
+	c.send(&xdsv3.DeltaDiscoveryRequest{TypeUrl: m.TypeUrl, ResponseNonce: m.Nonce})
+}
+
+// take receives and acknowledges whole batches until there is one with
+// something of url.
+func (c *client) take(url string) (resources map[string]string, removed []string) {
+	c.t.Helper()
+	resources = map[string]string{}
+	found := false
+	for {
+		m := c.recv()
+		c.ack(m)
+		if m.TypeUrl == url {
+			found = true
+			for _, r := range m.Resources {
+				resources[r.Name] = r.Version
+			}
+			removed = append(removed, m.RemovedResources...)
+		}
+		if _, more := seinev1.ParseSystemVersion(m.SystemVersionInfo); !more && found {
+			return resources, removed
+		}
+	}
+}
+
+// refused returns what the server ended the stream with.
+func (c *client) refused() error {
+	c.t.Helper()
+	for {
+		if err := c.st.RecvMsg(new(xdsv3.DeltaDiscoveryResponse)); err != nil {
+			return err
+		}
+	}
+}
+
+// until waits for the state of the one proxy that is connected.
+func (b *bench) until(what string, ok func(Proxy) bool) Proxy {
+	b.t.Helper()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(10 * time.Second)
+	for {
+		if p := b.server.Proxies(); len(p) == 1 && ok(p[0]) {
+			return p[0]
+		}
+		select {
+		case <-tick.C:
+		case <-deadline:
+			b.t.Fatalf("%s: %+v", what, b.server.Proxies())
+		}
+	}
+}
+
+func answer(host string, port uint32) *seinev1.Answer {
+	return &seinev1.Answer{
+		Kind: seinev1.Answer_ROUTES, Service: host, Source: &seinev1.Ref{Kind: "VirtualService", Namespace: "default", Name: "r", File: "r.yaml", Line: 3},
+		Http: []*seinev1.HttpRule{{Destinations: []*seinev1.Destination{{Host: host, Port: port, Weight: 1}}}},
+	}
+}
+
+func someEndpoints(n int) []*seinev1.Endpoint {
+	eps := make([]*seinev1.Endpoint, n)
+	for i := range eps {
+		eps[i] = &seinev1.Endpoint{Id: fmt.Sprintf("default/b-%05d", i), Address: fmt.Sprintf("10.%d.%d.%d", i>>16, i>>8&255, i&255), Port: 80}
+	}
+	return eps
+}
+
+func billing() *content {
+	return &content{
+		answers:   map[string]*seinev1.Answer{"http/80/billing": answer("billing.default.svc.cluster.local", 80)},
+		services:  map[string]*seinev1.Service{"billing.default.svc.cluster.local/80": {Host: "billing.default.svc.cluster.local", Port: 80}},
+		endpoints: map[string][]*seinev1.Endpoint{"billing.default.svc.cluster.local/80": someEndpoints(3)},
+	}
+}
+
+func TestSubscribeAckNack(t *testing.T) {
+	b := newBench(t, Limits{})
+	b.publish(1, billing())
+	c := b.frontend()
+	c.subscribe(seinev1.TypeSelf, "self")
+	if got, _ := c.take(seinev1.TypeSelf); len(got) != 1 || got["self"] == "" {
+		t.Fatalf("Self: %v", got)
+	}
+	c.subscribe(seinev1.TypeAnswer, "http/80/billing", "http/80/nobody")
+	if got, _ := c.take(seinev1.TypeAnswer); len(got) != 2 {
+		t.Fatalf("answers: %v", got)
+	}
+	c.subscribe(seinev1.TypeService, "billing.default.svc.cluster.local/80", "gone.default.svc.cluster.local/80")
+	if got, gone := c.take(seinev1.TypeService); len(got) != 1 || !slices.Equal(gone, []string{"gone.default.svc.cluster.local/80"}) {
+		t.Fatalf("services: %v, gone %v", got, gone)
+	}
+	c.subscribe(seinev1.TypeEndpoint, "billing.default.svc.cluster.local/80/*", "gone.default.svc.cluster.local/80/*")
+	if got, gone := c.take(seinev1.TypeEndpoint); len(got) != 3 || !slices.Equal(gone, []string{"gone.default.svc.cluster.local/80/*"}) {
+		t.Fatalf("endpoints: %v, gone %v", got, gone)
+	}
+	p := b.until("all acknowledged", func(p Proxy) bool { return p.Current && p.Types[kindEndpoint].Generation == 1 })
+	if p.ID != frontend || p.Identity != frontendID || p.Version != "1.2.3" || p.Types[kindEndpoint].Count != 3 || p.Types[kindAnswer].Count != 2 {
+		t.Errorf("state: %+v", p)
+	}
+	if n := testutil.ToFloat64(b.server.metrics.proxies.WithLabelValues("1.2.3")); n != 1 {
+		t.Errorf("pilot_xds is %v", n)
+	}
+
+	next := billing()
+	next.answers["http/80/billing"].Protocol = seinev1.Protocol_PROTOCOL_HTTP
+	b.publish(2, next)
+	m := c.recv()
+	if len(m.Resources) != 1 || m.Resources[0].Name != "http/80/billing" || m.SystemVersionInfo != "2" {
+		t.Fatalf("generation 2: %v", m)
+	}
+	c.send(&xdsv3.DeltaDiscoveryRequest{TypeUrl: m.TypeUrl, ResponseNonce: m.Nonce, ErrorDetail: &status.Status{Message: "http/80/billing: no\nhttp/80/else: x"}})
+	p = b.until("refused", func(p Proxy) bool { return len(p.Rejected) == 1 })
+	if r := p.Rejected[0]; r.Name != "http/80/billing" || r.Message != "no" || r.Source != "r.yaml:3 VirtualService default/r" || r.Generation != 2 {
+		t.Errorf("shown as %+v", r)
+	}
+	if n := testutil.ToFloat64(b.server.metrics.rejects[kindAnswer]); n != 1 {
+		t.Errorf("pilot_total_xds_rejects is %v", n)
+	}
+	b.publish(3, billing())
+	if got, _ := c.take(seinev1.TypeAnswer); len(got) != 1 {
+		t.Fatalf("generation 3: %v", got)
+	}
+	b.until("mended", func(p Proxy) bool { return len(p.Rejected) == 0 && p.Generation == 3 })
+
+	c.send(&xdsv3.DeltaDiscoveryRequest{TypeUrl: seinev1.TypeAnswer, ResourceNamesUnsubscribe: []string{"http/80/billing", "never/heard/of"}})
+	b.until("unsubscribed", func(p Proxy) bool { return p.Types[kindAnswer].Count == 1 })
+	c.stop()
+	for len(b.server.Proxies()) > 0 {
+		<-time.After(time.Millisecond)
+	}
+	if n := testutil.CollectAndCount(b.server.metrics.proxies); n != 0 {
+		t.Errorf("%d series of pilot_xds are left", n)
+	}
+}
+
+func TestOneEndpointOfTenThousand(t *testing.T) {
+	b := newBench(t, Limits{ResponseBytes: 64 << 10})
+	const n = 10_000
+	key := "big.default.svc.cluster.local/80"
+	c1 := &content{endpoints: map[string][]*seinev1.Endpoint{key: someEndpoints(n)}}
+	b.publish(1, c1)
+	c := b.frontend()
+	c.subscribe(seinev1.TypeEndpoint, key+"/*")
+	got, _ := c.take(seinev1.TypeEndpoint)
+	if len(got) != n {
+		t.Fatalf("%d endpoints", len(got))
+	}
+	b.until("settled", func(p Proxy) bool { return p.Generation == 1 })
+	pushes := testutil.ToFloat64(b.server.metrics.pushes[kindEndpoint])
+
+	c2 := &content{endpoints: map[string][]*seinev1.Endpoint{key: someEndpoints(n)}}
+	c2.endpoints[key][4711].Unhealthy = true
+	b.publish(2, c2)
+	m := c.recv()
+	if len(m.Resources) != 1 || len(m.RemovedResources) != 0 || m.Resources[0].Name != key+"/default/b-04711" {
+		t.Fatalf("sent %d resources and %d removals", len(m.Resources), len(m.RemovedResources))
+	}
+	c.ack(m)
+	b.until("one sent", func(p Proxy) bool { return p.Generation == 2 })
+
+	c3 := &content{endpoints: map[string][]*seinev1.Endpoint{key: slices.Delete(slices.Clone(c2.endpoints[key]), 17, 18)}}
+	b.publish(3, c3)
+	m = c.recv()
+	if len(m.Resources) != 0 || !slices.Equal(m.RemovedResources, []string{key + "/default/b-00017"}) {
+		t.Fatalf("sent %d resources and removed %v", len(m.Resources), m.RemovedResources)
+	}
+	c.ack(m)
+	b.until("one removed", func(p Proxy) bool { return p.Generation == 3 })
+	// A snapshot in which nothing of theirs changed sends nothing at all.
+	b.publish(4, c3)
+	b.until("nothing sent", func(p Proxy) bool { return p.Generation == 4 })
+	if d := testutil.ToFloat64(b.server.metrics.pushes[kindEndpoint]) - pushes; d != 2 {
+		t.Errorf("%v responses were sent for two changes", d)
+	}
+}
+
+func TestReconnectSendsWhatChanged(t *testing.T) {
+	b := newBench(t, Limits{})
+	b.publish(1, billing())
+	key := "billing.default.svc.cluster.local/80"
+	c := b.frontend()
+	c.subscribe(seinev1.TypeEndpoint, key+"/*")
+	held, _ := c.take(seinev1.TypeEndpoint)
+	c.stop()
+
+	next := billing()
+	next.endpoints[key] = next.endpoints[key][1:]
+	next.endpoints[key][0].Weight = 7
+	b.publish(2, next)
+	c = b.frontend()
+	c.send(&xdsv3.DeltaDiscoveryRequest{TypeUrl: seinev1.TypeEndpoint, ResourceNamesSubscribe: []string{key + "/*"}, InitialResourceVersions: held})
+	got, gone := c.take(seinev1.TypeEndpoint)
+	if len(got) != 1 || got[key+"/default/b-00001"] == "" || !slices.Equal(gone, []string{key + "/default/b-00000"}) {
+		t.Fatalf("sent %v, removed %v", got, gone)
+	}
+	delete(held, key+"/default/b-00000")
+	maps.Copy(held, got)
+	c.stop()
+
+	c = b.frontend()
+	c.send(&xdsv3.DeltaDiscoveryRequest{TypeUrl: seinev1.TypeEndpoint, ResourceNamesSubscribe: []string{key + "/*"}, InitialResourceVersions: held})
+	c.subscribe(seinev1.TypeSelf, "self")
+	if m := c.recv(); m.TypeUrl != seinev1.TypeSelf {
+		t.Fatalf("resent %v", m)
+	}
+}
+
+func TestWhoMayConnect(t *testing.T) {
+	for _, tc := range []struct {
+		name, id, node string
+		code           codes.Code
+		sentence       string
+	}{
+		{"no certificate", "-", frontend, codes.Unauthenticated, "client certificate"},
+		{"no SPIFFE ID", "", frontend, codes.Unauthenticated, "SPIFFE ID"},
+		{"another's workload", "spiffe://cluster.local/ns/default/sa/billing", frontend, codes.PermissionDenied, "workload default/frontend-1 runs as spiffe://cluster.local/ns/default/sa/frontend"},
+		{"another namespace", "spiffe://cluster.local/ns/other/sa/frontend", frontend, codes.PermissionDenied, "runs as"},
+		{"another trust domain", "spiffe://evil/ns/default/sa/frontend", frontend, codes.PermissionDenied, "runs as"},
+		{"no such workload", frontendID, "default/frontend-2", codes.NotFound, "not in the mesh"},
+		{"no node", frontendID, "", codes.InvalidArgument, "NAMESPACE/INSTANCE"},
+		{"odd node", frontendID, "a/b/c\n", codes.InvalidArgument, "NAMESPACE/INSTANCE"},
+		{"long node", frontendID, "default/" + strings.Repeat("a", 1000), codes.InvalidArgument, "NAMESPACE/INSTANCE"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			b := newBench(t, Limits{Wait: time.Millisecond})
+			b.publish(1, billing())
+			c := b.dial(b.pki.Client(tc.id), tc.node)
+			// The server may have refused already: that shows when receiving.
+			_ = c.st.SendMsg(&xdsv3.DeltaDiscoveryRequest{TypeUrl: seinev1.TypeSelf, ResourceNamesSubscribe: []string{"self"}, Node: &xdsv3.Node{Id: tc.node}})
+			err := c.refused()
+			if grpcstatus.Code(err) != tc.code || !strings.Contains(err.Error(), tc.sentence) {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+}
+
+func TestWorkloadAppearsAndGoes(t *testing.T) {
+	b := newBench(t, Limits{Wait: time.Minute})
+	c := b.frontend() // before there is any configuration
+	c.subscribe(seinev1.TypeSelf, "self")
+	b.publishWith(1, billing(), workloads()[1:])
+	b.publish(2, billing())
+	if got, _ := c.take(seinev1.TypeSelf); len(got) != 1 {
+		t.Fatalf("Self: %v", got)
+	}
+	w := workloads()
+	w[0].ServiceAccount = "other"
+	b.publishWith(3, billing(), w)
+	if err := c.refused(); grpcstatus.Code(err) != codes.PermissionDenied {
+		t.Errorf("after its account changed: %v", err)
+	}
+}
+
+func TestExpiredCertificateEndsTheStream(t *testing.T) {
+	b := newBench(t, Limits{})
+	b.publish(1, billing())
+	conf := b.pki.Client("-")
+	conf.Certificates = []tls.Certificate{b.pki.Leaf(frontendID, 2*time.Second)}
+	c := b.dial(conf, frontend)
+	c.subscribe(seinev1.TypeSelf, "self")
+	c.take(seinev1.TypeSelf)
+	if err := c.refused(); grpcstatus.Code(err) != codes.Unauthenticated || !strings.Contains(err.Error(), "expired") {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestBounds(t *testing.T) {
+	b := newBench(t, Limits{Names: 3, Streams: 2, StreamsPerProxy: 1})
+	b.publish(1, billing())
+	c := b.frontend()
+	c.subscribe(seinev1.TypeAnswer, "http/80/BAD", "http/80/a", "http/80/b", "http/80/c", "http/80/d", strings.Repeat("x", seinev1.MaxName+1))
+	got, gone := c.take(seinev1.TypeAnswer)
+	if len(got) != 3 || !slices.Equal(gone, []string{"http/80/BAD", "http/80/d"}) {
+		t.Errorf("sent %v, refused %v", got, gone)
+	}
+	second := b.frontend()
+	second.subscribe(seinev1.TypeSelf, "self")
+	if err := second.refused(); grpcstatus.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), "has 1 streams") {
+		t.Errorf("second stream of one proxy: %v", err)
+	}
+	silent := b.frontend() // takes a place before it says who it is
+	third := b.frontend()
+	third.subscribe(seinev1.TypeSelf, "self")
+	_ = silent.st.SendMsg(&xdsv3.DeltaDiscoveryRequest{})
+	errs := []error{third.refused(), silent.refused()}
+	if !slices.ContainsFunc(errs, func(err error) bool { return grpcstatus.Code(err) == codes.ResourceExhausted }) {
+		t.Errorf("third stream: %v", errs)
+	}
+	c.send(&xdsv3.DeltaDiscoveryRequest{TypeUrl: "type.googleapis.com/envoy.config.cluster.v3.Cluster"})
+	if err := c.refused(); grpcstatus.Code(err) != codes.InvalidArgument {
+		t.Errorf("a type that is not served: %v", err)
+	}
+}
+
+func TestInventedNamesWait(t *testing.T) {
+	b := newBench(t, Limits{NamesBurst: 10, NamesPerSecond: 20})
+	b.publish(1, billing())
+	c := b.frontend()
+	start := time.Now()
+	for i := range 4 {
+		names := make([]string, 5)
+		for j := range names {
+			names[j] = fmt.Sprintf("http/80/x%d-%d", i, j)
+		}
+		c.subscribe(seinev1.TypeAnswer, names...)
+	}
+	for n := 0; n < 20; {
+		m := c.recv()
+		n += len(m.Resources)
+		c.ack(m)
+	}
+	// 15 names put the bucket 5 into debt: a quarter of a second is the least.
+	if d := time.Since(start); d < 200*time.Millisecond {
+		t.Errorf("20 names came within %s", d)
+	}
+	if n := testutil.ToFloat64(b.server.metrics.throttled); n < 1 {
+		t.Error("nothing was counted")
+	}
+}
+
+// A proxy that does not acknowledge holds up to a window of responses, and
+// gets the latest state when it does, not each state between.
+func TestSlowReaderGetsTheLatest(t *testing.T) {
+	b := newBench(t, Limits{Window: 1})
+	b.publish(1, billing())
+	c := b.frontend()
+	c.subscribe(seinev1.TypeAnswer, "http/80/billing")
+	first := c.recv()
+	for g := uint64(2); g <= 50; g++ {
+		next := billing()
+		next.answers["http/80/billing"].Reason = fmt.Sprint(g)
+		b.publish(g, next)
+	}
+	c.ack(first)
+	m := c.recv()
+	if m.SystemVersionInfo != "50" || len(m.Resources) != 1 {
+		t.Fatalf("got %v", m)
+	}
+	c.ack(m)
+	b.until("settled", func(p Proxy) bool { return p.Generation == 50 })
+	if n := testutil.ToFloat64(b.server.metrics.pushes[kindAnswer]); n != 2 {
+		t.Errorf("%v responses were sent", n)
+	}
+}
+
+func TestPanicIsOneResourcesError(t *testing.T) {
+	b := newBench(t, Limits{})
+	b.publish(1, billing())
+	c := b.frontend()
+	c.subscribe(seinev1.TypeAnswer, "http/80/billing")
+	c.take(seinev1.TypeAnswer)
+	bad := billing()
+	bad.panics = true
+	b.publish(2, bad)
+	p := b.until("shown", func(p Proxy) bool { return len(p.Rejected) == 1 })
+	if r := p.Rejected[0]; !strings.Contains(r.Message, "unforeseen") || r.Version != "" {
+		t.Errorf("%+v", r)
+	}
+	b.publish(3, billing())
+	b.until("mended", func(p Proxy) bool { return len(p.Rejected) == 0 && p.Generation == 3 })
+}
+
+func TestTooLargeResourceIsNotSent(t *testing.T) {
+	b := newBench(t, Limits{ResourceBytes: 1000})
+	c1 := billing()
+	c1.answers["http/80/large"] = &seinev1.Answer{Reason: strings.Repeat("x", 2000)}
+	b.publish(1, c1)
+	c := b.frontend()
+	c.subscribe(seinev1.TypeAnswer, "http/80/large", "http/80/billing")
+	if got, _ := c.take(seinev1.TypeAnswer); len(got) != 1 {
+		t.Fatalf("%v", got)
+	}
+	p := b.until("shown", func(p Proxy) bool { return len(p.Rejected) == 1 })
+	if !strings.Contains(p.Rejected[0].Message, "more than") {
+		t.Errorf("%+v", p.Rejected)
+	}
+}
+
+func TestReplicasShareWork(t *testing.T) {
+	b := newBench(t, Limits{})
+	b.publish(1, billing())
+	e := b.server.current.Load()
+	w := workloads()[0]
+	one, err := b.server.resolve(e, kindAnswer, w, class(w), "http/80/billing")
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := *w
+	other.Instance = "frontend-2"
+	two, _ := b.server.resolve(e, kindAnswer, &other, class(&other), "http/80/billing")
+	if !identical(one, two) {
+		t.Error("two replicas had the same answer computed twice")
+	}
+	b.publish(2, billing())
+	three, _ := b.server.resolve(b.server.current.Load(), kindAnswer, w, class(w), "http/80/billing")
+	if !identical(one, three) {
+		t.Error("an answer that did not change has new memory")
+	}
+	other.Labels = map[string]string{"app": "other"}
+	if class(w) == class(&other) {
+		t.Error("workloads with different labels are one class")
+	}
+	if _, err := b.server.resolve(e, kindAnswer, w, class(w), "http/80/late"); err != nil {
+		t.Errorf("of an epoch that is over: %v", err)
+	}
+}
+
+func TestPublishDebounces(t *testing.T) {
+	b := newBench(t, Limits{})
+	b.publish(1, billing())
+	e := b.server.current.Load()
+	for g := uint64(2); g < 100; g++ {
+		b.world.mu.Lock()
+		b.world.gens[g] = billing()
+		b.world.mu.Unlock()
+		b.server.Publish(mesh.New(g, mesh.Parts{Settings: mesh.DefaultSettings(), Workloads: workloads()}))
+	}
+	<-e.superseded
+	for b.server.Snapshot().Generation != 99 {
+		<-b.server.current.Load().superseded
+	}
+}
+
+func TestNewWantsAPlan(t *testing.T) {
+	if _, err := New(Options{}); err == nil {
+		t.Error("a server without a plan was made")
+	}
+	if errors.Is(kindSelf.check("self"), seinev1.ErrName) || kindSelf.check("other") == nil {
+		t.Error("names of Self")
+	}
+}

@@ -1,0 +1,117 @@
+package control
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/seinemesh/seine/decide"
+)
+
+// publish returns the next view, or nil if there is none now; then look again
+// at the time it returns, unless that is zero.
+//
+// An answer becomes visible together with all that it names. While the
+// successor of a visible answer is not complete everything waits, so that no
+// request is sent by an old answer to a service that has already changed for
+// the new one; patience bounds that wait.
+func (st *state) publish(old *view, now time.Time) (*view, time.Time) {
+	if st.self == nil || !st.dirty {
+		return nil, time.Time{}
+	}
+	if !st.half.IsZero() {
+		if until := st.half.Add(patience); now.Before(until) {
+			return nil, until
+		}
+	}
+	var ready []*answer
+	stale := map[string]struct{}{} // keys of visible answers whose successors wait
+	waits := false
+	for a := range st.changed {
+		if st.complete(a.deps) {
+			ready = append(ready, a)
+		} else if a.visible != nil {
+			waits = true
+			for _, key := range a.old {
+				stale[key] = struct{}{}
+			}
+		}
+	}
+	var again time.Time
+	if waits {
+		if st.blocked.IsZero() {
+			st.blocked = now
+		}
+		if until := st.blocked.Add(patience); now.Before(until) {
+			return nil, until
+		}
+	} else {
+		st.blocked = time.Time{}
+	}
+	for _, a := range ready {
+		st.release(a.old)
+		a.visible, a.old = a.latest, a.deps
+		st.retain(a.old)
+		delete(st.changed, a)
+		st.rebuild = true
+	}
+	st.dirty = false
+
+	t := &decide.Table{Self: st.self, Generation: st.generation}
+	v := &view{table: t}
+	if old != nil && !st.rebuild {
+		t.Answers, v.uses = old.table.Answers, old.uses
+	} else {
+		t.Answers, v.uses = make(map[string]*decide.Answer, len(st.answers)), make(map[string]*Use, len(st.answers))
+		for name, a := range st.answers {
+			if a.visible != nil {
+				t.Answers[name], v.uses[name] = a.visible, a.use
+			}
+		}
+		st.rebuild = false
+	}
+	t.Clusters = make(map[string]map[string]*decide.Cluster, len(st.services))
+	for key, s := range st.services {
+		_, keep := stale[key]
+		if s.dirty && s.complete() && !(keep && s.latest == nil && s.clusters != nil) {
+			s.build()
+		}
+		if s.clusters != nil {
+			t.Clusters[key] = s.clusters
+		}
+	}
+	return v, again
+}
+
+func (st *state) complete(keys []string) bool {
+	for _, key := range keys {
+		if !st.services[key].complete() {
+			return false
+		}
+	}
+	return true
+}
+
+// build makes the clusters anew; those that did not change keep their pointers.
+func (s *service) build() {
+	s.dirty = false
+	old := s.clusters
+	if s.latest == nil {
+		s.clusters = map[string]*decide.Cluster{}
+		return
+	}
+	eps := make([]*decide.Endpoint, 0, len(s.endpoints))
+	for _, e := range s.endpoints {
+		eps = append(eps, e.compiled)
+	}
+	slices.SortFunc(eps, func(a, b *decide.Endpoint) int { return cmp.Compare(a.Proto.Id, b.Proto.Id) })
+	s.clusters = s.latest.Clusters(eps)
+	if s.clusters == nil {
+		s.clusters = map[string]*decide.Cluster{}
+	}
+	for subset, c := range s.clusters {
+		if o := old[subset]; o != nil && o.Service == c.Service && slices.Equal(o.Endpoints, c.Endpoints) {
+			s.clusters[subset] = o
+		}
+	}
+}
