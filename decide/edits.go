@@ -119,8 +119,7 @@ func headerValue(h *seinev1.Header) (string, bool, error) {
 	if !fieldText(h.Value) {
 		return "", false, invalid("the value of header %q holds a control character", h.Name)
 	}
-	// In Envoy's format a percent sign is written twice.
-	return strings.ReplaceAll(h.Value, "%%", "%"), true, nil
+	return h.Value, true, nil
 }
 
 // authorityOf is the authority that header operations set, as Istio reads

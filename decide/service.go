@@ -42,8 +42,9 @@ type Cluster struct {
 	ConnectTimeout time.Duration
 	SNI            string
 
-	upto  []uint64 // cumulative weights; nil if all are the same
-	order []int32  // one turn of weighted round robin; nil if all are the same
+	all   []*Endpoint // of the service, healthy or not
+	upto  []uint64    // cumulative weights; nil if all are the same
+	order []int32     // one turn of weighted round robin; nil if all are the same
 }
 
 // CompileEndpoint checks and compiles an endpoint.
@@ -102,7 +103,7 @@ func (s *Service) cluster(name string, labels map[string]string, policy *seinev1
 	if policy == nil {
 		policy = &seinev1.TrafficPolicy{}
 	}
-	c := &Cluster{Service: s, Subset: name, Policy: policy, ConnectTimeout: DefaultConnectTimeout, SNI: policy.Sni}
+	c := &Cluster{Service: s, Subset: name, Policy: policy, ConnectTimeout: DefaultConnectTimeout, SNI: policy.Sni, all: eps}
 	if t := policy.ConnectTimeout; t != nil {
 		c.ConnectTimeout = t.AsDuration()
 	}
@@ -248,9 +249,10 @@ func (c *Cluster) drawn(draw uint64) int {
 	return lo
 }
 
-// Endpoint returns the endpoint with that ID, or nil.
+// Endpoint returns the service's endpoint with that ID, or nil. One that is not
+// to be picked is found too: who dials a workload's own address wants that one.
 func (c *Cluster) Endpoint(id string) *Endpoint {
-	for _, e := range c.Endpoints {
+	for _, e := range c.all {
 		if e.Proto.Id == id {
 			return e
 		}

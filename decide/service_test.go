@@ -151,7 +151,7 @@ func TestClusters(t *testing.T) {
 	if cs["v2"].Policy.Balancer != seinev1.TrafficPolicy_RANDOM {
 		t.Error("a subset without policy has the host's")
 	}
-	if cs[""].Endpoint("b") == nil || cs[""].Endpoint("d") != nil || cs[""].Original() {
+	if cs[""].Endpoint("b") == nil || cs[""].Endpoint("d") == nil || cs[""].Endpoint("x") != nil || cs[""].Original() {
 		t.Error("Endpoint, Original")
 	}
 	table := &Table{Clusters: map[string]map[string]*Cluster{s.Key: cs}}

@@ -21,6 +21,10 @@ type Snapshot struct {
 	byIP      map[netip.Addr]*Workload
 	members   map[*Service][]*Workload
 	services  map[*Workload][]*Service
+
+	virtual     hostIndex[*VirtualService]
+	destination hostIndex[*DestinationRule]
+	httpPorts   map[uint32]bool
 }
 
 type cidrService struct {
@@ -70,6 +74,7 @@ func New(generation uint64, parts Parts) *Snapshot {
 	}
 	slices.SortStableFunc(s.wildcards, func(a, b *Service) int { return cmp.Compare(len(b.Host), len(a.Host)) })
 	slices.SortStableFunc(s.cidrs, func(a, b cidrService) int { return cmp.Compare(b.prefix.Bits(), a.prefix.Bits()) })
+	s.indexRules()
 	return s
 }
 
