@@ -1,14 +1,399 @@
 package config
 
-import "github.com/seinemesh/seine/mesh"
+import (
+	"fmt"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/seinemesh/seine/mesh"
+)
+
+// builder is the state of one Build.
+type builder struct {
+	opt      Options
+	settings mesh.Settings
+	result   *Result
+	parts    mesh.Parts
+	perFile  map[string]int
+	objects  map[mesh.Ref]*object // by Ref, as the model holds it: for lines of later findings
+
+	paper        []*mesh.Workload // replicas of local Workloads and pod templates
+	publishes    []pendingPublish
+	rules        []*rawRule
+	namedTargets []namedTarget
+	snapshot     *mesh.Snapshot
+}
 
 // Build makes a Snapshot of files. Where two resources contradict each other,
 // the one that comes first wins (files in the order given, then by line), and a
-// finding on the other names the winner.
+// finding on the other names the winner. Each list of the Snapshot's Parts is in
+// that order.
 func Build(files []File, opt Options) *Result {
-	settings := mesh.DefaultSettings()
-	if opt.Settings != nil {
-		settings = *opt.Settings
+	if opt.Namespace == "" {
+		opt.Namespace = "default"
 	}
-	return &Result{Snapshot: mesh.New(opt.Generation, mesh.Parts{Settings: settings})}
+	if !opt.VIPs.IsValid() {
+		opt.VIPs = DefaultVIPs
+	}
+	b := &builder{opt: opt, settings: mesh.DefaultSettings(), result: &Result{}, perFile: map[string]int{}, objects: map[mesh.Ref]*object{}}
+	if opt.Settings != nil {
+		b.settings = *opt.Settings
+		b.settings.Prefixes = slices.Clone(opt.Settings.Prefixes)
+	}
+	if opt.MeshConfig != nil {
+		b.meshConfig(*opt.MeshConfig)
+	}
+	b.prefix(opt.VIPs)
+
+	var objects []*object
+	for _, f := range files {
+		objects = append(objects, b.read(f)...)
+	}
+	b.rootNamespace(objects)
+	objects = b.unique(objects)
+	for _, o := range objects {
+		b.decode(o)
+	}
+	b.place()
+	b.mergeRules()
+	b.mergePolicies()
+
+	b.parts.Settings = b.settings
+	b.snapshot = mesh.New(opt.Generation, b.parts)
+	b.result.Snapshot = b.snapshot
+	b.publish()
+	b.analyze()
+	b.result.Findings.sort()
+	return b.result
+}
+
+func (b *builder) prefix(p netip.Prefix) {
+	if !slices.Contains(b.settings.Prefixes, p) {
+		b.settings.Prefixes = append(b.settings.Prefixes, p)
+	}
+}
+
+// finding makes one about path of o.
+func (b *builder) finding(o *object, code string, s Severity, path, message string) Finding {
+	return Finding{
+		Code: code, Istio: istioCodes[code], Severity: s, Path: path, Message: message,
+		Kind: o.ref.Kind, Namespace: o.ref.Namespace, Name: o.ref.Name, File: o.ref.File, Line: o.line(path),
+	}
+}
+
+func (b *builder) report(f Finding) {
+	b.perFile[f.File]++
+	switch n := b.perFile[f.File]; {
+	case n < maxFindings || f.Severity == Error && n < 2*maxFindings:
+		b.result.Findings = append(b.result.Findings, f)
+	case n == 2*maxFindings:
+		b.result.Findings = append(b.result.Findings, Finding{Code: codeLimit, Severity: Error, File: f.File, Refused: true,
+			Message: "too many findings in this file: the others are not listed"})
+	case f.Refused && !b.refusedFile(f.File):
+		b.result.Findings = append(b.result.Findings, f)
+	}
+}
+
+func (b *builder) refusedFile(name string) bool {
+	return slices.ContainsFunc(b.result.Findings, func(f Finding) bool { return f.Refused && f.File == name })
+}
+
+// note reports something that does not refuse the resource.
+func (b *builder) note(o *object, code string, s Severity, path, format string, args ...any) {
+	b.report(b.finding(o, code, s, path, fmt.Sprintf(format, args...)))
+}
+
+// refuse reports what keeps the resource out of the Snapshot.
+func (b *builder) refuse(o *object, code, path, format string, args ...any) {
+	f := b.finding(o, code, Error, path, fmt.Sprintf(format, args...))
+	f.Refused = true
+	b.report(f)
+}
+
+// header is what every resource has.
+type header struct {
+	APIVersion string     `json:"apiVersion"`
+	Kind       string     `json:"kind"`
+	Metadata   objectMeta `json:"metadata"`
+}
+
+// objectMeta is Kubernetes' ObjectMeta: what we use, and the names of the rest.
+type objectMeta struct {
+	Name                       string            `json:"name"`
+	Namespace                  string            `json:"namespace"`
+	Labels                     map[string]string `json:"labels"`
+	Annotations                map[string]string `json:"annotations"`
+	GenerateName               any               `json:"generateName"`
+	SelfLink                   any               `json:"selfLink"`
+	UID                        any               `json:"uid"`
+	ResourceVersion            any               `json:"resourceVersion"`
+	Generation                 any               `json:"generation"`
+	CreationTimestamp          any               `json:"creationTimestamp"`
+	DeletionTimestamp          any               `json:"deletionTimestamp"`
+	DeletionGracePeriodSeconds any               `json:"deletionGracePeriodSeconds"`
+	OwnerReferences            any               `json:"ownerReferences"`
+	Finalizers                 any               `json:"finalizers"`
+	ManagedFields              any               `json:"managedFields"`
+	ClusterName                any               `json:"clusterName"`
+}
+
+// read finds the resources of one file.
+func (b *builder) read(f File) []*object {
+	docs, line, err := documents(f)
+	if err != nil {
+		b.report(Finding{Code: codeSyntax, Severity: Error, File: f.Name, Line: line, Message: err.Error(), Refused: true})
+		return nil
+	}
+	var out []*object
+	for _, d := range docs {
+		out = append(out, b.resource(f, d, 0)...)
+	}
+	return out
+}
+
+func (b *builder) resource(f File, n *yaml.Node, depth int) []*object {
+	o := &object{root: n, ref: mesh.Ref{File: f.Name, Line: n.Line}}
+	if n.Kind != yaml.MappingNode {
+		b.refuse(o, codeHeader, "", "a resource must be a mapping with apiVersion, kind and metadata, not %s", describe(n))
+		return nil
+	}
+	o.ref.Kind = text(child(n, "kind"))
+	o.apiVersion = text(child(n, "apiVersion"))
+	meta := child(n, "metadata")
+	o.ref.Name, o.ref.Namespace = text(child(meta, "name")), text(child(meta, "namespace"))
+	switch {
+	case o.ref.Kind == "":
+		b.refuse(o, codeHeader, "kind", "a resource must say its kind, such as kind: VirtualService")
+		return nil
+	case o.apiVersion == "":
+		b.refuse(o, codeHeader, "apiVersion", "a resource must say its apiVersion, such as networking.istio.io/v1")
+		return nil
+	}
+	var ok bool
+	if o.group, o.version, ok = strings.Cut(o.apiVersion, "/"); !ok {
+		o.group, o.version = "", o.apiVersion
+	}
+	if items := child(n, "items"); strings.HasSuffix(o.ref.Kind, "List") && items != nil && items.Kind == yaml.SequenceNode {
+		if depth > 2 {
+			b.refuse(o, codeLimit, "items", "lists within lists within lists are not read: write the resources out")
+			return nil
+		}
+		var out []*object
+		for _, i := range items.Content {
+			if i = resolve(i); !isNull(i) {
+				out = append(out, b.resource(f, i, depth+1)...)
+			}
+		}
+		return out
+	}
+	k, wrong := lookup(o.group, o.version, o.ref.Kind)
+	if wrong != "" {
+		b.refuse(o, codeUnknownKind, "kind", "%s", wrong)
+		return nil
+	}
+	o.clustered = k.clustered
+	if o.clustered {
+		o.ref.Namespace = ""
+	} else if o.ref.Namespace == "" {
+		o.ref.Namespace = b.opt.Namespace
+	}
+	switch k.treatment {
+	case skipped:
+		b.note(o, codeKindSkipped, Info, "", "a %s does not matter to the mesh: skipped", k.name)
+		return nil
+	case template:
+		b.podTemplate(o)
+		return nil
+	case ignored:
+		b.note(o, codeKindIgnored, Warning, "kind", "%s (%s) is not implemented in this version: it has no effect", k.name, o.group)
+		return nil
+	case refused:
+		b.refuse(o, codeSecurity, "kind", "%s (%s) is not implemented in this version: refused rather than run open; remove it only if the mesh may run without it", k.name, o.group)
+		return nil
+	}
+	var h header
+	d := &decoder{b: b, obj: o}
+	rest := *n
+	rest.Content = nil
+	list, dup := entries(n)
+	if dup != nil {
+		d.fail(codeDuplicateKey, dup.Value, dup, "the key %q is written twice: remove one", clip(dup.Value))
+	}
+	for _, e := range list {
+		switch e.key {
+		case "apiVersion", "kind", "metadata":
+			rest.Content = append(rest.Content, e.keyNode, e.value)
+		case "spec", "status":
+		default:
+			d.unknown("", e, []string{"apiVersion", "kind", "metadata", "spec", "status"})
+		}
+	}
+	d.value(&rest, reflect.ValueOf(&h).Elem(), "", 0)
+	o.labels, o.annotations = h.Metadata.Labels, h.Metadata.Annotations
+	switch {
+	case o.ref.Name == "":
+		d.fail(codeHeader, "metadata.name", nil, "a resource must have a name")
+	case len(o.ref.Name) > 253 || strings.ContainsAny(o.ref.Name, "/ \t\r\n%"):
+		d.fail(codeHeader, "metadata.name", nil, "%q is no name of a resource: use letters, digits, - and .", clip(o.ref.Name))
+	case len(o.ref.Namespace) > 63 || strings.ContainsAny(o.ref.Namespace, "/. \t\r\n%"):
+		d.fail(codeHeader, "metadata.namespace", nil, "%q is no name of a namespace: use letters, digits and -", clip(o.ref.Namespace))
+	}
+	if d.bad {
+		return nil
+	}
+	return []*object{o}
+}
+
+// unique drops what is written a second time.
+func (b *builder) unique(objects []*object) []*object {
+	type key struct{ group, kind, namespace, name string }
+	first := map[key]*object{}
+	out := objects[:0]
+	for _, o := range objects {
+		k := key{o.group, o.ref.Kind, o.ref.Namespace, o.ref.Name}
+		if w := first[k]; w != nil {
+			b.note(o, codeTwice, Error, "metadata.name", "is written twice: the one at %s holds, this one has no effect; rename or remove it", at(w.ref))
+			continue
+		}
+		first[k] = o
+		o.order = len(out)
+		out = append(out, o)
+		b.objects[o.ref] = o
+	}
+	return out
+}
+
+// at is where a resource stands.
+func at(r mesh.Ref) string {
+	f := Finding{File: r.File, Line: r.Line, Kind: r.Kind, Namespace: r.Namespace, Name: r.Name}
+	if r.File == "" {
+		return f.Resource()
+	}
+	return f.Position()
+}
+
+// name is how a message names a resource: KIND NAMESPACE/NAME (FILE:LINE).
+func name(r mesh.Ref) string {
+	f := Finding{Kind: r.Kind, Namespace: r.Namespace, Name: r.Name}
+	if r.File == "" {
+		return f.Resource()
+	}
+	return f.Resource() + " (" + at(r) + ")"
+}
+
+func (b *builder) decode(o *object) {
+	switch o.group + "/" + o.ref.Kind {
+	case "/Service":
+		b.service(o)
+	case "networking.istio.io/ServiceEntry":
+		b.serviceEntry(o)
+	case "networking.istio.io/WorkloadEntry":
+		b.workloadEntry(o)
+	case "networking.istio.io/VirtualService":
+		b.virtualService(o)
+	case "networking.istio.io/DestinationRule":
+		b.destinationRule(o)
+	case "security.istio.io/PeerAuthentication":
+		b.peerAuthentication(o)
+	case "authentication.istio.io/Policy", "authentication.istio.io/MeshPolicy":
+		b.legacyPolicy(o)
+	case localGroup + "/Workload":
+		b.local(o)
+	case localGroup + "/Gateway":
+		b.localGateway(o)
+	}
+}
+
+// spec decodes o's spec into m. It reports each field that is set and not in
+// known as a warning, and returns their paths. ok is false if o is refused.
+func (b *builder) spec(o *object, m proto.Message, known *fieldSet) (unsupported []string, ok bool) {
+	d := &decoder{b: b, obj: o, known: known}
+	n := child(o.root, "spec")
+	if isNull(n) {
+		return nil, true
+	}
+	d.message(n, m.ProtoReflect(), "spec", "", false, 0)
+	for _, p := range d.unsupported {
+		b.unsupported(o, p)
+	}
+	return d.unsupported, !d.bad
+}
+
+func (b *builder) unsupported(o *object, path string) {
+	b.note(o, codeUnsupported, Warning, path, "is not implemented in this version")
+}
+
+// goSpec is spec for our own types.
+func (b *builder) goSpec(o *object, v any) bool {
+	d := &decoder{b: b, obj: o}
+	n := child(o.root, "spec")
+	if isNull(n) {
+		return true
+	}
+	d.value(n, reflect.ValueOf(v).Elem(), "spec", 0)
+	return !d.bad
+}
+
+// fqdn is Istio's rule for short names: a name without a dot is one of the
+// resource's own namespace; every other stands as it is.
+func (b *builder) fqdn(host, namespace string) string {
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	if host == "" || host == "*" || strings.Contains(host, ".") || strings.Contains(host, ":") {
+		return host
+	}
+	return host + "." + namespace + ".svc." + b.settings.ClusterDomain
+}
+
+// rootNamespace lets the root be istio-system, as nearly every Istio resource
+// found anywhere has it, where nobody said which it is and nothing is in ours.
+func (b *builder) rootNamespace(objects []*object) {
+	const istio = "istio-system"
+	if b.settings.RootNamespace != mesh.DefaultSettings().RootNamespace || b.opt.MeshConfig != nil && b.rootStated() {
+		return
+	}
+	var theirs *object
+	for _, o := range objects {
+		if o.ref.Kind != "PeerAuthentication" && o.ref.Kind != "DestinationRule" {
+			continue
+		}
+		if o.ref.Namespace == b.settings.RootNamespace {
+			theirs = nil
+			break
+		}
+		if o.ref.Namespace == istio && theirs == nil {
+			theirs = o
+		}
+	}
+	if theirs != nil {
+		b.settings.RootNamespace = istio
+		b.note(theirs, codeRootNamespace, Info, "metadata.namespace", "%s is taken as the root namespace, where policies hold for the whole mesh", istio)
+	}
+}
+
+func (b *builder) rootStated() bool {
+	docs, _, err := documents(*b.opt.MeshConfig)
+	if err != nil {
+		return false
+	}
+	for _, d := range docs {
+		if n := child(d, "rootNamespace"); text(n) != "" {
+			return true
+		}
+	}
+	return false
+}
+
+// sortedKeys are the keys of m in their order.
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
 }

@@ -1,0 +1,291 @@
+package config
+
+import (
+	"maps"
+	"slices"
+
+	networking "istio.io/api/networking/v1alpha3"
+
+	seinev1 "github.com/seinemesh/seine/api/seine/v1"
+	"github.com/seinemesh/seine/mesh"
+)
+
+func policyFields(prefix string) []string {
+	var out []string
+	for _, p := range []string{"loadBalancer.simple", "connectionPool.tcp.connectTimeout", "tls.mode", "tls.sni", "tls.subjectAltNames"} {
+		out = append(out, prefix+"."+p, prefix+".portLevelSettings."+p)
+	}
+	return append(out, prefix+".portLevelSettings.port.number")
+}
+
+var destinationRuleFields = fields(append(append(policyFields("trafficPolicy"), policyFields("subsets.trafficPolicy")...),
+	"host", "exportTo", "workloadSelector.matchLabels.**", "subsets.name", "subsets.labels.**")...)
+
+func (b *builder) destinationRule(o *object) {
+	var spec networking.DestinationRule
+	unsupported, ok := b.spec(o, &spec, destinationRuleFields)
+	if !ok {
+		return
+	}
+	c := &policyConverter{b: b, o: o, d: &decoder{b: b, obj: o}, unsupported: unsupported}
+	if !validHost(spec.Host, true) {
+		c.d.fail(codeInvalid, "spec.host", nil, "%q is not a host: write the name of a service", clip(spec.Host))
+	}
+	dr := &mesh.DestinationRule{
+		Ref: o.ref, Host: b.fqdn(spec.Host, o.ref.Namespace), ExportTo: spec.ExportTo,
+		WorkloadSelector: spec.GetWorkloadSelector().GetMatchLabels(),
+	}
+	raw := &rawRule{rule: dr, host: c.policy(spec.TrafficPolicy, "spec.trafficPolicy")}
+	seen := map[string]bool{}
+	for i, s := range spec.Subsets {
+		path := item("spec.subsets", i)
+		switch {
+		case s.Name == "":
+			c.d.fail(codeInvalid, path+".name", nil, "a subset must have a name")
+			continue
+		case len(s.Name) > 63 || !validHost(s.Name, false):
+			c.d.fail(codeInvalid, path+".name", nil, "%q is no name of a subset: use letters, digits and -", clip(s.Name))
+			continue
+		case seen[s.Name]:
+			c.d.fail(codeInvalid, path+".name", nil, "the subset %s is written twice", s.Name)
+			continue
+		}
+		seen[s.Name] = true
+		raw.subsets = append(raw.subsets, c.policy(s.TrafficPolicy, path+".trafficPolicy"))
+		dr.Subsets = append(dr.Subsets, mesh.Subset{Name: s.Name, Labels: s.Labels})
+	}
+	dr.Unsupported = c.unsupported
+	if !c.d.bad {
+		b.rules = append(b.rules, raw)
+	}
+}
+
+// rawRule is a DestinationRule whose policies are not laid over each other yet:
+// that comes after rules for one host are merged.
+type rawRule struct {
+	rule    *mesh.DestinationRule
+	host    *policy
+	subsets []*policy // as rule.Subsets
+}
+
+// finish lays each subset's policy over the host's.
+func (r *rawRule) finish() *mesh.DestinationRule {
+	if r.host != nil {
+		r.rule.Policy = r.host.top.proto()
+		for p, l := range r.host.ports {
+			if r.rule.PortPolicies == nil {
+				r.rule.PortPolicies = map[uint32]*seinev1.TrafficPolicy{}
+			}
+			r.rule.PortPolicies[p] = l.protoOrDefault()
+		}
+	}
+	for i := range r.rule.Subsets {
+		s := &r.rule.Subsets[i]
+		s.Policy = subsetPolicy(r.host, r.subsets[i], 0).proto()
+		for _, p := range []*policy{r.host, r.subsets[i]} {
+			if p == nil {
+				continue
+			}
+			for n := range p.ports {
+				if s.PortPolicies == nil {
+					s.PortPolicies = map[uint32]*seinev1.TrafficPolicy{}
+				}
+				s.PortPolicies[n] = subsetPolicy(r.host, r.subsets[i], n).protoOrDefault()
+			}
+		}
+	}
+	return r.rule
+}
+
+// layer is one trafficPolicy's parts, each nil where it says nothing: Istio lays
+// them over each other part by part, never field by field.
+type layer struct {
+	pool *networking.ConnectionPoolSettings
+	lb   *networking.LoadBalancerSettings
+	tls  *networking.ClientTLSSettings
+}
+
+// policy is a trafficPolicy with its ports.
+type policy struct {
+	top   layer
+	ports map[uint32]layer
+}
+
+// at is the policy on a port: a port's settings do not inherit (DestinationRule
+// portLevelSettings: "settings specified at the destination-level will not be
+// inherited when overridden by port-level settings").
+func (p *policy) at(port uint32) layer {
+	if p == nil {
+		return layer{}
+	}
+	if l, ok := p.ports[port]; ok {
+		return l
+	}
+	return p.top
+}
+
+// subsetPolicy is Istio's MergeSubsetTrafficPolicy.
+func subsetPolicy(host, over *policy, port uint32) layer {
+	l, o := host.at(port), over.at(port)
+	if o.pool != nil {
+		l.pool = o.pool
+	}
+	if o.lb != nil {
+		l.lb = o.lb
+	}
+	if o.tls != nil {
+		l.tls = o.tls
+	}
+	return l
+}
+
+// protoOrDefault is never nil: a port's settings that say nothing still replace
+// the host's.
+func (l layer) protoOrDefault() *seinev1.TrafficPolicy {
+	if p := l.proto(); p != nil {
+		return p
+	}
+	return &seinev1.TrafficPolicy{}
+}
+
+// proto is nil for a layer that says nothing.
+func (l layer) proto() *seinev1.TrafficPolicy {
+	if l == (layer{}) {
+		return nil
+	}
+	out := &seinev1.TrafficPolicy{ConnectTimeout: l.pool.GetTcp().GetConnectTimeout()}
+	if s, ok := l.lb.GetLbPolicy().(*networking.LoadBalancerSettings_Simple); ok {
+		switch s.Simple {
+		case networking.LoadBalancerSettings_ROUND_ROBIN:
+			out.Balancer = seinev1.TrafficPolicy_ROUND_ROBIN
+		case networking.LoadBalancerSettings_LEAST_REQUEST, networking.LoadBalancerSettings_LEAST_CONN: //nolint:staticcheck // 2019's name
+			out.Balancer = seinev1.TrafficPolicy_LEAST_REQUEST
+		case networking.LoadBalancerSettings_RANDOM:
+			out.Balancer = seinev1.TrafficPolicy_RANDOM
+		case networking.LoadBalancerSettings_PASSTHROUGH:
+			out.Balancer = seinev1.TrafficPolicy_PASSTHROUGH
+		}
+	}
+	if l.tls != nil {
+		out.Sni, out.SubjectAltNames = l.tls.Sni, l.tls.SubjectAltNames
+		out.Tls = map[networking.ClientTLSSettings_TLSmode]seinev1.TrafficPolicy_Tls{
+			networking.ClientTLSSettings_DISABLE:      seinev1.TrafficPolicy_TLS_DISABLE,
+			networking.ClientTLSSettings_SIMPLE:       seinev1.TrafficPolicy_SIMPLE,
+			networking.ClientTLSSettings_MUTUAL:       seinev1.TrafficPolicy_MUTUAL,
+			networking.ClientTLSSettings_ISTIO_MUTUAL: seinev1.TrafficPolicy_ISTIO_MUTUAL,
+		}[l.tls.Mode]
+	}
+	return out
+}
+
+type policyConverter struct {
+	b           *builder
+	o           *object
+	d           *decoder
+	unsupported []string
+}
+
+func (c *policyConverter) layer(pool *networking.ConnectionPoolSettings, lb *networking.LoadBalancerSettings, tls *networking.ClientTLSSettings, path string) layer {
+	if t := pool.GetTcp().GetConnectTimeout(); t != nil && t.AsDuration() == 0 {
+		c.d.fail(codeDuration, path+".connectionPool.tcp.connectTimeout", nil, "must be longer than nothing")
+	}
+	if tls != nil {
+		at := path + ".tls.mode"
+		switch tls.Mode {
+		case networking.ClientTLSSettings_SIMPLE, networking.ClientTLSSettings_MUTUAL:
+			c.unsupported = append(c.unsupported, at)
+			c.b.note(c.o, codeUnsupported, Warning, at, "TLS that the sidecar begins (%s) is not implemented in this version: connections are refused, not sent in plaintext", tls.Mode)
+			if tls.Mode == networking.ClientTLSSettings_MUTUAL && tls.CredentialName == "" && (tls.ClientCertificate == "" || tls.PrivateKey == "") {
+				c.d.fail(codeInvalid, path+".tls", nil, "MUTUAL needs clientCertificate and privateKey, or credentialName")
+			}
+		case networking.ClientTLSSettings_ISTIO_MUTUAL:
+			if tls.ClientCertificate != "" || tls.PrivateKey != "" || tls.CaCertificates != "" || tls.CredentialName != "" {
+				c.d.fail(codeInvalid, path+".tls", nil, "ISTIO_MUTUAL uses the mesh's own certificates: remove clientCertificate, privateKey, caCertificates and credentialName, or write MUTUAL")
+			}
+		}
+	}
+	return layer{pool, lb, tls}
+}
+
+func (c *policyConverter) policy(p *networking.TrafficPolicy, path string) *policy {
+	if p == nil {
+		return nil
+	}
+	out := &policy{top: c.layer(p.ConnectionPool, p.LoadBalancer, p.Tls, path)}
+	for i, s := range p.PortLevelSettings {
+		at := item(path+".portLevelSettings", i)
+		n := s.GetPort().GetNumber()
+		if n < 1 || n > 65535 {
+			c.d.fail(codeInvalid, at+".port.number", nil, "port-level settings must name a port between 1 and 65535 (it is %d)", n)
+			continue
+		}
+		if _, twice := out.ports[n]; twice {
+			c.b.note(c.o, codeRuleConflict, Warning, at, "the port %d is written twice: the first holds", n)
+			continue
+		}
+		if out.ports == nil {
+			out.ports = map[uint32]layer{}
+		}
+		out.ports[n] = c.layer(s.ConnectionPool, s.LoadBalancer, s.Tls, at)
+	}
+	return out
+}
+
+// mergeRules merges the DestinationRules of one host in one namespace as Istio
+// does (mergeDestinationRule): those with the same exportTo and selector become
+// one, with all subsets of which the first of a name holds, and the first
+// trafficPolicy.
+func (b *builder) mergeRules() {
+	type key struct{ namespace, host string }
+	kept := map[key][]*rawRule{}
+	var out []*rawRule
+	for _, r := range b.rules {
+		dr := r.rule
+		k := key{dr.Namespace, dr.Host}
+		var into *rawRule
+		for _, w := range kept[k] {
+			if maps.Equal(w.rule.WorkloadSelector, dr.WorkloadSelector) && sameExport(w.rule.ExportTo, dr.ExportTo) {
+				into = w
+				break
+			}
+		}
+		if into == nil {
+			kept[k] = append(kept[k], r)
+			out = append(out, r)
+			continue
+		}
+		o := b.objects[dr.Ref]
+		b.note(o, codeRuleConflict, Info, "spec.host", "is for the same host as %s: their subsets are merged", name(into.rule.Ref))
+		for i, s := range dr.Subsets {
+			if slices.ContainsFunc(into.rule.Subsets, func(x mesh.Subset) bool { return x.Name == s.Name }) {
+				b.note(o, codeRuleConflict, Warning, item("spec.subsets", i)+".name", "the subset %s is defined by %s, too: that one holds", s.Name, name(into.rule.Ref))
+				continue
+			}
+			into.rule.Subsets = append(into.rule.Subsets, s)
+			into.subsets = append(into.subsets, r.subsets[i])
+		}
+		switch {
+		case r.host == nil:
+		case into.host == nil:
+			into.host = r.host
+		default:
+			b.note(o, codeRuleConflict, Warning, "spec.trafficPolicy", "has no effect: that of %s holds; merge the two", name(into.rule.Ref))
+		}
+		into.rule.Unsupported = append(into.rule.Unsupported, dr.Unsupported...)
+	}
+	for _, r := range out {
+		b.parts.DestinationRules = append(b.parts.DestinationRules, r.finish())
+	}
+}
+
+func sameExport(a, b []string) bool {
+	norm := func(s []string) []string {
+		if len(s) == 0 {
+			return []string{"*"}
+		}
+		s = slices.Clone(s)
+		slices.Sort(s)
+		return slices.Compact(s)
+	}
+	return slices.Equal(norm(a), norm(b))
+}

@@ -1,0 +1,72 @@
+package config
+
+import (
+	"strings"
+
+	meshv1 "istio.io/api/mesh/v1alpha1"
+
+	seinev1 "github.com/seinemesh/seine/api/seine/v1"
+	"github.com/seinemesh/seine/mesh"
+)
+
+var meshConfigFields = fields("trustDomain", "rootNamespace", "outboundTrafficPolicy.mode", "accessLogFile", "accessLogEncoding",
+	"enableAutoMtls", "enablePrometheusMerge")
+
+// meshConfig lays Istio's MeshConfig over the settings: the bare message, or
+// what `kubectl get configmap istio` holds under data.mesh.
+func (b *builder) meshConfig(f File) {
+	docs, line, err := documents(f)
+	if err != nil {
+		b.report(Finding{Code: codeSyntax, Severity: Error, File: f.Name, Line: line, Message: err.Error(), Refused: true})
+		return
+	}
+	if len(docs) == 0 {
+		return
+	}
+	o := &object{root: docs[0], ref: mesh.Ref{Kind: "MeshConfig", File: f.Name, Line: docs[0].Line}}
+	if inner := text(child(child(docs[0], "data"), "mesh")); inner != "" && text(child(docs[0], "kind")) == "ConfigMap" {
+		at := child(child(docs[0], "data"), "mesh").Line // the text begins on the next line
+		b.meshConfig(File{Name: f.Name, Data: []byte(strings.Repeat("\n", at) + inner)})
+		return
+	}
+	if len(docs) > 1 {
+		b.refuse(o, codeSettings, "", "a MeshConfig file holds one document, not %d", len(docs))
+		return
+	}
+	var mc meshv1.MeshConfig
+	d := &decoder{b: b, obj: o, known: meshConfigFields}
+	d.message(docs[0], mc.ProtoReflect(), "", "", false, 0)
+	for _, p := range d.unsupported {
+		b.unsupported(o, p)
+	}
+	if mc.TrustDomain != "" {
+		if validHost(mc.TrustDomain, false) && strings.ToLower(mc.TrustDomain) == mc.TrustDomain {
+			b.settings.TrustDomain = mc.TrustDomain
+		} else {
+			d.fail(codeInvalid, "trustDomain", nil, "%q is no trust domain: write a DNS name in lower case", clip(mc.TrustDomain))
+		}
+	}
+	if mc.RootNamespace != "" {
+		b.settings.RootNamespace = mc.RootNamespace
+	}
+	if p := mc.OutboundTrafficPolicy; p != nil {
+		b.settings.RegistryOnly = p.Mode == meshv1.MeshConfig_OutboundTrafficPolicy_REGISTRY_ONLY
+	}
+	switch mc.AccessLogFile {
+	case "":
+		if !isNull(child(docs[0], "accessLogFile")) {
+			b.settings.AccessLog = seinev1.AccessLog_NONE
+		}
+	default:
+		if mc.AccessLogFile != "/dev/stdout" {
+			b.note(o, codeUnsupported, Warning, "accessLogFile", "a path other than /dev/stdout is not implemented in this version: logs go to the proxy's output")
+		}
+		b.settings.AccessLog = seinev1.AccessLog_TEXT
+		if mc.AccessLogEncoding == meshv1.MeshConfig_JSON {
+			b.settings.AccessLog = seinev1.AccessLog_JSON
+		}
+	}
+	if v := mc.EnableAutoMtls; v != nil && !v.Value {
+		b.note(o, codeUnsupported, Warning, "enableAutoMtls", "mutual TLS between sidecars is always automatic here: use a DestinationRule with tls.mode DISABLE")
+	}
+}
