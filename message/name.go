@@ -67,24 +67,24 @@ func (s Set) Has(n Name) bool { return s>>n&1 != 0 }
 
 // Intern returns the interned name of b, compared without regard to case.
 func Intern(b []byte) Name {
-	// Length and a folded first byte tell nearly all of them apart.
-	if len(b) == 0 {
+	if len(b) == 0 || len(b) > maxName {
 		return Other
 	}
-	for _, n := range byLength[min(len(b), maxName)] {
-		if EqualFold(b, nameText[n]) {
-			return n
-		}
+	n := slots[len(b)][b[0]&0x1f]
+	if n != Other && EqualFold(b, nameText[n]) {
+		return n
 	}
 	return Other
 }
 
 const maxName = 25
 
-var byLength = func() (t [maxName + 1][]Name) {
+// slots finds the one name of a length and a first letter (without its case); a test
+// holds that no two share them.
+var slots = func() (t [maxName + 1][32]Name) {
 	for n := Other + 1; n < names; n++ {
-		l := len(nameText[n])
-		t[l] = append(t[l], n)
+		s := nameText[n]
+		t[len(s)][s[0]&0x1f] = n
 	}
 	return t
 }()

@@ -48,8 +48,19 @@ type Framing struct {
 	Interim        bool  // of a response: 1xx other than 101, the final response is still to come
 	Asked          Asked // of a request: what ParseResponse has to know of it
 
-	side side // whose errors: a request's are the sender's (400), a response's ours to report (502)
+	side    side    // whose errors: a request's are the sender's (400), a response's ours to report (502)
+	options options // what the head to send needs to know
 }
+
+// options are what AppendRequest and AppendResponse carry over from the fields
+// that they drop.
+type options uint8
+
+const (
+	optUpgrade  options = 1 << iota // Connection: upgrade, with an Upgrade field that is forwarded
+	optTrailers                     // TE had trailers
+	optNoLength                     // 204 or CONNECT's 2xx: its framing fields mean nothing and are not sent
+)
 
 // Asked is what the framing of a response depends on in its request. It is all
 // that has to be kept of a request after it was forwarded.
@@ -61,16 +72,6 @@ const (
 	AskedUpgrade                   // Upgrade was forwarded: 101 is allowed
 	AskedOld                       // the client speaks HTTP/1.0: no 1xx and no chunked body may reach it
 )
-
-// Error is why a message is refused. All of them are made beforehand; compare
-// by pointer or read the fields.
-type Error struct {
-	Status int    // to answer with: 400, 414, 417, 431, 501, 505; 502 for a bad response
-	Reason string // one clause in plain English, for the log and the body
-	Clause string // what it breaks, as "RFC 9112 §6.3"
-}
-
-func (e *Error) Error() string { return e.Reason + " (" + e.Clause + ")" }
 
 // Edit is what changes between the head that came and the head that is sent.
 // The zero value (and nil) change nothing but what HTTP requires of every
@@ -90,6 +91,10 @@ type Edit struct {
 	// Add are sent after the fields that came, as they are. Only Name and
 	// Value are read. A name that frames a message is refused.
 	Add []message.Field
+
+	// Absolute keeps an absolute form as it came, for a next hop that is a
+	// proxy itself. Otherwise the origin form is sent.
+	Absolute bool
 
 	Close     bool // send Connection: close
 	KeepAlive bool // send Connection: keep-alive (a response to an HTTP/1.0 client that asked for it)

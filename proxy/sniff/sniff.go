@@ -1,6 +1,13 @@
 // Package sniff tells protocols apart by their first bytes. It is pure: bytes
-// in, a verdict out; it keeps nothing and allocates nothing.
+// in, a verdict out; it keeps nothing, does no I/O, and must never guess by a
+// timer: whoever calls decides what happens while it says NeedMore.
 package sniff
+
+import (
+	"bytes"
+
+	"github.com/seinemesh/seine/message"
+)
 
 // Verdict is what a connection's first bytes are.
 type Verdict uint8
@@ -13,33 +20,95 @@ const (
 	Opaque
 )
 
-// Detect tells what a connection that begins with b speaks.
-func Detect(b []byte) Verdict { return NeedMore }
-
-// State says how far a ClientHello was understood.
-type State uint8
-
-const (
-	Partial  State = iota // more bytes are needed
-	Complete              // Hello is filled
-	Invalid               // this is no ClientHello, or one beyond the bound
-)
-
-// Hello is what Seine reads of a ClientHello. Its slices point into the buffer
-// that it was parsed from.
-type Hello struct {
-	SNI []byte // host_name; empty: none
-
-	alpn []byte // the ProtocolNameList
+func (v Verdict) String() string {
+	return [...]string{"need more", "http/1", "http/2", "tls", "opaque"}[v]
 }
 
-// ALPN returns the protocol name after the first n bytes of the list, and the
-// position of the next: for p, n := h.ALPN(0); p != nil; p, n = h.ALPN(n) {…}
-func (h *Hello) ALPN(n int) (name []byte, next int) { return nil, n }
+const (
+	preface   = "PRI * HTTP/2.0\r\n" // RFC 9113 §3.4, as far as nothing else begins so
+	maxMethod = 32
+	maxLine   = 4 << 10
+)
 
-// OffersALPN reports whether the client offers that protocol.
-func (h *Hello) OffersALPN(name string) bool { return false }
+// Detect tells what a connection that begins with b speaks. Once it says
+// something else than NeedMore, more bytes do not change it; it never needs
+// more than 4 KiB.
+//
+// HTTP/1 is a whole line "METHOD SP target SP HTTP/": many text protocols begin
+// with words like GET (Redis, memcached), CONNECT (NATS, STOMP) or OPTIONS
+// (RTSP), and clients send the line in one piece anyway.
+func Detect(b []byte) Verdict {
+	if len(b) == 0 {
+		return NeedMore
+	}
+	if b[0] == handshake {
+		return detectTLS(b)
+	}
+	if n := min(len(b), len(preface)); string(b[:n]) == preface[:n] {
+		if n == len(preface) {
+			return HTTP2
+		}
+		return NeedMore // "P" may be POST, but that needs more, too
+	}
+	i := 0
+	for i < len(b) && message.Token[b[i]] {
+		if i == maxMethod {
+			return Opaque
+		}
+		i++
+	}
+	if i == len(b) {
+		return NeedMore
+	}
+	if i == 0 || b[i] != ' ' {
+		return Opaque
+	}
+	target := b[i+1:]
+	if len(target) == 0 {
+		return NeedMore
+	}
+	if !targetStart(b[:i], target[0]) {
+		return Opaque
+	}
+	for i, c := range target {
+		switch {
+		case i >= maxLine-maxMethod-1:
+			return HTTP1 // a very long path
+		case c == '\n':
+			line := bytes.TrimSuffix(target[:i], []byte{'\r'})
+			if v := bytes.LastIndexByte(line, ' '); v > 0 && bytes.HasPrefix(line[v+1:], []byte("HTTP/")) {
+				return HTTP1
+			}
+			return Opaque
+		case (c < ' ' || c == 0x7f) && c != '\r' && c != '\t':
+			return Opaque
+		}
+	}
+	return NeedMore
+}
 
-// ClientHello parses the ClientHello that b begins with, over as many TLS
-// records as it takes. n is the number of bytes of those records.
-func ClientHello(b []byte) (h Hello, n int, s State) { return h, 0, Partial }
+// targetStart reports whether a request target of that method may begin with c.
+func targetStart(method []byte, c byte) bool {
+	if string(method) == "CONNECT" {
+		return c == '[' || c == '-' || c == '_' || c == '.' || '0' <= c && c <= '9' || 'a' <= c|0x20 && c|0x20 <= 'z'
+	}
+	return c == '/' || c == '*' || c|0x20 == 'h'
+}
+
+// detectTLS looks for the record of a ClientHello.
+func detectTLS(b []byte) Verdict {
+	switch {
+	case len(b) > 1 && b[1] != 3, len(b) > 2 && b[2] > 4:
+		return Opaque
+	case len(b) < 6:
+		if len(b) == 5 && recordLength(b) > maxRecord {
+			return Opaque
+		}
+		return NeedMore
+	case recordLength(b) == 0 || recordLength(b) > maxRecord || b[5] != clientHello:
+		return Opaque
+	}
+	return TLS
+}
+
+func recordLength(b []byte) int { return int(b[3])<<8 | int(b[4]) }
