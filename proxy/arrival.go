@@ -1,0 +1,498 @@
+//go:build linux
+
+package proxy
+
+import (
+	"encoding/binary"
+	"errors"
+	"net/netip"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+
+	seinev1 "github.com/seinemesh/seine/api/seine/v1"
+	"github.com/seinemesh/seine/decide"
+	"github.com/seinemesh/seine/proxy/capture"
+	"github.com/seinemesh/seine/proxy/loop"
+	"github.com/seinemesh/seine/proxy/mtls"
+	"github.com/seinemesh/seine/proxy/sniff"
+	"github.com/seinemesh/seine/telemetry"
+)
+
+// stage is what an arrival waits for.
+type stage uint8
+
+const (
+	asking    stage = iota // the control plane's answer for the address
+	opening                // the first bytes: TLS or not, and whose
+	securing               // the TLS handshake
+	greeting               // the Peer message
+	detecting              // the first bytes of plaintext: HTTP or not
+	handed                 // to HTTP or a relay
+)
+
+// arrival is an accepted connection until it is known what it carries. It
+// becomes a downstream (HTTP), a relay, or is refused.
+type arrival struct {
+	*socket
+	door            *door
+	dialled, remote netip.AddrPort
+	stage           stage
+	in              *inbound // inbound only
+	answer          *decide.Answer
+	timer           loop.Timer
+	// grace ends when it is time to dial the destination although the client
+	// has said nothing: the server may be the one that speaks first. Only a
+	// byte, from either side, decides.
+	grace loop.Timer
+	probe *upstream
+	route opaque // of probe
+	timed bool
+}
+
+// arrive takes an accepted descriptor over, on the loop that it belongs to now.
+func (w *worker) arrive(fd int, door *door) {
+	loop.NoDelay(fd)
+	a := &arrival{socket: &socket{}, door: door}
+	if a.open(w, fd, a) != nil {
+		w.loop.Reserve(-1)
+		return
+	}
+	w.arrivals[a] = struct{}{}
+	a.timer.Fire = a.expired
+	a.grace.Fire = a.dialMeanwhile
+	w.loop.Arm(&a.timer, w.loop.Now()+int64(w.p.o.HeadTimeout))
+	a.remote = loop.RemoteAddr(fd)
+	switch door.kind {
+	case doorExplicit:
+		a.serveHTTP()
+		return
+	case doorPublished:
+		a.stage = asking
+	case doorFixed:
+		a.dialled = door.target
+		a.enter(door.port)
+	case doorInbound, doorOutbound:
+		to, err := capture.OriginalDst(fd)
+		if err != nil || to == a.localAddr() || w.p.own(to) {
+			w.p.counters.selfCalls.Inc()
+			a.refuse()
+			return
+		}
+		a.dialled = to
+		if door.kind == doorInbound {
+			a.enter(to.Port())
+		} else {
+			a.stage = asking
+		}
+	}
+	a.ready()
+}
+
+// enter begins an inbound connection to one of the workload's ports.
+func (a *arrival) enter(port uint16) {
+	a.in = a.w.inbound(port, a.dialled)
+	a.stage = opening
+	if a.in.port.Admit(decide.Plaintext).Action == decide.Forward {
+		a.w.loop.Arm(&a.grace, a.w.loop.Now()+int64(graceTime))
+	}
+}
+
+// ready moves the arrival on as far as what has come allows.
+func (a *arrival) ready() {
+	for a.stage != handed && !a.closed {
+		if a.err != nil && a.stage != securing {
+			a.drop(true)
+			return
+		}
+		more := false
+		switch a.stage {
+		case asking:
+			more = a.ask()
+		case opening:
+			more = a.openTLS()
+		case securing:
+			more = a.secured()
+		case greeting:
+			more = a.greeted()
+		case detecting:
+			more = a.detect()
+		}
+		if !more {
+			return
+		}
+	}
+}
+
+// want fills until at least n bytes are there; false: not yet, or never.
+func (a *arrival) want(n int) bool {
+	for len(a.data) < n {
+		if !a.fill() {
+			return false
+		}
+		if (a.eof || a.err != nil) && len(a.data) < n {
+			return false
+		}
+	}
+	return true
+}
+
+// ended reports an end before the connection was understood, and drops it.
+func (a *arrival) ended() bool {
+	if a.err != nil || a.eof {
+		a.drop(a.err != nil)
+		return true
+	}
+	return false
+}
+
+// openTLS looks at the first bytes: TLS of the mesh, other TLS, or none.
+func (a *arrival) openTLS() bool {
+	p := a.in.port
+	open := p.Admit(decide.Plaintext)
+	if open.Action == decide.Forward && p.Admit(decide.OtherTLS).Action == decide.Forward && p.Admit(decide.MeshTLS).Action == decide.Forward {
+		return a.plaintext(decide.Plaintext) // nothing of what could come would be ended here
+	}
+	if !a.want(1) {
+		a.ended()
+		return false
+	}
+	for {
+		if a.data[0] != 22 { // no TLS handshake record begins otherwise
+			return a.plaintext(decide.Plaintext)
+		}
+		hello, _, state := sniff.ClientHello(a.data)
+		switch state {
+		case sniff.Complete:
+			kind := decide.OtherTLS
+			if meshHello(&hello) {
+				kind = decide.MeshTLS
+			}
+			return a.plaintext(kind)
+		case sniff.Invalid:
+			return a.plaintext(decide.Plaintext)
+		}
+		if a.eof || !a.fill() {
+			if a.eof {
+				return a.plaintext(decide.Plaintext)
+			}
+			return false
+		}
+	}
+}
+
+// meshHello reports whether a ClientHello offers one of the mesh's protocols.
+func meshHello(h *sniff.Hello) bool {
+	for p, n := h.ALPN(0); p != nil; p, n = h.ALPN(n) {
+		s := string(p)
+		if s == "istio" || strings.HasPrefix(s, "istio-") || strings.HasPrefix(s, "seine-") {
+			return true
+		}
+	}
+	return false
+}
+
+// plaintext does what the port's policy says about a connection that began so.
+func (a *arrival) plaintext(kind decide.Arrival) bool {
+	w := a.w
+	switch v := a.in.port.Admit(kind); v.Action {
+	case decide.Terminate:
+		a.forgetProbe()
+		a.stage = securing
+		a.startTLS(w.p.factory.Server())
+		return !a.handshaking
+	case decide.Forward:
+		a.in.security = telemetry.SecurityNone
+		if kind != decide.Plaintext {
+			return a.relay()
+		}
+		a.stage = detecting
+		return true
+	}
+	w.p.counters.refusedPlaintext.Inc()
+	a.refuse()
+	return false
+}
+
+// secured: the handshake is over.
+func (a *arrival) secured() bool {
+	if a.handshaking {
+		return false
+	}
+	if a.err != nil {
+		a.w.p.counters.failedHandshakes.Inc()
+		a.w.p.log.Debug("TLS handshake failed", "remote", a.remote, "error", a.err)
+		a.drop(errors.Is(a.err, mtls.ErrBusy))
+		return false
+	}
+	a.in.security = telemetry.SecurityMutualTLS
+	a.in.peer = peerOf(a.session.Peer(), nil)
+	a.stage = detecting
+	if strings.HasPrefix(a.session.ALPN(), "seine-") {
+		a.stage = greeting
+	}
+	return true
+}
+
+// greeted reads the Peer message, which labels what comes and decides nothing.
+func (a *arrival) greeted() bool {
+	if !a.want(2) {
+		a.ended()
+		return false
+	}
+	n := int(binary.BigEndian.Uint16(a.data))
+	if n > maxPreamble {
+		a.w.p.counters.badPreambles.Inc()
+		a.refuse()
+		return false
+	}
+	if !a.want(2 + n) {
+		a.ended()
+		return false
+	}
+	var said seinev1.Peer
+	if err := proto.Unmarshal(a.data[2:2+n], &said); err != nil {
+		a.w.p.counters.badPreambles.Inc()
+		a.refuse()
+		return false
+	}
+	a.consume(2 + n)
+	a.in.peer = peerOf(a.session.Peer(), said.Workload)
+	a.stage = detecting
+	return true
+}
+
+// detect decides between HTTP and opaque bytes.
+func (a *arrival) detect() bool {
+	switch a.protocol() {
+	case seinev1.Protocol_PROTOCOL_HTTP:
+		return a.serveHTTP()
+	case seinev1.Protocol_PROTOCOL_DETECT:
+	default:
+		return a.relay()
+	}
+	if !a.grace.Armed() && a.probe == nil && !a.timed {
+		a.timed = true
+		a.w.loop.Arm(&a.grace, a.w.loop.Now()+int64(graceTime))
+	}
+	for {
+		if len(a.data) > 0 {
+			switch sniff.Detect(a.data) {
+			case sniff.HTTP1:
+				return a.serveHTTP()
+			case sniff.NeedMore:
+				if a.eof {
+					return a.relay()
+				}
+			default:
+				return a.relay()
+			}
+		}
+		if !a.fill() {
+			return false
+		}
+		if a.err != nil {
+			a.drop(true)
+			return false
+		}
+		if a.eof && len(a.data) == 0 {
+			return a.relay() // a client that only ends: the server may still speak
+		}
+	}
+}
+
+// protocol is what was declared; DETECT if nothing was.
+func (a *arrival) protocol() seinev1.Protocol {
+	if a.in != nil {
+		p := a.in.port.Proto.Protocol
+		if p == seinev1.Protocol_PROTOCOL_DETECT && a.session != nil {
+			switch a.session.ALPN() {
+			case "seine-http/1.1", "istio-http/1.1":
+				return seinev1.Protocol_PROTOCOL_HTTP
+			case "seine-tcp":
+				return seinev1.Protocol_PROTOCOL_TCP
+			}
+		}
+		return plainProtocol(p)
+	}
+	return plainProtocol(a.answer.Proto.Protocol)
+}
+
+// plainProtocol maps what this version does not speak to what it does with it.
+func plainProtocol(p seinev1.Protocol) seinev1.Protocol {
+	switch p {
+	case seinev1.Protocol_PROTOCOL_HTTP, seinev1.Protocol_PROTOCOL_DETECT:
+		return p
+	case seinev1.Protocol_PROTOCOL_HTTP2, seinev1.Protocol_PROTOCOL_GRPC:
+		// HTTP/2 is carried as opaque bytes; HTTP/1.1 on the same port as itself.
+		return seinev1.Protocol_PROTOCOL_DETECT
+	}
+	return seinev1.Protocol_PROTOCOL_TCP
+}
+
+// serveHTTP hands the connection to the HTTP machine.
+func (a *arrival) serveHTTP() bool {
+	a.forgetProbe()
+	a.leave()
+	d := &downstream{socket: a.socket, door: a.door, dialled: a.dialled, remote: a.remote, in: a.in}
+	a.w.serveHTTP(d)
+	return false
+}
+
+// leave ends the arrival's hold on the socket.
+func (a *arrival) leave() {
+	a.stage = handed
+	a.w.loop.Drop(&a.timer)
+	a.w.loop.Drop(&a.grace)
+	delete(a.w.parked, a)
+	delete(a.w.arrivals, a)
+}
+
+// forgetProbe gives a destination that was dialled meanwhile back, for HTTP to
+// use if it can.
+func (a *arrival) forgetProbe() {
+	a.w.loop.Disarm(&a.grace)
+	u := a.probe
+	if u == nil {
+		return
+	}
+	a.probe = nil
+	a.route.release()
+	if u.session != nil || u.pool.key.mutual {
+		u.drop(true) // agreed on opaque bytes
+		return
+	}
+	u.user, u.http = nil, true
+	if u.up {
+		u.release()
+	}
+}
+
+// expired: the connection did not say in time what it is.
+func (a *arrival) expired() {
+	if a.stage == asking {
+		a.w.p.counters.unanswered.Inc()
+	}
+	if a.stage == detecting && a.probe != nil {
+		// Neither side has spoken. That is their right: opaque from now on.
+		a.relay()
+		return
+	}
+	a.refuse()
+}
+
+// refuse resets the connection.
+func (a *arrival) refuse() { a.drop(true) }
+
+func (a *arrival) drop(reset bool) {
+	if a.closed {
+		return
+	}
+	if u := a.probe; u != nil {
+		a.probe = nil
+		a.route.release()
+		u.drop(true)
+	}
+	a.leave()
+	a.close(reset)
+	a.w.loop.Reserve(-1)
+}
+
+// dialMeanwhile opens the connection to the destination while the client is
+// silent, in case the server speaks first.
+func (a *arrival) dialMeanwhile() {
+	if a.probe != nil || a.closed || (a.stage != detecting && a.stage != opening) {
+		return
+	}
+	route, ok := a.opaque()
+	if !ok {
+		return // the client's bytes, if any ever come, decide
+	}
+	u, err := a.w.dial(route.pool, durationOf(route.connect), a, false)
+	if err != nil {
+		route.release()
+		return
+	}
+	a.route, a.probe = route, u
+}
+
+// connected: the destination is there; if it has something to say, it is the
+// one that speaks first.
+func (a *arrival) connected(u *upstream) {
+	if a.probe != u {
+		return
+	}
+	if g := u.greeting(); g != nil {
+		u.send(g, nil)
+	}
+	u.user = (*probing)(a)
+	(*probing)(a).ready()
+}
+
+func (a *arrival) connectFailed(u *upstream, _ error) {
+	if a.probe == u {
+		a.probe = nil
+		a.route.release()
+	}
+}
+
+// probing is an arrival as the user of the connection that it dialled meanwhile.
+type probing arrival
+
+func (p *probing) ready() {
+	a := (*arrival)(p)
+	u := a.probe
+	if u == nil || a.stage == handed {
+		return
+	}
+	if u.fill() && len(u.data) > 0 {
+		if a.stage == opening { // plaintext is admitted, or there were no probe
+			a.in.security = telemetry.SecurityNone
+		}
+		a.relay()
+		return
+	}
+	if u.eof || u.err != nil {
+		a.probe = nil
+		a.route.release()
+		u.drop(true)
+		a.drop(true)
+	}
+}
+
+func (p *probing) connected(*upstream)            {}
+func (p *probing) connectFailed(*upstream, error) {}
+
+// relay hands the connection to a relay.
+func (a *arrival) relay() bool {
+	w := a.w
+	route, u := a.route, a.probe
+	if u == nil {
+		var ok bool
+		if route, ok = a.opaque(); !ok {
+			w.p.counters.unroutedTCP.Inc()
+			a.refuse()
+			return false
+		}
+	}
+	a.probe = nil
+	a.leave()
+	r := &relay{
+		w: w, a: a.socket, upstream: u, door: a.door, tcp: route.handle, target: route.target, ep: route.ep,
+		dialled: a.dialled, remote: a.remote, cluster: route.cluster,
+	}
+	if u != nil {
+		u.user = r
+		if !u.up {
+			r.upstream = nil
+			r.start()
+			r.upstream = u
+			return false
+		}
+	}
+	r.start()
+	if u == nil {
+		r.dial(route.pool, route.connect)
+	}
+	return false
+}

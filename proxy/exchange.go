@@ -1,0 +1,108 @@
+//go:build linux
+
+package proxy
+
+import (
+	"github.com/seinemesh/seine/decide"
+	"github.com/seinemesh/seine/proxy/http1"
+	"github.com/seinemesh/seine/telemetry"
+	"github.com/seinemesh/seine/telemetry/metrics"
+)
+
+// exchange is one request and its response: what was decided, how far both
+// have come, and what is to be reported. A connection uses one after another
+// in the same memory.
+type exchange struct {
+	start  int64 // when the head's first byte was seen; the loop's clock
+	sentAt int64 // when the head went upstream
+
+	// The request, as it came.
+	head       int // length of its head
+	framing    http1.Framing
+	idempotent bool
+	upgrade    bool
+
+	// The decision.
+	decided bool
+	rule    *decide.Rule
+	match   int
+	dest    *decide.Destination
+	target  *target // nil: inbound or passthrough
+	ep      int     // index of the endpoint in target
+	counted bool    // target.active[ep] counts this request
+	pool    *pool
+	timeout int64
+	connect int64
+	handle  *metrics.Requests
+
+	// Progress.
+	transmitted bool // the head was sent upstream
+	unsent      bool // the kernel took nothing of it
+	reqBody     http1.Body
+	reqDone     bool
+	resFraming  http1.Framing
+	resBody     http1.Body
+	resStarted  bool // a byte of a response has come
+	headSent    bool // the final head was sent downstream
+	resDone     bool
+	chunk       bool // we frame a close-delimited body in chunks
+	unchunk     bool // we take the chunks off for an HTTP/1.0 client
+	retried     bool // was sent again on a fresh connection
+
+	// replay holds what was sent upstream on a reused connection, for as long
+	// as it may have to be sent again.
+	replay     []byte
+	replayable bool
+
+	// The outcome.
+	status   int
+	flag     telemetry.Flag
+	cause    string
+	details  string
+	reqExtra int64 // body bytes of the request that were counted outside reqBody
+	resExtra int64 // body bytes of a local reply
+	line     logLine
+}
+
+// tooLargeToRepeat bounds what is kept of a request for a second attempt.
+const tooLargeToRepeat = 16 << 10
+
+// remember keeps sent bytes for a second attempt.
+func (x *exchange) remember(w *worker, p []byte) {
+	if !x.replayable || len(p) == 0 {
+		return
+	}
+	if len(x.replay)+len(p) > tooLargeToRepeat+scratchSize || (x.transmitted && len(x.replay)+len(p) > tooLargeToRepeat) {
+		x.forget(w)
+		return
+	}
+	if x.replay == nil {
+		x.replay = w.buffers.get(len(p))
+	}
+	x.replay = w.buffers.append(x.replay, p)
+}
+
+// forget gives up the second attempt.
+func (x *exchange) forget(w *worker) {
+	x.replayable = false
+	if x.replay != nil {
+		w.buffers.put(x.replay[:0])
+		x.replay = nil
+	}
+}
+
+// release takes the request out of its endpoint's count.
+func (x *exchange) release() {
+	if x.counted {
+		x.counted = false
+		x.target.active[x.ep]--
+	}
+}
+
+func idempotent(method []byte) bool {
+	switch string(method) {
+	case "GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE":
+		return true
+	}
+	return false
+}

@@ -1,0 +1,67 @@
+//go:build linux
+
+package proxy
+
+import (
+	"net/netip"
+
+	seinev1 "github.com/seinemesh/seine/api/seine/v1"
+	"github.com/seinemesh/seine/decide"
+	"github.com/seinemesh/seine/proxy/mtls"
+	"github.com/seinemesh/seine/telemetry"
+	"github.com/seinemesh/seine/telemetry/metrics"
+)
+
+// maxPreamble bounds the Peer message at the start of a connection.
+const maxPreamble = 2048
+
+// inbound is what is known of one connection towards the local application:
+// its port's policy, and who calls. One for each connection.
+type inbound struct {
+	w        *worker
+	port     *decide.InboundPort
+	pool     *pool
+	security telemetry.Security
+	peer     *seinev1.Workload // nil: unknown
+	requests *metrics.Requests
+}
+
+// inbound returns the state of a connection to one of the workload's ports.
+func (w *worker) inbound(port uint16, to netip.AddrPort) *inbound {
+	return &inbound{
+		w: w, port: w.current().Self.Inbound(port),
+		pool: w.pool(poolKey{addr: to}, nil), security: telemetry.SecurityNone,
+	}
+}
+
+// route sends a request to the application.
+func (in *inbound) route(x *exchange) {
+	if in.requests == nil {
+		l := in.labels(telemetry.ProtocolHTTP)
+		in.requests = in.w.shard.Requests(&l)
+	}
+	x.pool, x.handle = in.pool, in.requests
+	x.connect = int64(in.w.p.o.AppConnect)
+}
+
+func (in *inbound) labels(protocol string) telemetry.RequestLabels {
+	p := in.port.Proto
+	return telemetry.RequestLabels{
+		Reporter: telemetry.Destination, Source: in.peer, Destination: in.w.current().Self.Proto.Workload,
+		Service: p.Service, ServiceName: p.ServiceName, ServiceNamespace: p.ServiceNamespace,
+		Protocol: protocol, Security: in.security,
+	}
+}
+
+// peerOf is the caller as metrics name it: what it said of itself, as far as
+// that agrees with its certificate; otherwise what the certificate says.
+func peerOf(cert *mtls.Peer, said *seinev1.Workload) *seinev1.Workload {
+	if cert == nil {
+		return nil
+	}
+	if said != nil && said.Namespace == cert.Namespace && said.ServiceAccount == cert.ServiceAccount {
+		said.Identity = cert.ID
+		return said
+	}
+	return &seinev1.Workload{Namespace: cert.Namespace, ServiceAccount: cert.ServiceAccount, Identity: cert.ID}
+}

@@ -1,0 +1,123 @@
+//go:build linux
+
+package proxy
+
+import (
+	"net/netip"
+
+	"github.com/seinemesh/seine/message"
+	"github.com/seinemesh/seine/telemetry/accesslog"
+)
+
+// observe reports the exchange: metrics, access log. Once for each exchange.
+func (d *downstream) observe() {
+	w, x := d.w, &d.x
+	w.inflight.Add(-1)
+	w.loop.Disarm(&d.limit)
+	now := w.loop.Now()
+	h := x.handle
+	if h == nil {
+		if d.in != nil {
+			d.in.route(x)
+			h = x.handle
+		} else {
+			h = w.failing(nil)
+		}
+	}
+	reqBytes := x.reqBody.Payload() + x.reqExtra
+	resBytes := x.resBody.Payload() + x.resExtra
+	h.Observe(x.status, x.flag, (now-x.start)/1000, reqBytes, resBytes)
+	if w.ring != nil {
+		d.log(now, reqBytes, resBytes)
+	}
+}
+
+func (d *downstream) log(now, reqBytes, resBytes int64) {
+	w, x := d.w, &d.x
+	e := &w.entry // not on the stack: its slices reach the ring
+	*e = accesslog.Entry{
+		Start: w.loop.Wall(x.start), Duration: durationOf(now - x.start), UpstreamServiceTime: -1,
+		Code: x.status, Flag: x.flag, Details: x.details, BytesReceived: reqBytes, BytesSent: resBytes,
+		DownstreamRemote: d.remote, DownstreamLocal: d.dialled, Protocol: "HTTP/1.1",
+	}
+	x.line.fill(e)
+	if x.line.minor == 0 {
+		e.Protocol = "HTTP/1.0"
+	}
+	if x.pool != nil {
+		e.UpstreamHost = x.pool.key.addr
+	}
+	if x.sentAt != 0 {
+		e.UpstreamServiceTime = durationOf(now - x.sentAt)
+	}
+	if x.flag != 0 && x.cause != "" {
+		e.UpstreamFailure = x.cause
+	}
+	if x.rule != nil {
+		e.RouteName = x.rule.ID
+	}
+	if x.target != nil {
+		e.UpstreamCluster = x.target.name()
+	}
+	w.ring.Append(e)
+	x.line.drop(w)
+}
+
+func (t *target) name() string {
+	if t.label == "" {
+		t.label = clusterName(t.cluster)
+	}
+	return t.label
+}
+
+func (s *socket) localAddr() netip.AddrPort { return localAddrOf(s.fd) }
+
+// logLine keeps what the access log says of a request's head until the
+// exchange is over. It holds memory only if there is an access log.
+type logLine struct {
+	text  []byte
+	ends  [6]uint16
+	minor uint8
+	used  bool
+}
+
+func (l *logLine) keep(w *worker, req *message.Request) {
+	l.used, l.minor = true, req.Minor
+	parts := [...][]byte{req.Method, req.Path, req.Authority, field(req, message.UserAgent), field(req, message.XForwardedFor), field(req, message.XRequestID)}
+	if l.text == nil {
+		l.text = w.buffers.get(512)
+	}
+	l.text = l.text[:0]
+	for i, p := range parts {
+		p = p[:min(len(p), 4096)]
+		l.text = w.buffers.append(l.text, p)
+		l.ends[i] = uint16(len(l.text))
+	}
+}
+
+// setID notes the request ID that the proxy made.
+func (l *logLine) setID(w *worker, id []byte) {
+	if l.used {
+		l.text = w.buffers.append(l.text[:l.ends[4]], id)
+		l.ends[5] = uint16(len(l.text))
+	}
+}
+
+func (l *logLine) fill(e *accesslog.Entry) {
+	if !l.used {
+		return
+	}
+	at := uint16(0)
+	for i, to := range [...]*[]byte{&e.Method, &e.Path, &e.Authority, &e.UserAgent, &e.ForwardedFor, &e.RequestID} {
+		*to = l.text[at:l.ends[i]]
+		at = l.ends[i]
+	}
+	l.used = false
+}
+
+func (l *logLine) drop(w *worker) {
+	if l.text != nil {
+		w.buffers.put(l.text[:0])
+		l.text = nil
+	}
+}

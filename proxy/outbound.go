@@ -1,0 +1,388 @@
+//go:build linux
+
+package proxy
+
+import (
+	"bytes"
+	"net/netip"
+	"slices"
+	"strconv"
+	"time"
+
+	seinev1 "github.com/seinemesh/seine/api/seine/v1"
+	"github.com/seinemesh/seine/decide"
+	"github.com/seinemesh/seine/message"
+	"github.com/seinemesh/seine/telemetry"
+	"github.com/seinemesh/seine/telemetry/metrics"
+)
+
+func durationOf(n int64) time.Duration { return time.Duration(n) }
+
+// route decides where an outbound request in worker.req goes. False: it was
+// answered, or it waits.
+func (d *downstream) route() bool {
+	w, req := d.w, &d.w.req
+	authority, port, ok := d.called(req)
+	if !ok {
+		d.reply(400, telemetry.FlagDPE, "the request names no host")
+		return false
+	}
+	a, ok := d.lookup(authority, port)
+	if !ok {
+		return false
+	}
+	self := w.table.Self
+	next := self.Next(a, d.dialled.Addr())
+	if next == decide.AskAddress {
+		w.name = decide.AppendAddressName(w.name[:0], d.dialled)
+		if a, ok = d.ask(w.table); !ok {
+			return false
+		}
+		next = decide.NextAddress(a)
+	}
+	switch next {
+	case decide.Pass:
+		return d.pass(authority, port)
+	case decide.Refuse:
+		d.refused(a)
+		return false
+	}
+	return d.routed(a, authority, port, next == decide.Direct)
+}
+
+// called is the host and port that a request means.
+func (d *downstream) called(req *message.Request) (authority []byte, port uint16, ok bool) {
+	authority = req.Authority
+	switch d.door.kind {
+	case doorPublished:
+		return bytesOf(d.door.host), d.door.port, true
+	case doorExplicit:
+		port = 80
+		if i := bytes.LastIndexByte(authority, ':'); i >= 0 && bytes.IndexByte(authority[i:], ']') < 0 {
+			n, err := strconv.ParseUint(string(authority[i+1:]), 10, 16)
+			if err != nil {
+				return nil, 0, false
+			}
+			port = uint16(n)
+		}
+		if host, err := netip.ParseAddr(string(decide.HostOnly(authority))); err == nil {
+			d.dialled = netip.AddrPortFrom(host, port)
+		} else {
+			d.dialled = netip.AddrPort{}
+		}
+		return authority, port, len(authority) > 0
+	}
+	if len(authority) == 0 { // HTTP/1.0: the address is all there is
+		d.w.text2 = d.dialled.Addr().AppendTo(d.w.text2[:0])
+		authority = d.w.text2
+	}
+	return authority, d.dialled.Port(), true
+}
+
+// refused answers a request whose destination may not be reached.
+func (d *downstream) refused(a *decide.Answer) {
+	p := a.Proto
+	status, flag := 503, telemetry.FlagNC
+	cause := "no such host in the mesh"
+	if p.Kind == seinev1.Answer_BLACKHOLE {
+		status, flag, cause = 502, telemetry.FlagNone, "outside the mesh, and outboundTrafficPolicy is REGISTRY_ONLY"
+	}
+	if p.Reason != "" {
+		cause = p.Reason
+	}
+	d.reply(status, flag, cause)
+}
+
+// routed picks rule, destination and endpoint of an answer with routes.
+func (d *downstream) routed(a *decide.Answer, authority []byte, port uint16, direct bool) bool {
+	w, x := d.w, &d.x
+	t, req := w.table, &w.req
+	if d.door.kind == doorPublished {
+		// The outer name (localhost:8080) is forwarded, the called one matched.
+		outer := req.Authority
+		req.Authority = authority
+		x.rule, x.match = a.Match(req, uint32(port))
+		req.Authority = outer
+	} else {
+		x.rule, x.match = a.Match(req, uint32(port))
+	}
+	r := x.rule
+	if r == nil {
+		x.details = "route_not_found"
+		d.reply(404, telemetry.FlagNR, "no route of "+a.Proto.Service+" matches the request")
+		return false
+	}
+	switch {
+	case r.Redirect != nil:
+		d.redirect(r, port)
+		return false
+	case r.Direct != nil:
+		d.w.edit.Add = d.w.edit.Add[:0]
+		d.respond(int(r.Direct.Status), telemetry.FlagNone, "", string(r.Direct.Body), added(r.Response)...)
+		return false
+	}
+	x.timeout = int64(r.Timeout)
+	x.dest = r.Pick(w.rng.Uint64())
+	if x.dest == nil {
+		d.reply(503, telemetry.FlagUH, "every destination of "+r.ID+" has weight 0")
+		return false
+	}
+	key, subset := x.dest.Key, x.dest.Subset
+	if direct {
+		key, subset = a.Proto.DirectService, ""
+	}
+	c := t.Cluster(key, subset)
+	if c == nil {
+		d.reply(503, telemetry.FlagNC, "destination "+key+" "+subset+" of "+r.ID+" is not known")
+		return false
+	}
+	x.connect = int64(c.ConnectTimeout)
+	tgt := w.target(c)
+	var e *edge
+	x.ep = -1
+	switch {
+	case direct:
+		ep := c.Endpoint(a.Proto.DirectEndpoint)
+		if ep == nil {
+			x.handle = w.failing(c.Service.Proto)
+			d.reply(503, telemetry.FlagUH, "the endpoint of "+key+" at the address dialled is gone")
+			return false
+		}
+		x.ep = slices.Index(c.Endpoints, ep)
+		e = tgt.edge(w, ep, x.ep)
+	case c.Original():
+		e = tgt.edge(w, nil, -1)
+	default:
+		if x.ep = c.Pick(w.rng.Uint64(), &tgt.cursor, tgt.active); x.ep < 0 {
+			x.handle = w.failing(c.Service.Proto)
+			d.reply(503, telemetry.FlagUH, "no healthy endpoint of "+key+" "+subset)
+			return false
+		}
+		e = tgt.edge(w, c.Endpoints[x.ep], x.ep)
+	}
+	x.target, x.handle, x.pool = tgt, tgt.requests(w, e), e.pool
+	switch tr := c.Transport(e.ep); {
+	case tr != decide.Plain && tr != decide.Mutual, tr == decide.Mutual && e.ep == nil:
+		d.reply(503, telemetry.FlagUF, "TLS origination for "+key+" is not implemented: tls.mode SIMPLE, MUTUAL or without known endpoints")
+		return false
+	case e.ep == nil:
+		return d.original(authority, port)
+	case e.ep.DNS != "":
+		return d.resolve(e.ep)
+	}
+	return true
+}
+
+// original sends the request to the address that was dialled.
+func (d *downstream) original(authority []byte, port uint16) bool {
+	if !d.dialled.IsValid() { // an explicit proxy port: the name is resolved here
+		return d.resolveHost(string(decide.HostOnly(authority)), port)
+	}
+	if d.w.p.own(d.dialled) {
+		d.w.p.counters.selfCalls.Inc()
+		d.reply(503, telemetry.FlagLR, "the request would come back to this proxy")
+		return false
+	}
+	d.x.pool = d.w.pool(poolKey{addr: d.dialled}, nil)
+	return true
+}
+
+// added are the header fields that a rule adds to an answer of our own.
+func added(e *decide.Edits) []message.Field {
+	var out []message.Field
+	for _, p := range e.Added() {
+		out = append(out, message.Field{Name: bytesOf(p.Name), Value: bytesOf(p.Value)})
+	}
+	return out
+}
+
+func (d *downstream) redirect(r *decide.Rule, port uint16) {
+	location := r.AppendLocation(nil, d.x.match, &d.w.req, "http", port)
+	extra := append(added(r.Response), message.Field{Name: bytesOf("location"), Value: location})
+	d.respond(r.RedirectStatus(), telemetry.FlagNone, "", "", extra...)
+}
+
+// pass forwards a request for a host outside the mesh to the address dialled.
+func (d *downstream) pass(authority []byte, port uint16) bool {
+	w, x := d.w, &d.x
+	x.handle = w.passthrough()
+	x.connect = int64(10 * time.Second)
+	return d.original(authority, port)
+}
+
+// passthrough is the handle of what leaves the mesh.
+func (w *worker) passthrough() *metrics.Requests {
+	if w.passed == nil {
+		w.passed = w.shard.Requests(&telemetry.RequestLabels{
+			Reporter: telemetry.Source, Source: w.current().Self.Proto.Workload,
+			ServiceName: "PassthroughCluster", Protocol: telemetry.ProtocolHTTP,
+		})
+	}
+	return w.passed
+}
+
+// failing is the handle of requests to a service that found no endpoint; nil
+// for one that found no service either.
+func (w *worker) failing(s *seinev1.Service) *metrics.Requests {
+	l := telemetry.RequestLabels{Reporter: telemetry.Source, Source: w.current().Self.Proto.Workload, Protocol: telemetry.ProtocolHTTP}
+	if s != nil {
+		l.Service, l.ServiceName, l.ServiceNamespace = s.Host, s.Name, s.Namespace
+	}
+	return w.shard.Requests(&l)
+}
+
+// opaque is where an opaque connection goes.
+type opaque struct {
+	pool    *pool
+	connect int64
+	handle  *metrics.TCP
+	target  *target // its active count includes the connection
+	ep      int
+	cluster string
+}
+
+func (o *opaque) release() {
+	if o.target != nil {
+		o.target.active[o.ep]--
+		o.target = nil
+	}
+}
+
+// ask waits for what the control plane says of the destination.
+func (a *arrival) ask() bool {
+	w := a.w
+	t := w.current()
+	if a.door.kind == doorPublished {
+		w.name = decide.AppendHTTPName(w.name[:0], a.door.port, bytesOf(a.door.host))
+	} else {
+		w.name = decide.AppendAddressName(w.name[:0], a.dialled)
+	}
+	ans := t.Answers[string(w.name)]
+	if ans == nil {
+		if _, asked := w.parked[a]; asked {
+			return false
+		}
+		if len(w.parked) >= maxParked || !w.p.tables.Want(string(w.name)) {
+			w.p.counters.unanswered.Inc()
+			a.refuse()
+			return false
+		}
+		w.parked[a] = struct{}{}
+		w.loop.Arm(&a.timer, w.loop.Now()+int64(w.p.o.AnswerWait))
+		return false
+	}
+	delete(w.parked, a)
+	a.answer = ans
+	w.loop.Arm(&a.timer, w.loop.Now()+int64(w.p.o.HeadTimeout))
+	a.stage = detecting
+	if a.door.kind == doorPublished {
+		if len(ans.TCP) > 0 && len(ans.Rules) == 0 {
+			return a.relay()
+		}
+		return a.serveHTTP()
+	}
+	return true
+}
+
+func (a *arrival) answered() {
+	if !a.closed && a.stage == asking {
+		a.ready()
+	}
+}
+
+// opaque decides where the connection goes if it is not HTTP.
+func (a *arrival) opaque() (opaque, bool) {
+	w := a.w
+	if a.in != nil {
+		l := a.in.labels(telemetry.ProtocolTCP)
+		return opaque{pool: a.in.pool, connect: int64(w.p.o.AppConnect), handle: w.shard.TCP(&l)}, true
+	}
+	if a.answer == nil {
+		return opaque{}, false
+	}
+	p := a.answer.Proto
+	switch p.Kind {
+	case seinev1.Answer_PASSTHROUGH:
+		if w.table.Self.Local(a.dialled.Addr()) || w.p.own(a.dialled) {
+			return opaque{}, false
+		}
+		return opaque{
+			pool: w.pool(poolKey{addr: a.dialled}, nil), connect: int64(10 * time.Second), cluster: "PassthroughCluster",
+			handle: w.shard.TCP(&telemetry.RequestLabels{
+				Reporter: telemetry.Source, Source: w.table.Self.Proto.Workload, ServiceName: "PassthroughCluster", Protocol: telemetry.ProtocolTCP,
+			}),
+		}, true
+	case seinev1.Answer_ROUTES:
+	default:
+		return opaque{}, false
+	}
+	key, subset := p.DirectService, ""
+	if p.DirectEndpoint == "" {
+		dialled := a.dialled
+		if !dialled.IsValid() {
+			dialled = netip.AddrPortFrom(netip.IPv4Unspecified(), a.door.port)
+		}
+		rule := a.answer.MatchTCP(dialled)
+		if rule == nil {
+			return opaque{}, false
+		}
+		dest := rule.Pick(w.rng.Uint64())
+		if dest == nil {
+			return opaque{}, false
+		}
+		key, subset = dest.Key, dest.Subset
+	}
+	c := w.current().Cluster(key, subset)
+	if c == nil {
+		return opaque{}, false
+	}
+	t := w.target(c)
+	var e *edge
+	i := -1
+	switch {
+	case p.DirectEndpoint != "":
+		ep := c.Endpoint(p.DirectEndpoint)
+		if ep == nil {
+			return opaque{}, false
+		}
+		i = slices.Index(c.Endpoints, ep)
+		e = t.edge(w, ep, i)
+	case c.Original():
+		e = t.edge(w, nil, -1)
+	default:
+		if i = c.Pick(w.rng.Uint64(), &t.cursor, t.active); i < 0 {
+			return opaque{}, false
+		}
+		e = t.edge(w, c.Endpoints[i], i)
+	}
+	to := e.pool
+	switch tr := c.Transport(e.ep); {
+	case tr != decide.Plain && tr != decide.Mutual, tr == decide.Mutual && e.ep == nil:
+		return opaque{}, false
+	case e.ep == nil:
+		if !a.dialled.IsValid() || w.p.own(a.dialled) {
+			return opaque{}, false
+		}
+		to = w.pool(poolKey{addr: a.dialled}, nil)
+	case e.ep.DNS != "":
+		addr, ok := w.resolved(e.ep.DNS)
+		if !ok || !addr.IsValid() {
+			return opaque{}, false
+		}
+		k := e.pool.key
+		k.addr = netip.AddrPortFrom(addr.Unmap(), e.ep.Port)
+		to = w.pool(k, e.alts)
+	}
+	o := opaque{pool: to, connect: int64(c.ConnectTimeout), handle: t.streams(w, e), cluster: t.name()}
+	if i >= 0 {
+		t.active[i]++
+		o.target, o.ep = t, i
+	}
+	return o, true
+}
+
+// clusterName is Envoy's name of a cluster as Istio has it.
+func clusterName(c *decide.Cluster) string {
+	s := c.Service.Proto
+	return "outbound|" + strconv.FormatUint(uint64(s.Port), 10) + "|" + c.Subset + "|" + s.Host
+}

@@ -1,0 +1,360 @@
+//go:build linux
+
+// Package proxy is the data plane beside one workload: it takes the
+// connections that the workload makes and those that are made to it, and
+// carries each request or stream to where the mesh's configuration says,
+// encrypted and measured.
+//
+// What enters: accepted connections (redirected, sent to it as a proxy, or of
+// published ports), the table of proxy/control, certificates of proxy/mtls.
+// What leaves: connections to endpoints and to the local application, metrics,
+// access log entries.
+//
+// Each event loop owns its connections, pools, timers and counters; a request
+// runs to completion on the loop that accepted its connection. Nothing on a
+// request's path locks, allocates in the steady state or waits. What may wait
+// (handshakes, names, the host dialer) runs in goroutines of its own and comes
+// back through the loop's mailbox.
+//
+// What it must never do: send to a destination that the control plane has not
+// answered for, send plaintext where the table says mutual TLS, let a request
+// that breaks HTTP's grammar through, or grow with what a peer sends.
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/seinemesh/seine/decide"
+	"github.com/seinemesh/seine/proxy/control"
+	"github.com/seinemesh/seine/proxy/http1"
+	"github.com/seinemesh/seine/proxy/loop"
+	"github.com/seinemesh/seine/proxy/mtls"
+	"github.com/seinemesh/seine/telemetry/accesslog"
+	"github.com/seinemesh/seine/telemetry/metrics"
+)
+
+// Tables is where the proxy's knowledge comes from: control.Client, or a fixed
+// table in tests. The methods mean what they mean there.
+type Tables interface {
+	Table() *decide.Table
+	Want(name string) bool
+	Use(name string) *control.Use
+	Notify(func(*decide.Table))
+	Connected() (bool, time.Time)
+}
+
+// Options say what a proxy serves and how. Zero durations mean the defaults.
+type Options struct {
+	Loops int // event loops; 0: 2
+	// Redirected listeners: the original destination is asked of the kernel.
+	Outbound, Inbound netip.AddrPort
+	// Explicit is an HTTP proxy port.
+	Explicit netip.AddrPort
+	// Forwards are inbound listeners with a fixed application address.
+	Forwards []Forward
+	// Published are inherited listeners whose connections are calls to a service.
+	Published []Published
+	// Mark is set on every upstream socket (SO_MARK); 0: none.
+	Mark int
+	// HostDialer is the unix socket that makes connections out of the mesh; "": none.
+	HostDialer string
+
+	AnswerWait     time.Duration // for the control plane to answer a new name; 2 s
+	HeadTimeout    time.Duration // for a whole head, and for a connection to say what it is; 10 s
+	DownstreamIdle time.Duration // between requests of a client; 10 min
+	UpstreamIdle   time.Duration // in a pool; 90 s
+	StreamIdle     time.Duration // within an exchange; 5 min
+	TCPIdle        time.Duration // of an opaque connection; 1 h
+	AppConnect     time.Duration // to the local application; 10 s
+	MaxHead        int           // bytes of a request's head; 64 KiB
+	MaxConnections int           // accepted ones; 65,536
+
+	Factory   *mtls.Factory
+	Registry  *metrics.Registry
+	AccessLog *accesslog.Writer // nil: none
+	Log       *slog.Logger
+	Resolver  Resolver // nil: net.DefaultResolver
+}
+
+// Forward is a listener of the workload's own port where nothing is
+// redirected: connections to Listen go to App, under Listen's port's policy.
+type Forward struct {
+	Listen, App netip.AddrPort
+	Port        uint16 // the workload's port whose policy holds; 0: Listen's
+}
+
+// Published is a listening descriptor whose connections are routed as calls to
+// Host:Port.
+type Published struct {
+	FD   int
+	Host string
+	Port uint16
+}
+
+// Bounds that are not the user's to set.
+const (
+	maxParked   = 4096                 // requests that wait for the control plane, for each loop
+	maxIdle     = 256                  // idle connections to one endpoint, for each loop
+	turnBudget  = 256 << 10            // bytes that a connection moves before others have their turn
+	recordSize  = 16 << 10             // head and body up to here share a TLS record
+	copyBelow   = 4 << 10              // a body up to here is copied behind its head instead of writev
+	lingerBytes = 1 << 20              // thrown away of a client that goes on after its last answer
+	lingerTime  = 2 * time.Second      // and for how long
+	closeTime   = 30 * time.Second     // for a client to take its last answer
+	graceTime   = 5 * time.Millisecond // before a silent client's destination is dialled
+)
+
+// doorKind is how a listener's connections are understood.
+type doorKind uint8
+
+const (
+	doorOutbound doorKind = iota
+	doorInbound
+	doorExplicit
+	doorFixed     // inbound with a fixed application address
+	doorPublished // a port that is a call to one service
+)
+
+// door is a listener.
+type door struct {
+	kind   doorKind
+	at     netip.AddrPort
+	target netip.AddrPort // doorFixed: the application
+	host   string         // doorPublished
+	port   uint16         // doorPublished: of the service; doorFixed: of the workload
+	limits http1.Limits
+	fd     int
+}
+
+// Proxy is one data plane. Make it with New, run it with Run.
+type Proxy struct {
+	o        Options
+	tables   Tables
+	factory  *mtls.Factory
+	registry *metrics.Registry
+	log      *slog.Logger
+	counters counters
+	workers  []*worker
+	doors    []*door
+	ports    map[uint16]bool // our own listeners' ports
+	draining atomic.Bool
+}
+
+// counters are process-wide; none of them is on the path of a request that
+// goes well.
+type counters struct {
+	selfCalls, refusedPlaintext, failedHandshakes, badPreambles, unanswered, unroutedTCP *metrics.Counter
+	badRequests, badResponses, repeated, acceptFailures, overConnections                 *metrics.Counter
+}
+
+// New returns a proxy that listens (its ports are open when New returns) and
+// serves nothing yet.
+func New(o Options, tables Tables) (*Proxy, error) {
+	o.defaults()
+	p := &Proxy{o: o, tables: tables, factory: o.Factory, registry: o.Registry, log: o.Log, ports: map[uint16]bool{}}
+	r := p.registry
+	p.counters = counters{
+		selfCalls:        r.Counter("seine_proxy_self_calls_total", "Connections refused because their destination is this proxy."),
+		refusedPlaintext: r.Counter("seine_proxy_refused_plaintext_total", "Inbound connections refused by the port's mTLS policy."),
+		failedHandshakes: r.Counter("seine_proxy_failed_handshakes_total", "Inbound TLS handshakes that failed."),
+		badPreambles:     r.Counter("seine_proxy_bad_preambles_total", "Inbound connections with a malformed Peer message."),
+		unanswered:       r.Counter("seine_proxy_unanswered_total", "Connections refused because the control plane did not answer for their address."),
+		unroutedTCP:      r.Counter("seine_proxy_unrouted_tcp_total", "Opaque connections refused because nothing routes them."),
+		badRequests:      r.Counter("seine_proxy_bad_requests_total", "Requests refused for breaking HTTP's grammar or a bound."),
+		badResponses:     r.Counter("seine_proxy_bad_responses_total", "Responses refused for breaking HTTP's grammar."),
+		repeated:         r.Counter("seine_proxy_reused_connection_retries_total", "Requests sent once more because a kept connection had been closed."),
+		acceptFailures:   r.Counter("seine_proxy_accept_failures_total", "Accepts that failed, as for want of descriptors."),
+		overConnections:  r.Counter("seine_proxy_over_connections_total", "Connections refused at the bound of open connections."),
+	}
+	r.GaugeFunc("seine_proxy_connections", "Accepted connections that are open.", func() float64 { return float64(p.connections()) })
+	r.GaugeFunc("seine_proxy_inflight", "Requests and opaque connections under way.", func() float64 { return float64(p.inflight()) })
+	for range o.Loops {
+		w, err := newWorker(p, rand.Uint64(), rand.Uint64())
+		if err != nil {
+			p.discard()
+			return nil, err
+		}
+		p.workers = append(p.workers, w)
+	}
+	if err := p.listen(); err != nil {
+		p.discard()
+		return nil, err
+	}
+	tables.Notify(func(*decide.Table) {
+		for _, w := range p.workers {
+			w.loop.Post(w.published)
+		}
+	})
+	return p, nil
+}
+
+func (o *Options) defaults() {
+	set := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	set(&o.AnswerWait, 2*time.Second)
+	set(&o.HeadTimeout, 10*time.Second)
+	set(&o.DownstreamIdle, 10*time.Minute)
+	set(&o.UpstreamIdle, 90*time.Second)
+	set(&o.StreamIdle, 5*time.Minute)
+	set(&o.TCPIdle, time.Hour)
+	set(&o.AppConnect, 10*time.Second)
+	if o.Loops == 0 {
+		o.Loops = 2
+	}
+	if o.MaxHead == 0 {
+		o.MaxHead = 64 << 10
+	}
+	if o.MaxConnections == 0 {
+		o.MaxConnections = 65536
+	}
+	if o.Resolver == nil {
+		o.Resolver = net.DefaultResolver
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+}
+
+func (p *Proxy) discard() {
+	for _, w := range p.workers {
+		w.loop.Discard()
+	}
+	for _, d := range p.doors {
+		loop.CloseFD(d.fd)
+	}
+}
+
+// Processors is the GOMAXPROCS that a process with that many loops wants: a
+// loop that wakes needs a free P beside the runtime's own work.
+func Processors(loops int) int { return loops + 2 }
+
+// Concurrency is how many loops fit limit CPUs (0: unknown), as Istio counts:
+// the limit rounded up, and 2 without one.
+func Concurrency(limit float64) int {
+	if limit <= 0 {
+		return min(2, runtime.NumCPU())
+	}
+	n := int(limit)
+	if float64(n) < limit {
+		n++
+	}
+	return max(n, 1)
+}
+
+// Run serves until ctx ends and then drains: it goes on accepting for at least
+// minimum, tells clients to go (Connection: close), and returns when nothing
+// is under way, at the latest after limit.
+func (p *Proxy) Run(ctx context.Context, minimum, limit time.Duration) error {
+	var running sync.WaitGroup
+	failed := make(chan error, len(p.workers))
+	for _, w := range p.workers {
+		running.Add(1)
+		go func() {
+			defer running.Done()
+			if err := w.loop.Run(); err != nil {
+				failed <- err
+			}
+		}()
+	}
+	first := p.workers[0]
+	for _, d := range p.doors {
+		first.loop.Post(func() { p.open(first, d) })
+	}
+	var err error
+	select {
+	case <-ctx.Done():
+		p.drain(minimum, limit)
+	case err = <-failed:
+		err = fmt.Errorf("proxy: event loop: %w", err)
+	}
+	for _, w := range p.workers {
+		w.loop.Post(w.shut)
+		w.loop.Stop()
+	}
+	running.Wait()
+	return err
+}
+
+// drain waits for what is under way.
+func (p *Proxy) drain(minimum, limit time.Duration) {
+	p.draining.Store(true)
+	p.log.Info("draining", "minimum", minimum, "limit", limit, "inflight", p.inflight())
+	for _, w := range p.workers {
+		w.loop.Post(func() { w.draining = true })
+	}
+	end := time.NewTimer(limit)
+	defer end.Stop()
+	least := time.NewTimer(minimum)
+	defer least.Stop()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	passed := false
+	for {
+		select {
+		case <-end.C:
+			p.log.Warn("drain limit reached", "inflight", p.inflight())
+			return
+		case <-least.C:
+			passed = true
+		case <-tick.C:
+		}
+		if passed && p.inflight() == 0 {
+			return
+		}
+	}
+}
+
+// shut closes everything that the loop holds.
+func (w *worker) shut() {
+	for d := range w.conns {
+		d.end(d.phase != reading)
+	}
+	for r := range w.relays {
+		r.end(0, true)
+	}
+	for a := range w.arrivals {
+		a.drop(true)
+	}
+	for _, p := range w.pools {
+		for p.idle != nil {
+			p.idle.drop(false)
+		}
+	}
+	for _, d := range w.p.doors {
+		if w == w.p.workers[0] {
+			w.loop.Close(d.fd)
+		}
+	}
+}
+
+// Draining reports whether the proxy is on its way out.
+func (p *Proxy) Draining() bool { return p.draining.Load() }
+
+func (p *Proxy) connections() (n int64) {
+	for _, w := range p.workers {
+		n += w.loop.Count()
+	}
+	return n
+}
+
+func (p *Proxy) inflight() (n int64) {
+	for _, w := range p.workers {
+		n += w.inflight.Load()
+	}
+	return n
+}
+
+var errNoListener = errors.New("proxy: nothing to listen on: give an outbound, inbound, explicit, forwarding or published listener")

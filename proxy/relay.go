@@ -1,0 +1,240 @@
+//go:build linux
+
+package proxy
+
+import (
+	"net/netip"
+
+	"github.com/seinemesh/seine/proxy/loop"
+	"github.com/seinemesh/seine/telemetry"
+	"github.com/seinemesh/seine/telemetry/accesslog"
+	"github.com/seinemesh/seine/telemetry/metrics"
+)
+
+// relay passes the bytes of two sockets on in both directions, each at the
+// pace of its receiver, and ends of streams as ends of streams.
+type relay struct {
+	w        *worker
+	a        *socket   // the client's side
+	b        *socket   // nil until the upstream connection is there
+	upstream *upstream // b's holder
+	tunnel   *downstream
+	door     *door
+	tcp      *metrics.TCP
+	target   *target
+	ep       int
+
+	dialled, remote netip.AddrPort
+	cluster         string
+	born            int64
+	moved           int64
+	timer           loop.Timer
+	budget          int
+	queued, over    bool
+	fromA, fromB    int64
+	toldA, toldB    int64 // what the metrics have heard of
+	failure         string
+}
+
+// start takes the client's side over, and the other one if it is there. A
+// tunnel is counted as a request already.
+func (r *relay) start() {
+	w := r.w
+	r.born = w.loop.Now()
+	r.moved = r.born
+	r.a.owner = r
+	w.relays[r] = struct{}{}
+	r.timer.Fire = r.idled
+	w.loop.Arm(&r.timer, r.born+int64(w.p.o.TCPIdle))
+	if d := r.tunnel; d != nil {
+		w.loop.Drop(&d.idle)
+		w.loop.Drop(&d.limit)
+		delete(w.conns, d)
+	} else {
+		w.inflight.Add(1)
+		if r.tcp != nil {
+			r.tcp.Opened()
+		}
+	}
+	if r.upstream != nil {
+		r.adopt(r.upstream)
+		r.ready()
+	}
+}
+
+// adopt makes u the relay's other side.
+func (r *relay) adopt(u *upstream) {
+	r.upstream = u
+	u.user = r
+	r.w.loop.Drop(&u.timer)
+	if !u.up {
+		return
+	}
+	u.owner = r
+	r.b = &u.socket
+	if g := u.greeting(); g != nil {
+		u.send(g, nil)
+	}
+}
+
+// dial begins the upstream connection of an opaque one.
+func (r *relay) dial(p *pool, connect int64) {
+	u, err := r.w.dial(p, durationOf(connect), r, false)
+	if err != nil {
+		r.connectFailed(nil, err)
+		return
+	}
+	r.upstream = u
+}
+
+func (r *relay) connected(u *upstream) {
+	if r.over {
+		return
+	}
+	r.adopt(u)
+	r.ready()
+}
+
+func (r *relay) connectFailed(_ *upstream, err error) {
+	if r.over {
+		return
+	}
+	r.upstream = nil
+	r.failure = connectCause(err)
+	r.end(telemetry.FlagUF, true)
+}
+
+// Resume goes on after others had their turn.
+func (r *relay) Resume() {
+	r.queued = false
+	r.ready()
+}
+
+func (r *relay) ready() {
+	if r.over {
+		return
+	}
+	if r.b == nil { // still connecting: only a client that resets is of interest
+		if r.a.err != nil {
+			r.end(telemetry.FlagDC, true)
+		}
+		return
+	}
+	r.budget = turnBudget
+	before := r.fromA + r.fromB
+	if !r.pump(r.a, r.b, &r.fromA, telemetry.FlagDC) || !r.pump(r.b, r.a, &r.fromB, telemetry.FlagUC) {
+		return
+	}
+	if r.fromA+r.fromB != before {
+		r.moved = r.w.loop.Now()
+		r.tell()
+	}
+	if r.a.finished && r.b.finished && !r.a.blocked() && !r.b.blocked() {
+		r.end(telemetry.FlagNone, false)
+		return
+	}
+	if r.budget <= 0 && !r.queued {
+		r.queued = true
+		r.w.loop.Later(r)
+	}
+}
+
+// pump passes on what src has as far as dst takes it; false: the relay ended.
+func (r *relay) pump(src, dst *socket, count *int64, flag telemetry.Flag) bool {
+	for r.budget > 0 && !dst.blocked() && dst.lost == nil {
+		if len(src.data) == 0 && !src.fill() {
+			break
+		}
+		n := len(src.data)
+		if n == 0 {
+			break
+		}
+		dst.send(src.data, nil)
+		src.consume(n)
+		*count += int64(n)
+		r.budget -= n
+	}
+	switch {
+	case src.err != nil, src.eof && !src.clean:
+		r.end(flag, true)
+		return false
+	case dst.lost != nil && (dst.eof || dst.err != nil):
+		r.end(flag, true)
+		return false
+	case dst.lost != nil: // what it said before is still read, by the other direction
+	case src.eof && !dst.finished && !dst.blocked():
+		dst.finish()
+	}
+	return true
+}
+
+// tell reports bytes to the metrics.
+func (r *relay) tell() {
+	if r.tcp == nil {
+		return
+	}
+	if n := r.fromA - r.toldA; n > 0 {
+		r.tcp.Received(n)
+		r.toldA = r.fromA
+	}
+	if n := r.fromB - r.toldB; n > 0 {
+		r.tcp.Sent(n)
+		r.toldB = r.fromB
+	}
+}
+
+func (r *relay) idled() {
+	if due := r.moved + int64(r.w.p.o.TCPIdle); due > r.w.loop.Now() {
+		r.w.loop.Arm(&r.timer, due)
+		return
+	}
+	r.end(telemetry.FlagSI, true)
+}
+
+// end closes both sides.
+func (r *relay) end(flag telemetry.Flag, reset bool) {
+	if r.over {
+		return
+	}
+	r.over = true
+	w := r.w
+	r.tell()
+	delete(w.relays, r)
+	w.loop.Drop(&r.timer)
+	if u := r.upstream; u != nil {
+		u.drop(reset)
+	}
+	if r.target != nil {
+		r.target.active[r.ep]--
+	}
+	local := r.a.localAddr()
+	r.a.close(reset)
+	w.loop.Reserve(-1)
+	if d := r.tunnel; d != nil {
+		d.x.reqExtra, d.x.resExtra = r.fromA, r.fromB
+		d.x.flag, d.x.details = flag, "via_upstream"
+		d.observe()
+		d.x.line.drop(w)
+		d.x.release()
+		return
+	}
+	w.inflight.Add(-1)
+	if r.tcp != nil {
+		r.tcp.Closed(flag)
+	}
+	if w.ring == nil {
+		return
+	}
+	e := accesslog.Entry{
+		Start: w.loop.Wall(r.born), Duration: durationOf(w.loop.Now() - r.born), UpstreamServiceTime: -1,
+		Flag: flag, BytesReceived: r.fromA, BytesSent: r.fromB, DownstreamLocal: local, DownstreamRemote: r.remote,
+		UpstreamCluster: r.cluster, UpstreamFailure: r.failure,
+	}
+	if r.dialled.IsValid() {
+		e.DownstreamLocal = r.dialled
+	}
+	if r.upstream != nil {
+		e.UpstreamHost = r.upstream.pool.key.addr
+	}
+	w.ring.Append(&e)
+}

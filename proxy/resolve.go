@@ -1,0 +1,116 @@
+//go:build linux
+
+package proxy
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"github.com/seinemesh/seine/decide"
+	"github.com/seinemesh/seine/telemetry"
+)
+
+// Resolver turns a name into addresses; net.Resolver is one, tests bring
+// another.
+type Resolver interface {
+	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
+}
+
+// resolution is what a loop knows of a name.
+type resolution struct {
+	addrs   []netip.Addr
+	expires int64 // on the loop's clock
+	asking  bool
+	failed  bool
+	next    uint32
+}
+
+const (
+	maxNames     = 1024
+	resolveFor   = 5 * time.Second // how long an address is used (the resolver tells no TTL)
+	resolveAgain = time.Second     // after a failure
+)
+
+// resolved returns an address of host. ok is false while it is asked for; an
+// invalid address with ok means that there is none.
+func (w *worker) resolved(host string) (addr netip.Addr, ok bool) {
+	r := w.names[host]
+	now := w.loop.Now()
+	if r != nil && !r.asking && now < r.expires {
+		if r.failed {
+			return netip.Addr{}, true
+		}
+		r.next++
+		return r.addrs[int(r.next)%len(r.addrs)], true
+	}
+	if r == nil {
+		if len(w.names) >= maxNames {
+			for k, v := range w.names {
+				if !v.asking {
+					delete(w.names, k)
+				}
+			}
+			if len(w.names) >= maxNames {
+				return netip.Addr{}, true
+			}
+		}
+		r = &resolution{}
+		w.names[host] = r
+	}
+	if !r.asking {
+		r.asking = true
+		wait := w.p.o.AnswerWait
+		go func() {
+			ctx, cancel := context.WithTimeout(context.Background(), wait)
+			defer cancel()
+			addrs, err := w.p.o.Resolver.LookupNetIP(ctx, "ip4", host)
+			if err != nil || len(addrs) == 0 {
+				addrs, err = w.p.o.Resolver.LookupNetIP(ctx, "ip6", host)
+			}
+			w.loop.Post(func() {
+				r.asking = false
+				r.failed = err != nil || len(addrs) == 0
+				r.addrs = addrs
+				r.expires = w.loop.Now() + int64(resolveFor)
+				if r.failed {
+					r.expires = w.loop.Now() + int64(resolveAgain)
+				}
+				w.published()
+			})
+		}()
+	}
+	return netip.Addr{}, false
+}
+
+// resolve sends the request to an endpoint that is a name.
+func (d *downstream) resolve(ep *decide.Endpoint) bool {
+	x := &d.x
+	k := x.pool.key
+	return d.resolveTo(ep.DNS, ep.Port, k, x.pool.alts)
+}
+
+// resolveHost sends the request to a host outside the mesh.
+func (d *downstream) resolveHost(host string, port uint16) bool {
+	return d.resolveTo(host, port, poolKey{}, nil)
+}
+
+func (d *downstream) resolveTo(host string, port uint16, k poolKey, alts []string) bool {
+	addr, ok := d.w.resolved(host)
+	if !ok {
+		d.park()
+		return false
+	}
+	if !addr.IsValid() {
+		d.reply(503, telemetry.FlagDF, "the name "+host+" could not be resolved")
+		return false
+	}
+	k.addr = netip.AddrPortFrom(addr.Unmap(), port)
+	if d.w.p.own(k.addr) {
+		d.w.p.counters.selfCalls.Inc()
+		d.reply(503, telemetry.FlagLR, "the request would come back to this proxy")
+		return false
+	}
+	d.x.pool = d.w.pool(k, alts)
+	return true
+}

@@ -1,0 +1,403 @@
+//go:build linux
+
+package proxy
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"syscall"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	seinev1 "github.com/seinemesh/seine/api/seine/v1"
+	"github.com/seinemesh/seine/decide"
+	"github.com/seinemesh/seine/proxy/loop"
+	"github.com/seinemesh/seine/telemetry"
+	"github.com/seinemesh/seine/telemetry/metrics"
+)
+
+var (
+	alpnHTTP = []string{"seine-http/1.1", "istio-http/1.1", "istio"}
+	alpnTCP  = []string{"seine-tcp", "istio"}
+)
+
+// poolKey is what makes two upstream connections interchangeable: where they
+// go, who must answer there, and how.
+type poolKey struct {
+	addr     netip.AddrPort
+	identity string
+	alts     string // further identities that are accepted
+	sni      string
+	mutual   bool
+}
+
+// pool keeps the idle connections to one endpoint, the last used first.
+type pool struct {
+	key   poolKey
+	alts  []string
+	idle  *upstream // newest
+	count int       // idle ones
+	open  int       // all of them
+}
+
+// target is what a loop knows of a cluster: its balancing state and its
+// endpoints' pools and metric handles, so that a request looks nothing up by
+// name.
+type target struct {
+	cluster *decide.Cluster
+	cursor  uint32
+	active  []int32
+	edges   []edge // by index of the cluster's Endpoints
+	others  map[*decide.Endpoint]*edge
+	label   string // Envoy's name of the cluster, made on first use
+}
+
+type edge struct {
+	ep   *decide.Endpoint
+	pool *pool
+	alts []string
+	http *metrics.Requests
+	tcp  *metrics.TCP
+}
+
+func (w *worker) target(c *decide.Cluster) *target {
+	t := w.targets[c]
+	if t == nil {
+		n := len(c.Endpoints)
+		t = &target{cluster: c, cursor: uint32(w.rng.Uint64()), active: make([]int32, n), edges: make([]edge, n)}
+		w.targets[c] = t
+	}
+	return t
+}
+
+// edge is what is kept for one endpoint of the target: the i-th of its
+// cluster, or (i < 0) one that is not among those to be picked but was dialled
+// by its own address. A nil ep is the address dialled, whatever that is.
+func (t *target) edge(w *worker, ep *decide.Endpoint, i int) *edge {
+	if i >= 0 {
+		e := &t.edges[i]
+		if e.pool == nil {
+			t.fill(w, e, ep)
+		}
+		return e
+	}
+	e := t.others[ep]
+	if e == nil {
+		e = &edge{}
+		t.fill(w, e, ep)
+		if t.others == nil {
+			t.others = map[*decide.Endpoint]*edge{}
+		}
+		t.others[ep] = e
+	}
+	return e
+}
+
+func (t *target) fill(w *worker, e *edge, ep *decide.Endpoint) {
+	e.ep = ep
+	if ep == nil {
+		return
+	}
+	k := poolKey{addr: ep.Addr}
+	if t.cluster.Transport(ep) == decide.Mutual {
+		k.mutual, k.sni = true, t.cluster.SNI
+		k.identity, e.alts = t.cluster.Expect(ep)
+		if k.identity == "" && len(e.alts) > 0 {
+			k.identity, e.alts = e.alts[0], e.alts[1:]
+		}
+		k.alts = strings.Join(e.alts, " ")
+	}
+	e.pool = w.pool(k, e.alts)
+}
+
+// requests is the metric handle of requests to the edge's endpoint.
+func (t *target) requests(w *worker, e *edge) *metrics.Requests {
+	if e.http == nil {
+		l := t.labels(w, e.ep, telemetry.ProtocolHTTP)
+		e.http = w.shard.Requests(&l)
+	}
+	return e.http
+}
+
+// streams is the metric handle of opaque connections to the edge's endpoint.
+func (t *target) streams(w *worker, e *edge) *metrics.TCP {
+	if e.tcp == nil {
+		l := t.labels(w, e.ep, telemetry.ProtocolTCP)
+		e.tcp = w.shard.TCP(&l)
+	}
+	return e.tcp
+}
+
+func (t *target) labels(w *worker, ep *decide.Endpoint, protocol string) telemetry.RequestLabels {
+	s := t.cluster.Service.Proto
+	l := telemetry.RequestLabels{
+		Reporter: telemetry.Source, Source: w.current().Self.Proto.Workload,
+		Service: s.Host, ServiceName: s.Name, ServiceNamespace: s.Namespace, Protocol: protocol,
+	}
+	if ep != nil {
+		l.Destination = ep.Proto.Workload
+	}
+	return l
+}
+
+func (w *worker) pool(k poolKey, alts []string) *pool {
+	p := w.pools[k]
+	if p == nil {
+		p = &pool{key: k, alts: alts}
+		w.pools[k] = p
+	}
+	return p
+}
+
+// take removes the most recently used idle connection; nil if there is none.
+func (p *pool) take() *upstream {
+	u := p.idle
+	if u != nil {
+		p.remove(u)
+	}
+	return u
+}
+
+func (p *pool) remove(u *upstream) {
+	if u.newer != nil {
+		u.newer.older = u.older
+	} else {
+		p.idle = u.older
+	}
+	if u.older != nil {
+		u.older.newer = u.newer
+	}
+	u.newer, u.older, u.pooled = nil, nil, false
+	p.count--
+}
+
+func (p *pool) put(u *upstream) {
+	u.older = p.idle
+	if p.idle != nil {
+		p.idle.newer = u
+	}
+	p.idle, u.pooled = u, true
+	p.count++
+}
+
+// upstream is a connection that this proxy opened.
+type upstream struct {
+	socket
+	pool   *pool
+	user   upstreamUser // who waits for it or uses it; nil: idle
+	newer  *upstream
+	older  *upstream
+	pooled bool
+	timer  loop.Timer
+
+	connecting bool
+	up         bool // ready to carry requests
+	http       bool // else opaque
+	greet      bool // the preamble has yet to be sent
+	served     int  // requests that were answered on it: it is a reused one if any
+	local      netip.AddrPort
+}
+
+// upstreamUser is a machine that asked for an upstream connection.
+type upstreamUser interface {
+	machine
+	connected(u *upstream)
+	connectFailed(u *upstream, err error)
+}
+
+var errConnectTimeout = errors.New("connect timeout")
+
+// dial opens a connection for user, who hears of its success or failure, never
+// from within this call.
+func (w *worker) dial(p *pool, timeout time.Duration, user upstreamUser, http bool) (*upstream, error) {
+	fd, err := loop.Dial(p.key.addr, w.p.o.Mark)
+	if err != nil {
+		return nil, err
+	}
+	u := &upstream{pool: p, user: user, connecting: true, http: http}
+	u.timer.Fire = u.expired
+	if err := u.open(w, fd, u); err != nil {
+		return nil, err
+	}
+	p.open++
+	if timeout <= 0 {
+		timeout = 10 * time.Second
+	}
+	w.loop.Arm(&u.timer, w.loop.Now()+int64(timeout))
+	return u, nil
+}
+
+// ready moves the connection towards being up, and then wakes its user.
+func (u *upstream) ready() {
+	if u.up {
+		if u.user != nil {
+			u.user.ready()
+		} else {
+			u.idleEvent()
+		}
+		return
+	}
+	if u.connecting {
+		if u.hup || u.writable {
+			if errno := loop.SocketError(u.fd); errno != 0 {
+				u.gaveUp(fmt.Errorf("connect to %v: %w", u.pool.key.addr, errno))
+				return
+			}
+		}
+		if !u.writable {
+			return
+		}
+		u.connecting = false
+		u.local = netip.AddrPort{}
+		if u.pool.key.mutual {
+			alpn := alpnHTTP
+			if !u.http {
+				alpn = alpnTCP
+			}
+			k := &u.pool.key
+			u.startTLS(u.w.p.factory.Client(k.identity, u.pool.alts, k.sni, k.addr, alpn))
+			if u.handshaking {
+				return
+			}
+		}
+	}
+	if u.handshaking {
+		return
+	}
+	if u.err != nil {
+		u.gaveUp(fmt.Errorf("TLS with %v: %w", u.pool.key.addr, u.err))
+		return
+	}
+	if u.session != nil {
+		switch a := u.session.ALPN(); a {
+		case "seine-http/1.1", "seine-tcp":
+			u.greet = true
+		}
+	}
+	u.up = true
+	u.w.loop.Disarm(&u.timer)
+	if u.user == nil { // who wanted it has gone: keep it for the next
+		u.release()
+		return
+	}
+	u.user.connected(u)
+}
+
+// greeting is what must precede the first bytes of the connection, nil if
+// nothing must.
+func (u *upstream) greeting() []byte {
+	if !u.greet {
+		return nil
+	}
+	u.greet = false
+	return u.w.preamble()
+}
+
+// preamble is this workload's Peer message with its length in front.
+func (w *worker) preamble() []byte {
+	if w.preambles == nil {
+		body, err := proto.Marshal(&seinev1.Peer{Workload: w.current().Self.Proto.Workload})
+		if err != nil || len(body) > maxPreamble {
+			body = nil
+		}
+		w.preambles = append(binary.BigEndian.AppendUint16(nil, uint16(len(body))), body...)
+	}
+	return w.preambles
+}
+
+func (u *upstream) expired() {
+	if !u.up {
+		u.gaveUp(fmt.Errorf("connect to %v: %w", u.pool.key.addr, errConnectTimeout))
+		return
+	}
+	if u.user == nil {
+		u.drop(false)
+	}
+}
+
+// gaveUp ends a connection that never came up.
+func (u *upstream) gaveUp(err error) {
+	user := u.user
+	u.user = nil
+	u.drop(true)
+	if user != nil {
+		user.connectFailed(u, err)
+	}
+}
+
+// idleEvent: an idle connection has nothing to say. Data or an end retire it.
+func (u *upstream) idleEvent() {
+	for u.fill() {
+		if u.eof || u.err != nil || len(u.data) > 0 {
+			u.drop(u.err != nil)
+			return
+		}
+	}
+}
+
+// release gives an unused or cleanly finished connection back to its pool.
+func (u *upstream) release() {
+	u.user = nil
+	if u.closed {
+		return
+	}
+	if u.eof || u.err != nil || u.hup || len(u.data) > 0 || u.blocked() || !u.http || u.pool.count >= maxIdle {
+		u.drop(false)
+		return
+	}
+	u.pool.put(u)
+	u.w.loop.Arm(&u.timer, u.w.loop.Now()+int64(u.w.p.o.UpstreamIdle))
+}
+
+// drop closes the connection wherever it stands.
+func (u *upstream) drop(reset bool) {
+	if u.closed {
+		return
+	}
+	if u.pooled {
+		u.pool.remove(u)
+	}
+	u.user = nil
+	u.w.loop.Drop(&u.timer)
+	u.close(reset)
+	if u.pool.open--; u.pool.open == 0 {
+		delete(u.w.pools, u.pool.key)
+		// A target may still point to this pool: it is used again then, and
+		// comes back into the map with its next connection.
+	}
+}
+
+// acquire returns an idle connection, or begins a new one (up is false then).
+func (w *worker) acquire(p *pool, timeout time.Duration, user upstreamUser, fresh, careful bool) (*upstream, error) {
+	for !fresh {
+		u := p.take()
+		if u == nil {
+			break
+		}
+		if u.hup || u.err != nil || (careful && !loop.Alive(u.fd)) {
+			u.drop(false)
+			continue
+		}
+		w.loop.Disarm(&u.timer)
+		u.user = user
+		return u, nil
+	}
+	w.pools[p.key] = p
+	return w.dial(p, timeout, user, true)
+}
+
+// connectCause is a short reason without names or addresses that change.
+func connectCause(err error) string {
+	var errno syscall.Errno
+	switch {
+	case errors.Is(err, errConnectTimeout):
+		return "upstream connect timeout"
+	case errors.As(err, &errno):
+		return "upstream connect: " + errno.Error()
+	}
+	return "upstream: " + err.Error()
+}

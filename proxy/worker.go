@@ -1,0 +1,165 @@
+//go:build linux
+
+package proxy
+
+import (
+	"encoding/binary"
+	"math/rand/v2"
+	"sync/atomic"
+	"unsafe"
+
+	"github.com/seinemesh/seine/decide"
+	"github.com/seinemesh/seine/message"
+	"github.com/seinemesh/seine/proxy/http1"
+	"github.com/seinemesh/seine/proxy/loop"
+	"github.com/seinemesh/seine/proxy/mtls"
+	"github.com/seinemesh/seine/telemetry/accesslog"
+	"github.com/seinemesh/seine/telemetry/metrics"
+)
+
+const scratchSize = 64 << 10
+
+// worker is one loop's world: every connection, pool, timer, counter shard and
+// scratch buffer here belongs to that loop alone.
+type worker struct {
+	p     *Proxy
+	loop  *loop.Loop
+	shard *metrics.Shard
+	ring  *accesslog.Ring
+	rng   *rand.PCG
+
+	// Scratch memory, valid within one turn of one socket (see socket).
+	plain        []byte
+	cipher       []byte
+	out          []byte // heads to send
+	borrower     *socket
+	cipherHolder *socket
+	buffers      buffers
+
+	req   message.Request
+	res   message.Response
+	edit  http1.Edit
+	text  []byte // rewritten path and authority
+	text2 []byte
+	name  []byte // lookup names
+	ids   [64]byte
+
+	table   *decide.Table
+	targets map[*decide.Cluster]*target
+	pools   map[poolKey]*pool
+	// parked are the machines that wait for an answer of the control plane.
+	parked    map[parker]struct{}
+	conns     map[*downstream]struct{}
+	relays    map[*relay]struct{}
+	arrivals  map[*arrival]struct{}
+	draining  bool
+	sockets   int
+	inflight  atomic.Int64 // requests and opaque connections under way
+	wake      func(*mtls.Session)
+	preambles []byte // what a client sends first on a seine-* connection
+	passed    *metrics.Requests
+	entry     accesslog.Entry
+	names     map[string]*resolution
+}
+
+// parker is a machine that waits for an answer.
+type parker interface{ answered() }
+
+func newWorker(p *Proxy, seed1, seed2 uint64) (*worker, error) {
+	l, err := loop.New()
+	if err != nil {
+		return nil, err
+	}
+	w := &worker{
+		p: p, loop: l, shard: p.registry.Shard(), ring: p.o.AccessLog.Ring(),
+		rng:     rand.NewPCG(seed1, seed2),
+		plain:   make([]byte, scratchSize),
+		cipher:  make([]byte, scratchSize),
+		out:     make([]byte, 0, scratchSize),
+		targets: map[*decide.Cluster]*target{}, pools: map[poolKey]*pool{},
+		parked: map[parker]struct{}{}, conns: map[*downstream]struct{}{}, relays: map[*relay]struct{}{}, arrivals: map[*arrival]struct{}{},
+		names: map[string]*resolution{},
+	}
+	w.wake = func(s *mtls.Session) {
+		l.Post(func() {
+			if k, ok := s.Tag.(*socket); ok {
+				k.woken(s)
+			}
+		})
+	}
+	return w, nil
+}
+
+// lend gives the plaintext scratch to s; whoever had data there moves it away.
+func (w *worker) lend(s *socket) {
+	if w.borrower != nil && w.borrower != s {
+		w.borrower.settle()
+	}
+	w.borrower = s
+}
+
+// lendCipher gives the ciphertext scratch to s (nil: only for the moment).
+func (w *worker) lendCipher(s *socket) []byte {
+	if h := w.cipherHolder; h != nil && h != s {
+		h.session.Hold()
+	}
+	w.cipherHolder = s
+	return w.cipher
+}
+
+// current is the table of this moment. A new one drops what was derived from
+// the clusters that are gone.
+func (w *worker) current() *decide.Table {
+	t := w.p.tables.Table()
+	if t == w.table {
+		return t
+	}
+	w.table = t
+	live := make(map[*decide.Cluster]struct{}, len(w.targets))
+	for _, subsets := range t.Clusters {
+		for _, c := range subsets {
+			live[c] = struct{}{}
+		}
+	}
+	for c := range w.targets {
+		if _, ok := live[c]; !ok {
+			delete(w.targets, c)
+		}
+	}
+	return t
+}
+
+// published runs when the control plane has sent something: what waited for it
+// looks again.
+func (w *worker) published() {
+	if len(w.parked) == 0 {
+		return
+	}
+	waiting := w.parked
+	w.parked = map[parker]struct{}{}
+	for m := range waiting {
+		m.answered()
+	}
+}
+
+const hexDigits = "0123456789abcdef"
+
+// requestID writes a random UUID (version 4) into the worker's memory.
+func (w *worker) requestID() []byte {
+	var raw [16]byte
+	binary.LittleEndian.PutUint64(raw[:8], w.rng.Uint64())
+	binary.LittleEndian.PutUint64(raw[8:], w.rng.Uint64())
+	raw[6] = raw[6]&0x0f | 0x40
+	raw[8] = raw[8]&0x3f | 0x80
+	b := w.ids[:0]
+	for i, c := range raw {
+		if i == 4 || i == 6 || i == 8 || i == 10 {
+			b = append(b, '-')
+		}
+		b = append(b, hexDigits[c>>4], hexDigits[c&15])
+	}
+	return b
+}
+
+// bytesOf is s as bytes that are only read.
+func bytesOf(s string) []byte { return unsafe.Slice(unsafe.StringData(s), len(s)) }
