@@ -18,7 +18,7 @@ type Options struct {
 	Paths      []string // files and folders
 	MeshConfig string   // Istio's MeshConfig file; "": none
 	Config     config.Options
-	Debounce   time.Duration // how long things must be quiet; 50 ms if zero
+	Debounce   time.Duration // how long things must be quiet before they are read; 50 ms if zero
 	Log        *slog.Logger  // nil: discard
 }
 
@@ -29,7 +29,8 @@ type Event struct {
 	Result *config.Result
 	// Findings are those of what was read, also where Err is set.
 	Findings config.Findings
-	// Err says why what was read is not taken.
+	// Err says why what was read is not taken: a *config.RefusedError, or what
+	// went wrong with reading.
 	Err error
 }
 
@@ -37,22 +38,53 @@ type Event struct {
 type Source struct{ opt Options }
 
 // New makes a Source; nothing is read yet.
-func New(opt Options) *Source { return &Source{opt: opt} }
+func New(opt Options) *Source {
+	if opt.Debounce <= 0 {
+		opt.Debounce = 50 * time.Millisecond
+	}
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Source{opt: opt}
+}
 
 // Load reads everything once. The Result is there whenever the files could be
-// read; err is a *config.RefusedError if a resource was refused.
+// read; err is then a *config.RefusedError if a resource was refused.
 func (s *Source) Load() (*config.Result, error) {
-	r := config.Build(nil, s.opt.Config)
+	t, err := s.read()
+	if err != nil {
+		return nil, err
+	}
+	r := s.build(t, s.opt.Config.Generation)
 	return r, r.Findings.Err()
 }
 
-// Watch calls handle with what is there now and again after each change of
-// content, one call at a time, until ctx ends. It returns ctx's error, or why
-// watching cannot go on.
-func (s *Source) Watch(ctx context.Context, handle func(Event)) error {
-	<-ctx.Done()
-	return ctx.Err()
+func (s *Source) build(t *tree, generation uint64) *config.Result {
+	opt := s.opt.Config
+	opt.Generation = generation
+	if t.meshConfig != nil {
+		opt.MeshConfig = t.meshConfig
+	}
+	return config.Build(t.files, opt)
 }
 
-// Load reads paths once: New(…).Load().
+// Load reads opt.Paths once: New(opt).Load().
 func Load(opt Options) (*config.Result, error) { return New(opt).Load() }
+
+// Watch calls handle with what is there now and again after each change of
+// content, one call at a time, until ctx ends. It returns ctx's error, or why
+// watching cannot go on. Generations count from Options.Config.Generation.
+//
+// Nothing is read before the paths have been quiet for the debounce time, and
+// what is read counts only if no file changed meanwhile, so that an editor's
+// several writes, a `git checkout` and the ..data swap of a ConfigMap are one
+// change each. Deleting a file is a change; deleting a named path is an error,
+// and the last good Result stays.
+func (s *Source) Watch(ctx context.Context, handle func(Event)) error {
+	w, err := newWatcher(s)
+	if err != nil {
+		return err
+	}
+	defer w.close()
+	return w.run(ctx, handle)
+}
