@@ -1,0 +1,184 @@
+//go:build linux
+
+// Command seine-proxy is the data plane beside one workload: sidecar, explicit
+// proxy, or gateway.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"runtime"
+	"syscall"
+	"time"
+
+	seinev1 "github.com/seinemesh/seine/api/seine/v1"
+	"github.com/seinemesh/seine/proxy"
+	"github.com/seinemesh/seine/proxy/control"
+	"github.com/seinemesh/seine/proxy/mtls"
+	"github.com/seinemesh/seine/proxy/mtls/caclient"
+	"github.com/seinemesh/seine/telemetry/accesslog"
+	"github.com/seinemesh/seine/telemetry/metrics"
+	"github.com/seinemesh/seine/version"
+)
+
+func main() {
+	o, err := parseFlags(os.Args[1:])
+	if errors.Is(err, flag.ErrHelp) {
+		return
+	}
+	if err == nil {
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+		err = run(ctx, o, slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: o.level})))
+		stop()
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "seine-proxy:", err)
+		os.Exit(1)
+	}
+}
+
+// run lives until ctx ends and the drain after it is over.
+func run(ctx context.Context, o *options, log *slog.Logger) error {
+	runtime.GOMAXPROCS(proxy.Processors(o.loops))
+	identity := "spiffe://" + o.trustDomain + "/ns/" + o.namespace + "/sa/" + o.serviceAccount
+
+	// What serves the data path outlives the signal: it is needed for draining.
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+
+	dial := marked(o.mark)
+	authority, err := caclient.New(caclient.Options{
+		Address: o.control, TrustDomain: o.trustDomain, BundleFile: o.bundle, TokenFile: o.token, ID: identity, Dial: dial,
+	})
+	if err != nil {
+		return err
+	}
+	source := mtls.NewSource(mtls.SourceOptions{Request: authority.Request, Log: log})
+	client, err := control.New(control.Options{
+		Address: o.control, TLS: source.ClientTLS(caclient.DefaultServerName, caclient.ServerID(o.trustDomain)),
+		Certified: source.Ready(), Dial: dial, Node: o.workload, Version: version.String(), Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	registry := metrics.New(metrics.Options{Component: "proxy", Version: version.String()})
+	status := &proxy.Status{Registry: registry, Client: client, Source: source}
+	status.Register()
+
+	failed := make(chan error, 4)
+	serve := func(what, address string, h http.Handler) error {
+		if address == "" {
+			return nil
+		}
+		l, err := net.Listen("tcp", address)
+		if err != nil {
+			return fmt.Errorf("%s port: %w", what, err)
+		}
+		s := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
+		go func() {
+			if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+				failed <- fmt.Errorf("%s port: %w", what, err)
+			}
+		}()
+		context.AfterFunc(life, func() { _ = s.Close() })
+		return nil
+	}
+	if err := serve("status", o.status, status.Public()); err != nil {
+		return err
+	}
+	if err := serve("admin", o.admin, status.Admin()); err != nil {
+		return err
+	}
+	go func() {
+		if err := source.Run(life); err != nil && life.Err() == nil {
+			failed <- fmt.Errorf("certificate: %w", err)
+		}
+	}()
+	go func() {
+		if err := client.Run(life); err != nil && life.Err() == nil {
+			failed <- fmt.Errorf("control plane: %w", err)
+		}
+	}()
+	for _, ready := range []<-chan struct{}{source.Ready(), client.Ready()} {
+		select {
+		case <-ready:
+		case err := <-failed:
+			return err
+		case <-ctx.Done():
+			return nil
+		}
+	}
+
+	logs, err := openLog(o, client.Table().Self.Proto.AccessLog.GetFormat())
+	if err != nil {
+		return err
+	}
+	if logs != nil {
+		defer logs.Close()
+	}
+	p, err := proxy.New(proxy.Options{
+		Loops: o.loops, Outbound: o.outbound, Inbound: o.inbound, Explicit: o.explicit, Forwards: o.forwards, Published: o.published,
+		Mark: o.mark, HostDialer: o.hostDialer, Factory: mtls.NewFactory(source, mtls.Options{}),
+		Registry: registry, AccessLog: logs, Log: log,
+	}, client)
+	if err != nil {
+		return err
+	}
+	status.Serving(p)
+	log.Info("serving", "workload", o.workload, "identity", identity, "mode", o.mode, "loops", o.loops, "listeners", p.Addresses())
+	err = p.Run(ctx, o.drain, o.drain+o.drainLimit)
+	select {
+	case e := <-failed:
+		err = errors.Join(err, e)
+	default:
+	}
+	return err
+}
+
+// openLog opens the access log: where the flag says, or on standard output
+// where only the mesh's configuration asks for one.
+func openLog(o *options, format seinev1.AccessLog_Format) (*accesslog.Writer, error) {
+	path := o.accessLog
+	if path == "" {
+		if format == seinev1.AccessLog_NONE {
+			return nil, nil
+		}
+		path = "-"
+	}
+	out, err := accesslog.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	f := accesslog.JSON
+	if format == seinev1.AccessLog_TEXT {
+		f = accesslog.Text
+	}
+	return accesslog.New(accesslog.Options{Out: out, Format: f}), nil
+}
+
+// marked dials so that the redirect rules leave the proxy's own connections alone.
+func marked(mark int) func(context.Context, string) (net.Conn, error) {
+	d := &net.Dialer{Timeout: 10 * time.Second}
+	if mark != 0 {
+		d.Control = func(_, _ string, c syscall.RawConn) error {
+			var opt error
+			if err := c.Control(func(fd uintptr) {
+				opt = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_MARK, mark)
+			}); err != nil {
+				return err
+			}
+			if opt != nil {
+				return fmt.Errorf("SO_MARK %d (needs CAP_NET_ADMIN; --mark 0 does without): %w", mark, opt)
+			}
+			return nil
+		}
+	}
+	return func(ctx context.Context, address string) (net.Conn, error) { return d.DialContext(ctx, "tcp", address) }
+}

@@ -1,0 +1,182 @@
+//go:build linux
+
+package proxy
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/pprof"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/seinemesh/seine/proxy/control"
+	"github.com/seinemesh/seine/proxy/mtls"
+	"github.com/seinemesh/seine/telemetry/metrics"
+)
+
+// Status answers questions about the proxy over net/http: whether it is ready,
+// its metrics, what it knows. It is no part of the data path. Set the fields,
+// then call Register once.
+type Status struct {
+	Registry *metrics.Registry
+	Client   *control.Client
+	Source   *mtls.Source
+
+	proxy atomic.Pointer[Proxy]
+}
+
+// Serving says that p takes connections from now on.
+func (s *Status) Serving(p *Proxy) { s.proxy.Store(p) }
+
+// Register adds the metrics of the control stream and the certificate.
+func (s *Status) Register() {
+	r := s.Registry
+	flag := func(b bool) float64 {
+		if b {
+			return 1
+		}
+		return 0
+	}
+	stat := func(name, help string, f func(control.Stats) float64) {
+		r.GaugeFunc(name, help, func() float64 { return f(s.Client.Stats()) })
+	}
+	stat("seine_proxy_control_connected", "1 while the stream to the control plane is up.", func(c control.Stats) float64 { return flag(c.Connected) })
+	stat("seine_proxy_control_answers", "Answers held.", func(c control.Stats) float64 { return float64(c.Answers) })
+	stat("seine_proxy_control_services", "Service ports held.", func(c control.Stats) float64 { return float64(c.Services) })
+	stat("seine_proxy_control_endpoints", "Endpoints held.", func(c control.Stats) float64 { return float64(c.Endpoints) })
+	stat("seine_proxy_control_rejected_resources", "Resources refused because they did not compile.", func(c control.Stats) float64 { return float64(c.Rejected) })
+	stat("seine_proxy_control_refused_names", "Names that were not asked for: malformed, or too many.", func(c control.Stats) float64 { return float64(c.Refused) })
+	r.GaugeFunc("seine_proxy_certificate_expiry_seconds", "When the certificate ends, in Unix time.", func() float64 {
+		if at := s.Source.Status().NotAfter; !at.IsZero() {
+			return float64(at.Unix())
+		}
+		return 0
+	})
+	r.GaugeFunc("seine_proxy_certificate_rotations", "Certificates taken since the start.", func() float64 { return float64(s.Source.Status().Rotations) })
+	r.GaugeFunc("seine_proxy_certificate_failures", "Requests to the CA that failed.", func() float64 { return float64(s.Source.Status().Failures) })
+}
+
+// readiness is the detail of /healthz/ready.
+type readiness struct {
+	Ready       bool      `json:"ready"`
+	Reason      string    `json:"reason,omitempty"`
+	Draining    bool      `json:"draining,omitempty"`
+	Control     string    `json:"control"` // "connected", "disconnected"
+	Since       time.Time `json:"controlSince"`
+	Error       string    `json:"controlError,omitempty"`
+	Identity    string    `json:"identity,omitempty"`
+	CertExpires time.Time `json:"certificateExpires"`
+}
+
+func (s *Status) readiness() readiness {
+	c, cert := s.Client.Stats(), s.Source.Status()
+	r := readiness{Ready: true, Control: "connected", Since: c.Since, Identity: cert.ID, CertExpires: cert.NotAfter}
+	if !c.Connected {
+		// Traffic flows on with what was known last: not a reason to be taken out.
+		r.Control, r.Error = "disconnected", c.LastError
+	}
+	p := s.proxy.Load()
+	switch {
+	case cert.ID == "":
+		r.Ready, r.Reason = false, "waiting for the first certificate"
+		if cert.LastError != nil {
+			r.Reason += ": " + cert.LastError.Error()
+		}
+	case p == nil:
+		r.Ready, r.Reason = false, "waiting for the first configuration"
+	case p.Draining():
+		r.Ready, r.Reason, r.Draining = false, "draining", true
+	}
+	return r
+}
+
+// Public serves what others may see: readiness and metrics.
+func (s *Status) Public() http.Handler {
+	m := http.NewServeMux()
+	m.HandleFunc("GET /healthz/ready", s.ready)
+	m.HandleFunc("GET /stats/prometheus", s.stats)
+	m.HandleFunc("GET /metrics", s.stats)
+	return m
+}
+
+// Admin serves this machine's administrator.
+func (s *Status) Admin() http.Handler {
+	m := http.NewServeMux()
+	m.HandleFunc("GET /ready", s.ready)
+	m.HandleFunc("GET /healthz/ready", s.ready)
+	m.HandleFunc("GET /stats/prometheus", s.stats)
+	m.HandleFunc("GET /known", s.known)
+	m.HandleFunc("GET /loops", s.loops)
+	m.HandleFunc("GET /debug/pprof/", pprof.Index)
+	m.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	m.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	return m
+}
+
+func (s *Status) ready(w http.ResponseWriter, _ *http.Request) {
+	r := s.readiness()
+	w.Header().Set("Content-Type", "application/json")
+	if !r.Ready {
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}
+	_ = json.NewEncoder(w).Encode(r)
+}
+
+func (s *Status) stats(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+	_, _ = s.Registry.WriteTo(w)
+}
+
+// known lists what the control plane has told this proxy.
+func (s *Status) known(w http.ResponseWriter, _ *http.Request) {
+	type cluster struct {
+		Service, Subset string
+		Endpoints       []string
+	}
+	out := struct {
+		Generation uint64
+		Answers    map[string]string
+		Clusters   []cluster
+	}{Answers: map[string]string{}}
+	if t := s.Client.Table(); t != nil {
+		out.Generation = t.Generation
+		for name, a := range t.Answers {
+			out.Answers[name] = a.Proto.Kind.String()
+		}
+		for key, subsets := range t.Clusters {
+			for subset, c := range subsets {
+				k := cluster{Service: key, Subset: subset, Endpoints: []string{}}
+				for _, e := range c.Endpoints {
+					k.Endpoints = append(k.Endpoints, fmt.Sprintf("%s:%d %s", e.Proto.Address, e.Port, e.Identity))
+				}
+				out.Clusters = append(out.Clusters, k)
+			}
+		}
+		slices.SortFunc(out.Clusters, func(a, b cluster) int {
+			return slices.Compare([]string{a.Service, a.Subset}, []string{b.Service, b.Subset})
+		})
+	}
+	w.Header().Set("Content-Type", "application/json")
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	_ = e.Encode(out)
+}
+
+// loops shows what each event loop holds and has done.
+func (s *Status) loops(w http.ResponseWriter, _ *http.Request) {
+	type one struct {
+		Connections, Inflight int64
+		Turns, Events, Waits  uint64
+	}
+	out := []one{}
+	if p := s.proxy.Load(); p != nil {
+		for _, k := range p.workers {
+			st := k.loop.Stats()
+			out = append(out, one{k.loop.Count(), k.inflight.Load(), st.Turns.Load(), st.Events.Load(), st.Waits.Load()})
+		}
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(out)
+}
