@@ -2,6 +2,7 @@ package discovery
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"strings"
@@ -25,20 +26,29 @@ type peer struct {
 
 var errNoCertificate = errors.New("discovery wants a client certificate of the mesh: ask for one with CreateCertificate first")
 
-func peerOf(ctx context.Context) (peer, error) {
+func (s *Server) peerOf(ctx context.Context) (peer, error) {
 	p, ok := grpcpeer.FromContext(ctx)
 	if !ok {
 		return peer{}, errNoCertificate
 	}
 	info, ok := p.AuthInfo.(credentials.TLSInfo)
-	if !ok || len(info.State.VerifiedChains) == 0 || len(info.State.PeerCertificates) == 0 {
+	if !ok || len(info.State.PeerCertificates) == 0 {
 		return peer{}, errNoCertificate
 	}
-	leaf := info.State.PeerCertificates[0]
-	if len(leaf.URIs) != 1 || leaf.URIs[0].Scheme != "spiffe" {
-		return peer{}, errors.New("the client certificate must hold exactly one URI, a SPIFFE ID")
+	id := s.opt.Identity(info.State)
+	if id == "" {
+		return peer{}, errors.New("the client certificate is not one of this mesh: it must be verified and hold exactly one URI, a SPIFFE ID")
 	}
-	return peer{id: leaf.URIs[0].String(), address: p.Addr.String(), notAfter: leaf.NotAfter}, nil
+	return peer{id: id, address: p.Addr.String(), notAfter: info.State.PeerCertificates[0].NotAfter}, nil
+}
+
+// verified is Options.Identity for a server whose crypto/tls verifies chains.
+func verified(cs tls.ConnectionState) string {
+	leaf := cs.PeerCertificates[0]
+	if len(cs.VerifiedChains) == 0 || len(leaf.URIs) != 1 || leaf.URIs[0].Scheme != "spiffe" {
+		return ""
+	}
+	return leaf.URIs[0].String()
 }
 
 // authorize returns the workload of a node ID if the certificate's identity is

@@ -92,7 +92,7 @@ func newBench(t testing.TB, limits Limits) *bench {
 		t.Fatal(err)
 	}
 	b := &bench{t, discoverytest.NewPKI(t), w, s, bufconn.Listen(1 << 20)}
-	g := grpc.NewServer(grpc.Creds(credentials.NewTLS(b.pki.Server())))
+	g := grpc.NewServer(grpc.Creds(credentials.NewTLS(b.pki.Server())), grpc.WaitForHandlers(true))
 	s.Register(g)
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup

@@ -76,7 +76,7 @@ type pending struct {
 // says any more.
 func (s *Server) serve(st grpc.ServerStream) error {
 	ctx := st.Context()
-	p, err := peerOf(ctx)
+	p, err := s.peerOf(ctx)
 	if err != nil {
 		return status.Error(codes.Unauthenticated, err.Error())
 	}
@@ -98,6 +98,7 @@ func (s *Server) serve(st grpc.ServerStream) error {
 			select {
 			case requests <- m:
 			case <-ctx.Done():
+				ended <- ctx.Err()
 				return
 			}
 		}

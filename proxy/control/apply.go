@@ -122,11 +122,14 @@ func (o *outbox) unsubscribe(k kind, name string) {
 
 func (o *outbox) acknowledge(a ack) { o.acks = append(o.acks, a) }
 
-// reconnect prepares a new stream, on which everything is said anew.
+// reconnect prepares a new stream, on which everything is said anew. What the
+// server then sends type by type is one batch, which ends with Self: that is
+// asked for last and without a version, so that it always comes.
 func (st *state) reconnect() {
 	o := &st.out
 	o.init()
 	o.acks, o.node = nil, true
+	st.resync = true
 	o.subscribe(kindSelf, seinev1.SelfName)
 	for name := range st.answers {
 		o.subscribe(kindAnswer, name)
@@ -206,10 +209,6 @@ func (st *state) versions(k kind) map[string]string {
 	}
 	const overhead = 24
 	switch k {
-	case kindSelf:
-		if st.self != nil {
-			out[seinev1.SelfName] = st.selfVersion
-		}
 	case kindAnswer:
 		for name, a := range st.answers {
 			if a.version != "" && fits(len(name)+overhead) {

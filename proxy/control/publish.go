@@ -37,7 +37,6 @@ func (st *state) publish(old *view, now time.Time) (*view, time.Time) {
 			}
 		}
 	}
-	var again time.Time
 	if waits {
 		if st.blocked.IsZero() {
 			st.blocked = now
@@ -49,13 +48,28 @@ func (st *state) publish(old *view, now time.Time) (*view, time.Time) {
 		st.blocked = time.Time{}
 	}
 	for _, a := range ready {
-		st.release(a.old)
+		st.show(a.old, -1)
 		a.visible, a.old = a.latest, a.deps
-		st.retain(a.old)
+		st.show(a.old, 1)
 		delete(st.changed, a)
 		st.rebuild = true
 	}
 	st.dirty = false
+	news := old == nil || st.rebuild || old.table.Self != st.self
+	for key, s := range st.services {
+		if s.shown == 0 || !s.dirty || !s.complete() {
+			continue
+		}
+		// What a waiting answer's predecessor names stays as it was.
+		if _, keep := stale[key]; keep && s.latest == nil && s.clusters != nil {
+			continue
+		}
+		s.build()
+		news = true
+	}
+	if !news {
+		return nil, time.Time{}
+	}
 
 	t := &decide.Table{Self: st.self, Generation: st.generation}
 	v := &view{table: t}
@@ -72,15 +86,11 @@ func (st *state) publish(old *view, now time.Time) (*view, time.Time) {
 	}
 	t.Clusters = make(map[string]map[string]*decide.Cluster, len(st.services))
 	for key, s := range st.services {
-		_, keep := stale[key]
-		if s.dirty && s.complete() && !(keep && s.latest == nil && s.clusters != nil) {
-			s.build()
-		}
-		if s.clusters != nil {
+		if s.shown > 0 {
 			t.Clusters[key] = s.clusters
 		}
 	}
-	return v, again
+	return v, time.Time{}
 }
 
 func (st *state) complete(keys []string) bool {

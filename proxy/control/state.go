@@ -11,15 +11,17 @@ import (
 // kind is a type of resource that is subscribed to.
 type kind uint8
 
+// In the order in which a new stream is told: what comes after the answer for
+// the last of them, Self, belongs to nothing that was said before.
 const (
-	kindSelf kind = iota
-	kindAnswer
+	kindEndpoint kind = iota
 	kindService
-	kindEndpoint
+	kindAnswer
+	kindSelf
 	kinds
 )
 
-var kindURL = [kinds]string{seinev1.TypeSelf, seinev1.TypeAnswer, seinev1.TypeService, seinev1.TypeEndpoint}
+var kindURL = [kinds]string{seinev1.TypeEndpoint, seinev1.TypeService, seinev1.TypeAnswer, seinev1.TypeSelf}
 
 func kindOf(url string) (kind, bool) {
 	for k, u := range kindURL {
@@ -50,6 +52,7 @@ type state struct {
 	rebuild    bool                 // answers came or went from the Table
 	dirty      bool                 // anything at all is to be published
 	half       time.Time            // a batch is half here; zero: none
+	resync     bool                 // the new stream has not answered for Self yet
 	blocked    time.Time            // a visible answer's successor waits for what it names; zero: none
 
 	out outbox
@@ -78,7 +81,8 @@ type answer struct {
 // service is one "FQDN/PORT" that an answer names.
 type service struct {
 	key       string
-	refs      int // answers whose latest or visible names it
+	refs      int // answers whose latest names it, plus shown
+	shown     int // answers in the Table that name it
 	latest    *decide.Service
 	version   string
 	known     bool // answered: latest, or there is none
@@ -160,7 +164,7 @@ func (st *state) drop(a *answer) {
 	delete(st.answers, a.name)
 	delete(st.changed, a)
 	st.release(a.deps)
-	st.release(a.old)
+	st.show(a.old, -1)
 	if a.visible != nil {
 		st.rebuild, st.dirty = true, true
 	}
@@ -186,6 +190,15 @@ func (st *state) release(keys []string) {
 	}
 }
 
+// show counts answers that came into the Table (1) or left it (-1).
+func (st *state) show(keys []string, n int) {
+	for _, key := range keys {
+		s := st.services[key]
+		s.shown += n
+		s.refs += n
+	}
+}
+
 // sweep gives back what is not used any more.
 func (st *state) sweep(now time.Time) {
 	for _, a := range st.answers {
@@ -201,7 +214,6 @@ func (st *state) sweep(now time.Time) {
 	for key, s := range st.services {
 		if s.refs == 0 {
 			delete(st.services, key)
-			st.dirty = true
 			st.out.unsubscribe(kindService, key)
 			st.out.unsubscribe(kindEndpoint, seinev1.CollectionName(key))
 		}

@@ -279,7 +279,10 @@ func (c *Client) receive(m *xdsv3.DeltaDiscoveryResponse) {
 		c.state.remove(k, name)
 	}
 	generation, more := seinev1.ParseSystemVersion(m.SystemVersionInfo)
-	if more {
+	if k == kindSelf {
+		c.state.resync = false
+	}
+	if more || c.state.resync {
 		if c.state.half.IsZero() {
 			c.state.half = now
 		}
