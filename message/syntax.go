@@ -1,6 +1,9 @@
 package message
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"math/bits"
+)
 
 // Token says of each byte whether RFC 9110 §5.6.2 has it in a token (methods,
 // field names).
@@ -55,10 +58,9 @@ func Text(b []byte) int {
 	for ; i+8 <= len(b); i += 8 {
 		x := binary.LittleEndian.Uint64(b[i:])
 		del := x ^ 0x7f*ones
-		// A borrow can only set bits above the lowest that is right, and
-		// the loop below looks at the bytes one by one.
-		if ((x-0x20*ones)&^x|(del-ones)&^del)&high != 0 {
-			break
+		// A borrow can only set bits above the lowest one, which is right.
+		if m := ((x-0x20*ones)&^x | (del-ones)&^del) & high; m != 0 {
+			return i + bits.TrailingZeros64(m)/8
 		}
 	}
 	for ; i < len(b); i++ {

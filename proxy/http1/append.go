@@ -71,6 +71,7 @@ func AppendRequest(dst, head []byte, req *message.Request, f Framing, e *Edit) (
 	keepTE := false
 	for i := range req.Fields {
 		p := &req.Fields[i]
+		send := true
 		switch p.ID {
 		case message.Host:
 			if !bytes.Equal(want, p.Value) {
@@ -78,26 +79,22 @@ func AppendRequest(dst, head []byte, req *message.Request, f Framing, e *Edit) (
 			} else {
 				w.canonical(i)
 			}
+			continue
 		case message.ContentLength, message.TransferEncoding:
 			w.canonical(i)
+			continue
 		case message.TE:
 			if p.Drop || e.Drop.Has(p.ID) {
 				o &^= optTrailers
 			}
-			if o&optTrailers != 0 && !keepTE && message.EqualFold(p.Value, "trailers") {
-				keepTE = true
-			} else {
-				w.skip(i)
-			}
+			send = o&optTrailers != 0 && !keepTE && message.EqualFold(p.Value, "trailers")
+			keepTE = keepTE || send
 		case message.Upgrade:
-			if o&optUpgrade == 0 || p.Hop {
-				w.skip(i)
-			}
+			send = o&optUpgrade != 0 && !p.Hop
 		default:
-			if e.drops(p) {
-				w.skip(i)
-			}
+			send = !e.drops(p)
 		}
+		w.field(i, send)
 	}
 	w.flush(w.end())
 	if o&optTrailers != 0 && !keepTE {
@@ -131,28 +128,22 @@ func AppendResponse(dst, head []byte, res *message.Response, f Framing, e *Edit)
 	unchunk := e.Unchunk && f.Kind == Chunked
 	for i := range res.Fields {
 		p := &res.Fields[i]
+		send := true
 		switch p.ID {
 		case message.ContentLength, message.TransferEncoding:
-			if o&optNoLength != 0 || e.Unchunk && p.ID == message.TransferEncoding {
-				w.skip(i)
-			} else {
+			if o&optNoLength == 0 && (!e.Unchunk || p.ID == message.ContentLength) {
 				w.canonical(i)
+				continue
 			}
-		case message.Host:
-			w.canonical(i)
+			send = false
 		case message.Trailer:
-			if e.Unchunk || e.drops(p) {
-				w.skip(i)
-			}
+			send = !e.Unchunk && !e.drops(p)
 		case message.Upgrade:
-			if o&optUpgrade == 0 || p.Hop {
-				w.skip(i)
-			}
+			send = o&optUpgrade != 0 && !p.Hop
 		default:
-			if e.drops(p) {
-				w.skip(i)
-			}
+			send = !e.drops(p)
 		}
+		w.field(i, send)
 	}
 	w.flush(w.end())
 	if e.Chunk && f.Kind == Close {
@@ -240,6 +231,16 @@ func (w *writer) flush(to int) {
 func (w *writer) skip(i int) {
 	w.flush(w.line(i))
 	w.from = w.line(i + 1)
+}
+
+// field sends the i-th field as it came, or leaves it out.
+func (w *writer) field(i int, send bool) {
+	switch {
+	case !send:
+		w.skip(i)
+	case len(w.head) == 0:
+		w.replace(i, w.fields[i].Value)
+	}
 }
 
 // replace writes the i-th field with another value.

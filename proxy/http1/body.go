@@ -36,15 +36,13 @@ type state uint8
 const (
 	sizeFirst  state = iota // the first digit of a chunk size
 	sizeMore                // more digits, an extension, CR
-	extBefore               // white space before ";"
-	extName0                // after ";": white space, the name's first byte
-	extName                 // more of the name, "=", white space, ";", CR
-	extEquals               // white space after the name: "=" or ";"
-	extValue0               // after "=": white space, the value's first byte
-	extToken                // more of the value, white space, ";", CR
+	extName0                // after ";": the name's first byte
+	extName                 // more of the name, "=", ";", CR
+	extValue0               // after "=": the value's first byte
+	extToken                // more of the value, ";", CR
 	extQuoted               // within a quoted string
 	extEscaped              // after its backslash
-	extAfter                // after the quoted string: white space, ";", CR
+	extAfter                // after the quoted string: ";", CR
 	sizeLF                  // LF of the size line
 	data                    // left bytes of data
 	dataCR                  // CR after the data
@@ -199,7 +197,7 @@ func (b *Body) count(n int) bool {
 
 // take takes the next byte of a chunk's framing or of the trailer section.
 func (b *Body) take(c byte) *rule {
-	if b.state >= extBefore && b.state <= extAfter {
+	if b.state >= extName0 && b.state <= extAfter {
 		if b.overhead++; b.overhead > maxOverhead+b.payload {
 			return lawChunkExtBig
 		}
@@ -229,8 +227,6 @@ func (b *Body) take(c byte) *rule {
 		switch c {
 		case ';':
 			b.state = extName0
-		case ' ', '\t':
-			b.state = extBefore
 		case '\r':
 			b.state = sizeLF
 		case '\n':
@@ -267,19 +263,13 @@ func (b *Body) take(c byte) *rule {
 // extension takes a byte of
 //
 //	chunk-ext = *( BWS ";" BWS chunk-ext-name [ BWS "=" BWS chunk-ext-val ] )
+//
+// without the bad white space (BWS): no sender may generate it (RFC 9110
+// §5.6.3), we would by forwarding it, and not every reader takes it.
 func (b *Body) extension(c byte) *rule {
-	blank := c == ' ' || c == '\t'
 	switch b.state {
-	case extBefore:
-		switch {
-		case c == ';':
-			b.state = extName0
-		case !blank:
-			return lawChunkLine
-		}
 	case extName0, extValue0:
 		switch {
-		case blank:
 		case message.Token[c] && b.state == extName0:
 			b.state = extName
 		case message.Token[c]:
@@ -289,19 +279,14 @@ func (b *Body) extension(c byte) *rule {
 		default:
 			return lawChunkExt
 		}
-	case extName, extEquals, extToken, extAfter:
+	case extName, extToken, extAfter:
 		switch {
-		case message.Token[c] && (b.state == extName || b.state == extToken):
+		case message.Token[c] && b.state != extAfter:
 		case c == ';':
 			b.state = extName0
-		case c == '=' && (b.state == extName || b.state == extEquals):
+		case c == '=' && b.state == extName:
 			b.state = extValue0
-		case blank && b.state == extName:
-			b.state = extEquals
-		case blank && b.state != extEquals:
-			b.state = extBefore
-		case blank:
-		case c == '\r' && b.state != extEquals:
+		case c == '\r':
 			b.state = sizeLF
 		default:
 			return lawChunkExt

@@ -128,9 +128,15 @@ func parseFields(buf []byte, i int, fields []message.Field, limit int, s side) (
 		bit := message.SetOf(id)
 		twice |= seen & bit
 		seen |= bit
-		fields = append(fields, message.Field{
-			ID: id, Hop: hopFields.Has(id), Line: uint32(line), Name: name, Value: buf[start:end],
-		})
+		if len(fields) < cap(fields) {
+			fields = fields[:len(fields)+1]
+		} else {
+			fields = append(fields, message.Field{})
+		}
+		// Written in place: building it and copying it costs a tenth of the parse.
+		p := &fields[len(fields)-1]
+		p.ID, p.Hop, p.Drop, p.Line = id, hopFields.Has(id), false, uint32(line)
+		p.Name, p.Value = name, buf[start:end]
 	}
 }
 
