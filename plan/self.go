@@ -1,0 +1,233 @@
+package plan
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	seinev1 "github.com/seinemesh/seine/api/seine/v1"
+	"github.com/seinemesh/seine/mesh"
+)
+
+// Self is what w's proxy must know of its own workload.
+func Self(s *mesh.Snapshot, w *mesh.Workload) *seinev1.Self {
+	out := &seinev1.Self{
+		Workload: WorkloadOf(s, w), Labels: w.Labels,
+		TrustDomain: s.Settings.TrustDomain, ClusterDomain: s.Settings.ClusterDomain,
+		MeshPrefixes: prefixes(s),
+		AccessLog:    &seinev1.AccessLog{Format: s.Settings.AccessLog},
+	}
+	if id := out.Workload; id.Identity == "" {
+		id.Identity = mesh.SPIFFE(s.Settings.TrustDomain, w.Namespace, w.ServiceAccount)
+	}
+	mode, by := Mtls(s, w, 0)
+	out.DefaultMtls, out.DefaultMtlsSource = mode, by
+
+	ports := map[uint32]*seinev1.InboundPort{}
+	for _, svc := range s.ServicesOf(w) {
+		for _, p := range svc.Ports {
+			target, ok := p.TargetOn(w)
+			if !ok || ports[target] != nil {
+				continue // the first service of a port names it
+			}
+			in := &seinev1.InboundPort{
+				Port: target, Protocol: p.Protocol, Service: svc.Host, ServiceName: svc.Name,
+				ServiceNamespace: svc.Namespace, ServicePort: p.Number,
+			}
+			if svc.Kind == "ServiceEntry" {
+				in.ServiceName = svc.Host
+			}
+			ports[target] = in
+		}
+	}
+	for _, pa := range s.PeerAuth {
+		if pa.Namespace != w.Namespace || len(pa.Selector) == 0 || !mesh.Selects(pa.Selector, w.Labels) {
+			continue
+		}
+		for port := range pa.Ports {
+			if ports[port] == nil {
+				ports[port] = &seinev1.InboundPort{Port: port}
+			}
+		}
+	}
+	for port, in := range ports {
+		in.Mtls, in.MtlsSource = Mtls(s, w, port)
+		out.Inbound = append(out.Inbound, in)
+	}
+	slices.SortFunc(out.Inbound, func(a, b *seinev1.InboundPort) int { return cmp.Compare(a.Port, b.Port) })
+	return out
+}
+
+// maxSingles is up to how many addresses outside the mesh's prefixes are told
+// to every proxy one by one.
+const maxSingles = 64
+
+// prefixes are the mesh's own, and what has an address outside of them: a proxy
+// must never pass such an address in plaintext because nobody answered. Many
+// are told as the networks that they lie in, which costs a question more for
+// their neighbours and nothing else.
+func prefixes(s *mesh.Snapshot) []string {
+	var singles []netip.Prefix
+	add := func(addresses []netip.Addr) {
+		for _, a := range addresses {
+			if !s.Local(a) {
+				singles = append(singles, netip.PrefixFrom(a, a.BitLen()))
+			}
+		}
+	}
+	for _, t := range s.Workloads {
+		add(t.Addresses)
+	}
+	for _, svc := range s.Services {
+		if svc.Kind == "Service" {
+			add(svc.Addresses)
+		}
+	}
+	compact := func() {
+		slices.SortFunc(singles, func(a, b netip.Prefix) int {
+			return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+		})
+		singles = slices.Compact(singles)
+	}
+	compact()
+	if len(singles) > maxSingles {
+		for i, p := range singles {
+			bits := 24
+			if p.Addr().Is6() {
+				bits = 64
+			}
+			singles[i] = netip.PrefixFrom(p.Addr(), bits).Masked()
+		}
+		compact()
+	}
+	var out []string
+	for _, p := range s.Settings.Prefixes {
+		out = append(out, p.String())
+	}
+	for _, p := range singles {
+		out = append(out, p.String())
+	}
+	return out
+}
+
+// WorkloadOf is a workload as metrics, logs and peers name it.
+func WorkloadOf(s *mesh.Snapshot, t *mesh.Workload) *seinev1.Workload {
+	out := labelled(s, t.Namespace, t.App, t.Labels)
+	out.Name, out.ServiceAccount = t.Instance, t.ServiceAccount
+	if t.Sidecar || t.Gateway {
+		out.Identity = mesh.SPIFFE(s.Settings.TrustDomain, t.Namespace, t.ServiceAccount)
+	}
+	return out
+}
+
+// labelled fills what labels say, by Istio's rules for canonical names.
+func labelled(s *mesh.Snapshot, namespace, app string, labels map[string]string) *seinev1.Workload {
+	return &seinev1.Workload{
+		Namespace: namespace, Workload: app, App: labels["app"], Version: labels["version"], Cluster: s.Settings.ClusterID,
+		CanonicalService:  first(labels["service.istio.io/canonical-name"], labels["app.kubernetes.io/name"], labels["app"], app),
+		CanonicalRevision: first(labels["service.istio.io/canonical-revision"], labels["app.kubernetes.io/version"], labels["version"], "latest"),
+	}
+}
+
+func first(list ...string) string {
+	for _, s := range list {
+		if s != "" {
+			return s
+		}
+	}
+	return ""
+}
+
+// Mtls is the mode in which w's port receives connections and the resource that
+// says so (nil: the default, PERMISSIVE). Port 0 stands for every port that
+// nothing names.
+//
+// Istio's precedence (ComposePeerAuthentication): the port of the workload's
+// policy, the workload's, the namespace's, the mesh's; one that is unset
+// inherits; of several at one level the first holds; a selector in the root
+// namespace selects nothing. The legacy kinds stand at the same levels, behind a
+// PeerAuthentication of the level: a Policy for a service's port, for a service,
+// a namespace's Policy, the MeshPolicy. (Istio 1.5 ignored them altogether as
+// soon as one PeerAuthentication meant the workload, so that a policy that was
+// left unset opened what MeshPolicy had made STRICT.)
+func Mtls(s *mesh.Snapshot, w *mesh.Workload, port uint32) (seinev1.MtlsMode, *seinev1.Ref) {
+	root := s.Settings.RootNamespace
+	var whole, namespace, workload *mesh.PeerAuthentication
+	var meshPolicy, policy, service, servicePort *mesh.PeerAuthentication
+	keep := func(dst **mesh.PeerAuthentication, pa *mesh.PeerAuthentication) {
+		if *dst == nil {
+			*dst = pa
+		}
+	}
+	for _, pa := range s.PeerAuth {
+		legacy := pa.Kind != "PeerAuthentication"
+		switch {
+		case pa.MeshWide:
+			keep(&meshPolicy, pa)
+		case len(pa.Services) > 0:
+			switch targeted(s, w, port, pa) {
+			case targetPort:
+				keep(&servicePort, pa)
+			case targetService:
+				keep(&service, pa)
+			}
+		case len(pa.Selector) > 0:
+			if pa.Namespace == w.Namespace && pa.Namespace != root && mesh.Selects(pa.Selector, w.Labels) {
+				keep(&workload, pa)
+			}
+		case legacy:
+			if pa.Namespace == w.Namespace {
+				keep(&policy, pa)
+			}
+		case pa.Namespace == root:
+			keep(&whole, pa)
+		case pa.Namespace == w.Namespace:
+			keep(&namespace, pa)
+		}
+	}
+	if workload != nil {
+		if m := workload.Ports[port]; m != seinev1.MtlsMode_MTLS_UNSPECIFIED {
+			return m, workload.Proto()
+		}
+	}
+	return inherit(servicePort, workload, service, namespace, policy, whole, meshPolicy)
+}
+
+func inherit(levels ...*mesh.PeerAuthentication) (seinev1.MtlsMode, *seinev1.Ref) {
+	for _, pa := range levels {
+		if pa != nil && pa.Mode != seinev1.MtlsMode_MTLS_UNSPECIFIED {
+			return pa.Mode, pa.Proto()
+		}
+	}
+	return seinev1.MtlsMode_MTLS_PERMISSIVE, nil
+}
+
+type target uint8
+
+const (
+	targetNone target = iota
+	targetService
+	targetPort
+)
+
+// targeted is how a legacy Policy with targets means w's port: by the port of a
+// service that selects w, or by the service as a whole.
+func targeted(s *mesh.Snapshot, w *mesh.Workload, port uint32, pa *mesh.PeerAuthentication) target {
+	best := targetNone
+	for _, svc := range s.ServicesOf(w) {
+		ports, ok := pa.Services[svc.Host]
+		if !ok {
+			continue
+		}
+		p := portTargeting(svc, w, port)
+		if p == nil {
+			continue // the policy is for the service's ports
+		}
+		if len(ports) == 0 {
+			best = max(best, targetService)
+		} else if slices.Contains(ports, p.Number) {
+			best = targetPort
+		}
+	}
+	return best
+}

@@ -1,0 +1,197 @@
+package plan
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	seinev1 "github.com/seinemesh/seine/api/seine/v1"
+	"github.com/seinemesh/seine/mesh"
+)
+
+// Service returns one port of a service ("FQDN/PORT") with the policies that
+// hold for w; nil if w sees no such thing.
+func Service(s *mesh.Snapshot, w *mesh.Workload, key string) *seinev1.Service {
+	svc, p, t := lookUp(s, w, key)
+	switch {
+	case t != nil:
+		_, port, _ := seinev1.ParseServiceKey(key)
+		return &seinev1.Service{Host: instanceHost(s, t), Name: t.Instance, Namespace: t.Namespace, Port: uint32(port)}
+	case svc == nil:
+		return nil
+	}
+	out := &seinev1.Service{
+		Host: svc.Host, Name: svc.Name, Namespace: svc.Namespace, Port: p.Number, PortName: p.Name, Protocol: p.Protocol,
+		Resolution: svc.Resolution, External: svc.External, SubjectAltNames: svc.SANs,
+	}
+	if svc.Kind == "ServiceEntry" {
+		out.Name = svc.Host // as Istio's destination_service_name
+	}
+	dr := DestinationRule(s, w, svc)
+	if dr == nil {
+		return out
+	}
+	out.Source, out.Unsupported = dr.Proto(), dr.Unsupported
+	out.Policy = policyOn(p.Number, dr.Policy, dr.PortPolicies)
+	for i := range dr.Subsets {
+		sub := &dr.Subsets[i]
+		out.Subsets = append(out.Subsets, &seinev1.Subset{
+			Name: sub.Name, Labels: sub.Labels, Policy: policyOn(p.Number, sub.Policy, sub.PortPolicies),
+		})
+	}
+	return out
+}
+
+func policyOn(port uint32, policy *seinev1.TrafficPolicy, ports map[uint32]*seinev1.TrafficPolicy) *seinev1.TrafficPolicy {
+	if p := ports[port]; p != nil {
+		return p
+	}
+	return policy
+}
+
+// lookUp finds what a key names: a port of a service that w sees, or a workload
+// that stands for itself.
+func lookUp(s *mesh.Snapshot, w *mesh.Workload, key string) (*mesh.Service, *mesh.Port, *mesh.Workload) {
+	host, port, err := seinev1.ParseServiceKey(key)
+	if err != nil {
+		return nil, nil, nil
+	}
+	svc := s.Service(host, w.Namespace)
+	if svc == nil || svc.Host != host {
+		return nil, nil, instanceAt(s, host)
+	}
+	p := portOf(svc, uint32(port))
+	if p == nil {
+		return nil, nil, nil
+	}
+	return svc, p, nil
+}
+
+// DestinationRule is the one that holds for w's calls to svc, or nil. Istio's
+// order: the caller's namespace, the service's, the root namespace; within one
+// the most specific host; among those of the caller's own namespace one that
+// selects the caller before one for all. In the root namespace itself only a
+// rule for the exact host comes first, so that its catch-all rules do not hide
+// those of the services.
+func DestinationRule(s *mesh.Snapshot, w *mesh.Workload, svc *mesh.Service) *mesh.DestinationRule {
+	root := s.Settings.RootNamespace
+	find := func(namespace string, own, exactOnly bool) (found *mesh.DestinationRule) {
+		s.DestinationRulesOf(svc.Host, func(pattern string, list []*mesh.DestinationRule) bool {
+			if exactOnly && pattern != svc.Host {
+				return false
+			}
+			here := false
+			for _, dr := range list {
+				if dr.Namespace != namespace || !own && !mesh.Visible(dr.ExportTo, dr.Namespace, w.Namespace) {
+					continue
+				}
+				here = true
+				if len(dr.WorkloadSelector) == 0 {
+					if found == nil {
+						found = dr
+					}
+				} else if dr.Namespace == w.Namespace && mesh.Selects(dr.WorkloadSelector, w.Labels) {
+					found = dr
+					return false
+				}
+			}
+			return !here
+		})
+		return found
+	}
+	if dr := find(w.Namespace, true, w.Namespace == root); dr != nil {
+		return dr
+	}
+	if dr := find(svc.Namespace, false, false); dr != nil {
+		return dr
+	}
+	return find(root, false, false)
+}
+
+// Endpoints returns the endpoints of a service's port ("FQDN/PORT"), by ID: the
+// workloads that it selects, or those that a ServiceEntry writes out. Only what
+// can be spoken to in mutual TLS has an identity: a workload with a sidecar
+// whose policy does not disable it on that port (Istio's auto mTLS looks at
+// PeerAuthentication in the same way).
+func Endpoints(s *mesh.Snapshot, w *mesh.Workload, key string) []*seinev1.Endpoint {
+	svc, p, t := lookUp(s, w, key)
+	if t != nil {
+		_, port, _ := seinev1.ParseServiceKey(key)
+		if e := member(s, t, uint32(port)); e != nil {
+			return []*seinev1.Endpoint{e}
+		}
+	}
+	if svc == nil {
+		return nil
+	}
+	var out []*seinev1.Endpoint
+	for _, m := range s.Members(svc) {
+		if port, ok := p.TargetOn(m); ok {
+			if e := member(s, m, port); e != nil {
+				out = append(out, e)
+			}
+		}
+	}
+	seen := map[string]bool{}
+	for i := range svc.Endpoints {
+		if e := written(s, svc, p, &svc.Endpoints[i]); !seen[e.Id] {
+			seen[e.Id] = true
+			out = append(out, e)
+		}
+	}
+	slices.SortFunc(out, func(a, b *seinev1.Endpoint) int { return cmp.Compare(a.Id, b.Id) })
+	return out
+}
+
+func endpointID(t *mesh.Workload) string { return t.Instance }
+
+func member(s *mesh.Snapshot, t *mesh.Workload, port uint32) *seinev1.Endpoint {
+	if len(t.Addresses) == 0 {
+		return nil
+	}
+	e := &seinev1.Endpoint{
+		Id: endpointID(t), Address: t.Addresses[0].String(), Port: port, Workload: WorkloadOf(s, t),
+		Labels: t.Labels, Locality: t.Locality, Weight: t.Weight, Unhealthy: t.Unhealthy,
+	}
+	if mode, _ := Mtls(s, t, port); mode == seinev1.MtlsMode_MTLS_DISABLE {
+		e.Workload.Identity = ""
+	}
+	return e
+}
+
+// written is an endpoint of a ServiceEntry. It has an identity only if it says
+// by Istio's label that it speaks the mesh's TLS.
+func written(s *mesh.Snapshot, svc *mesh.Service, p *mesh.Port, from *mesh.Endpoint) *seinev1.Endpoint {
+	port := p.Number
+	if p.Target != 0 {
+		port = p.Target
+	}
+	if n, ok := from.Ports[p.Name]; ok {
+		port = n
+	}
+	if t := memberAt(s, from.Address); t != nil {
+		if e := member(s, t, port); e != nil { // a workload of the mesh, known by its address
+			e.Id = fmt.Sprintf("%s:%d", from.Address, port)
+			return e
+		}
+	}
+	e := &seinev1.Endpoint{
+		Id: fmt.Sprintf("%s:%d", from.Address, port), Address: from.Address, Port: port,
+		Labels: from.Labels, Locality: from.Locality, Weight: from.Weight,
+		Workload: labelled(s, from.Namespace, "", from.Labels),
+	}
+	e.Workload.ServiceAccount = from.ServiceAccount
+	if from.ServiceAccount != "" && from.Labels["security.istio.io/tlsMode"] == "istio" {
+		e.Workload.Identity = mesh.SPIFFE(s.Settings.TrustDomain, svc.Namespace, from.ServiceAccount)
+	}
+	return e
+}
+
+func memberAt(s *mesh.Snapshot, address string) *mesh.Workload {
+	a, err := netip.ParseAddr(address)
+	if err != nil {
+		return nil
+	}
+	return s.WorkloadAt(a)
+}
