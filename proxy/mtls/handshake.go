@@ -89,9 +89,12 @@ func (s *Session) feedHandshake(cipher []byte) error {
 	what := helloPartial
 	if waiting {
 		switch {
+		case !startsHello(s.in.held):
+			what = helloNever
 		case grown:
 			what = hello(s.in.held.b[s.in.off : s.in.off+s.in.ready])
-		case s.in.unread() == roomHandshake:
+		}
+		if what == helloPartial && s.in.unread() == roomHandshake {
 			what = helloTooLarge
 		}
 	}
@@ -100,6 +103,9 @@ func (s *Session) feedHandshake(cipher []byte) error {
 	}
 	s.mu.Unlock()
 	switch what {
+	case helloNever:
+		s.Abort(ErrNotTLS)
+		return ErrNotTLS
 	case helloTooLarge:
 		s.Abort(ErrHello)
 		return ErrHello

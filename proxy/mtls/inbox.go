@@ -147,7 +147,14 @@ const (
 	helloPartial helloState = iota
 	helloWhole              // or something that can never become one and is for crypto/tls to refuse
 	helloTooLarge
+	helloNever
 )
+
+// startsHello says whether b, the first bytes of a connection, may begin a TLS
+// handshake record. "GET / HTTP" would otherwise be 8 KiB of record to wait for.
+func startsHello(b *buffer) bool {
+	return b == nil || len(b.b) == 0 || b.b[0] == 22 && (len(b.b) < 2 || b.b[1] == 3)
+}
 
 // hello looks at b, the whole records at the start of a connection.
 func hello(b []byte) helloState {

@@ -18,6 +18,8 @@ var (
 	ErrBusy = errors.New("mtls: too many handshakes at once")
 	// ErrHello refuses a ClientHello that is larger than 16 KiB or cut into crumbs.
 	ErrHello = errors.New("mtls: ClientHello too large")
+	// ErrNotTLS refuses a connection whose first bytes begin no TLS handshake.
+	ErrNotTLS = errors.New("mtls: the peer does not speak TLS")
 	// ErrReleased answers whoever uses a session after Release.
 	ErrReleased = errors.New("mtls: session released")
 )
