@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"net"
@@ -169,8 +170,14 @@ type proxy struct {
 
 func (c *controlPlane) client(o Options) *proxy {
 	c.t.Helper()
+	return c.clientWith(o, func(*tls.Config) {})
+}
+
+func (c *controlPlane) clientWith(o Options, change func(*tls.Config)) *proxy {
+	c.t.Helper()
 	o.Address, o.Node, o.Version = "seined:15012", node, "test"
 	o.TLS = c.pki.Client(nodeID)
+	change(o.TLS)
 	o.Log = slog.New(slog.DiscardHandler)
 	o.Dial = func(ctx context.Context, _ string) (net.Conn, error) {
 		c.dials.Add(1)
@@ -631,5 +638,25 @@ func TestNothingIsAllocatedForARequest(t *testing.T) {
 		}
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
+	}
+}
+
+// A stream ends with its certificate; the next one comes with the new one.
+func TestStreamsFollowTheCertificate(t *testing.T) {
+	cp := newControlPlane(t)
+	cp.publish((&content{}).add("a"))
+	cp.start()
+	o := Options{}
+	p := cp.clientWith(o, func(conf *tls.Config) {
+		conf.Certificates = nil
+		conf.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			c := cp.pki.Leaf(nodeID, 2*time.Second)
+			return &c, nil
+		}
+	})
+	before := p.want("http/80/a")
+	eventually(t, "a second stream", func() bool { s := p.Stats(); return s.Connects >= 2 && s.Connected })
+	if p.Table() != before {
+		t.Error("a new stream made a new table of nothing new")
 	}
 }

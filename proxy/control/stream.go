@@ -41,18 +41,6 @@ func (c *Client) Run(ctx context.Context) error {
 			return nil
 		}
 	}
-	conn, err := grpc.NewClient("passthrough:///"+c.opt.Address,
-		grpc.WithTransportCredentials(credentials.NewTLS(c.opt.TLS)),
-		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) { return c.opt.Dial(ctx, address) }),
-		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: backoffLeast, Multiplier: 1.6, Jitter: .2, MaxDelay: backoffMost}, MinConnectTimeout: 5 * time.Second}),
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 20 * time.Second, Timeout: 10 * time.Second}),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(receiveMost)),
-		grpc.WithDisableServiceConfig(), grpc.WithNoProxy(), grpc.WithDisableRetry())
-	if err != nil {
-		return fmt.Errorf("control: %s: %w", c.opt.Address, err)
-	}
-	defer conn.Close()
-
 	ctx, cancel := context.WithCancel(ctx)
 	kept := make(chan struct{})
 	go func() { defer close(kept); c.keep(ctx) }()
@@ -61,8 +49,7 @@ func (c *Client) Run(ctx context.Context) error {
 	delay := backoffLeast
 	for {
 		began := time.Now()
-		conn.ResetConnectBackoff()
-		err := c.stream(ctx, conn)
+		err := c.connect(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -80,6 +67,24 @@ func (c *Client) Run(ctx context.Context) error {
 		}
 		delay = min(delay*8/5, backoffMost)
 	}
+}
+
+// connect runs one stream over a connection of its own: a new stream comes with
+// the certificate of this moment, and the one before may have expired.
+func (c *Client) connect(ctx context.Context) error {
+	conn, err := grpc.NewClient("passthrough:///"+c.opt.Address,
+		grpc.WithTransportCredentials(credentials.NewTLS(c.opt.TLS)),
+		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) { return c.opt.Dial(ctx, address) }),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: 5 * time.Second}),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 20 * time.Second, Timeout: 10 * time.Second}),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(receiveMost)),
+		grpc.WithDisableServiceConfig(), grpc.WithNoProxy(), grpc.WithDisableRetry())
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+
+	return c.stream(ctx, conn)
 }
 
 // disconnected notes why the stream ended and reports whether it had been up.

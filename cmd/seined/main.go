@@ -1,0 +1,66 @@
+// Command seined is the control plane: it reads the mesh's configuration,
+// hands out certificates, and tells each proxy what it needs to know.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/seinemesh/seine/controlplane"
+	"github.com/seinemesh/seine/version"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := command().ExecuteContext(ctx)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "seined:", err)
+		os.Exit(1)
+	}
+}
+
+func command() *cobra.Command {
+	o := controlplane.Options{Version: version.Version}
+	var level slog.Level
+	cmd := &cobra.Command{
+		Use:   "seined --config DIR --state DIR",
+		Short: "Seine's control plane",
+		Long: `seined reads Kubernetes, Istio and Seine resources from files and folders,
+watches them, and serves proxies over mutual TLS: certificates and discovery on
+--listen. --http serves health and metrics, and on a loopback address the API
+too; --socket serves the API to this user alone.`,
+		Example:       "  seined --config mesh/ --state ~/.local/state/seine",
+		Version:       version.String(),
+		Args:          cobra.NoArgs,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if o.CertTTL < 0 {
+				return errors.New("--cert-ttl must not be negative")
+			}
+			o.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+			return controlplane.Run(cmd.Context(), o)
+		},
+	}
+	f := cmd.Flags()
+	f.StringArrayVar(&o.Config, "config", nil, "file or folder of resources, watched (repeatable)")
+	f.StringVar(&o.MeshConfig, "mesh-config", "", "Istio's MeshConfig file")
+	f.StringVar(&o.State, "state", "", "folder (0700) of the root certificate and its key")
+	f.StringVar(&o.CACerts, "cacerts", "", "folder of a root that is brought, in Istio's layout: root-cert.pem, ca-cert.pem, ca-key.pem, cert-chain.pem")
+	f.StringVar(&o.Listen, "listen", "0.0.0.0:15012", "address of discovery and certificates (gRPC, TLS)")
+	f.StringVar(&o.HTTP, "http", "0.0.0.0:15014", "address of health and metrics, on loopback also the API; empty: none")
+	f.StringVar(&o.Socket, "socket", "", "Unix socket (0600) of the API; empty: none")
+	f.StringVar(&o.JoinSecret, "join-secret", "", "file (0600) of the secret of join tokens, made if it is not there (default: STATE/join-secret)")
+	f.DurationVar(&o.CertTTL, "cert-ttl", 0, "how long certificates live (default 24h)")
+	f.StringVar(&o.TrustDomain, "trust-domain", "", "trust domain (default: the MeshConfig's, or cluster.local)")
+	f.TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")
+	return cmd
+}

@@ -1,0 +1,121 @@
+package controlplane
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// maxQuestion bounds the body of a request.
+const maxQuestion = 1 << 20
+
+// handler serves the API. To whom may not be this machine's user (trusted is
+// false) it serves health and metrics alone: the rest tells who calls whom,
+// what is configured and which files it came from.
+func (s *server) handler(trusted bool) http.Handler {
+	mux := http.NewServeMux()
+	alive := func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok\n") }
+	mux.HandleFunc("GET /healthz", alive)
+	mux.HandleFunc("GET /healthz/ready", s.ready)
+	mux.HandleFunc("GET /ready", s.ready) // Istio's
+	mux.Handle("GET /metrics", promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 10 * time.Second}))
+	if !trusted {
+		mux.HandleFunc("/api/", func(w http.ResponseWriter, _ *http.Request) {
+			fail(w, http.StatusForbidden, errors.New("the API is only served on a loopback address and on the socket"))
+		})
+		return mux
+	}
+	mux.HandleFunc("GET /api/v1/stat", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.scraper.window.Table(time.Now())) })
+	mux.HandleFunc("GET /api/v1/proxies", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.discovery.Proxies()) })
+	mux.HandleFunc("GET /api/v1/config", func(w http.ResponseWriter, _ *http.Request) {
+		state, _ := s.config.current()
+		answer(w, state)
+	})
+	mux.HandleFunc("POST /api/v1/explain", s.explain)
+	return local(mux)
+}
+
+// local refuses requests that a web page made a browser send here: a name that
+// was pointed at loopback (DNS rebinding) is no name of this server.
+func local(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		host := r.Host
+		if h, _, err := net.SplitHostPort(host); err == nil {
+			host = h
+		}
+		a, err := netip.ParseAddr(host)
+		if host != "localhost" && host != "seined" && (err != nil || !a.IsLoopback()) || r.Header.Get("Origin") != "" {
+			fail(w, http.StatusForbidden, fmt.Errorf("host %.100q is not this server's: use 127.0.0.1, localhost or the socket", r.Host))
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// ready says whether proxies that come now are served.
+func (s *server) ready(w http.ResponseWriter, _ *http.Request) {
+	state, snap := s.config.current()
+	var why string
+	switch {
+	case s.source.Current() == nil:
+		why = "there is no serving certificate yet"
+	case snap == nil && state.Error != "":
+		why = "there is no good configuration yet: " + state.Error
+	case snap == nil:
+		why = "the configuration is not read yet"
+	case s.discovery.Snapshot() == nil:
+		why = "the configuration is not served yet"
+	default:
+		_, _ = io.WriteString(w, "ready\n")
+		return
+	}
+	http.Error(w, why, http.StatusServiceUnavailable)
+}
+
+func (s *server) explain(w http.ResponseWriter, r *http.Request) {
+	if s.opt.Explain == nil {
+		fail(w, http.StatusNotImplemented, errors.New("explain is not built into this control plane"))
+		return
+	}
+	question, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxQuestion))
+	if err != nil {
+		fail(w, http.StatusBadRequest, fmt.Errorf("read the question: %w", err))
+		return
+	}
+	_, snap := s.config.current()
+	if snap == nil {
+		fail(w, http.StatusServiceUnavailable, errors.New("there is no good configuration yet"))
+		return
+	}
+	out, err := s.opt.Explain(snap, question)
+	if err != nil {
+		fail(w, http.StatusBadRequest, err)
+		return
+	}
+	answer(w, out)
+}
+
+func answer(w http.ResponseWriter, v any) {
+	body, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		fail(w, http.StatusInternalServerError, err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	_, _ = w.Write(append(body, '\n'))
+}
+
+// fail answers with {"error": sentence}.
+func fail(w http.ResponseWriter, code int, err error) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	_ = json.NewEncoder(w).Encode(map[string]string{"error": err.Error()})
+}

@@ -1,0 +1,131 @@
+package controlplane
+
+import (
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/seinemesh/seine/config"
+	"github.com/seinemesh/seine/config/files"
+	"github.com/seinemesh/seine/mesh"
+)
+
+// configuration is what the files said last, and what runs.
+type configuration struct {
+	publish func(*mesh.Snapshot)
+	domain  string
+	log     *slog.Logger
+
+	accepted, refused prometheus.Counter
+	findings          *prometheus.GaugeVec
+	generation        prometheus.Gauge
+
+	mu    sync.Mutex
+	state ConfigState
+	snap  *mesh.Snapshot
+	said  map[string]struct{} // findings of the event before, which were logged then
+}
+
+// ConfigState is the answer of GET /api/v1/config.
+type ConfigState struct {
+	// Generation is what runs: the last that was good. 0: there never was one.
+	Generation uint64    `json:"generation"`
+	Loaded     time.Time `json:"loaded"` // when it was taken
+	Services   int       `json:"services"`
+	Workloads  int       `json:"workloads"`
+	// Read is when files were read last; they are what runs if Error is empty.
+	Read     time.Time       `json:"read"`
+	Error    string          `json:"error,omitempty"` // why they were not taken
+	Findings config.Findings `json:"findings"`
+}
+
+func newConfiguration(publish func(*mesh.Snapshot), domain string, log *slog.Logger) *configuration {
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
+	}
+	return &configuration{
+		publish: publish, domain: domain, log: log,
+		accepted:   counter("seine_config_accepted_total", "Changes of the files that were taken."),
+		refused:    counter("seine_config_refused_total", "Changes of the files that were not taken; what ran before went on."),
+		findings:   prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "seine_config_findings", Help: "Findings in the files as they were read last."}, []string{"severity"}),
+		generation: prometheus.NewGauge(prometheus.GaugeOpts{Name: "seine_config_generation", Help: "Generation of the configuration that runs."}),
+		state:      ConfigState{Findings: config.Findings{}},
+	}
+}
+
+func (c *configuration) collectors() []prometheus.Collector {
+	return []prometheus.Collector{c.accepted, c.refused, c.findings, c.generation}
+}
+
+// loggedMost bounds what one change of the files writes to the log.
+const loggedMost = 50
+
+// take is what the file source calls with each change.
+func (c *configuration) take(e files.Event) {
+	now := time.Now()
+	err := e.Err
+	if err == nil && e.Result.Snapshot.Settings.TrustDomain != c.domain {
+		err = fmt.Errorf("trustDomain is %s now, but this control plane signs for %s: start it again to change that", e.Result.Snapshot.Settings.TrustDomain, c.domain)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.report(e.Findings)
+	c.state.Read, c.state.Error, c.state.Findings = now, "", e.Findings
+	if e.Findings == nil {
+		c.state.Findings = config.Findings{}
+	}
+	if err != nil {
+		c.refused.Inc()
+		c.state.Error = err.Error()
+		c.log.Error("the configuration was not taken; what ran before goes on", "generation", c.state.Generation, "err", err)
+		return
+	}
+	snap := e.Result.Snapshot
+	c.accepted.Inc()
+	c.generation.Set(float64(snap.Generation))
+	c.snap = snap
+	c.state.Generation, c.state.Loaded = snap.Generation, now
+	c.state.Services, c.state.Workloads = len(snap.Services), len(snap.Workloads)
+	c.log.Info("configuration taken", "generation", snap.Generation, "services", len(snap.Services), "workloads", len(snap.Workloads), "findings", len(e.Findings))
+	c.publish(snap)
+}
+
+// report logs what was not said of the files before. c.mu is held.
+func (c *configuration) report(fs config.Findings) {
+	said := make(map[string]struct{}, len(fs))
+	written := 0
+	for i := range fs {
+		f := &fs[i]
+		text := f.String()
+		_, before := c.said[text]
+		said[text] = struct{}{}
+		if before || f.Severity == config.Info {
+			continue
+		}
+		if written++; written > loggedMost {
+			continue
+		}
+		log := c.log.Warn
+		if f.Severity == config.Error {
+			log = c.log.Error
+		}
+		log(text, "file", f.File, "line", f.Line, "resource", f.Resource(), "field", f.Path)
+	}
+	if written > loggedMost {
+		c.log.Warn("more findings than are logged: see /api/v1/config, or run seine analyze", "left_out", written-loggedMost)
+	}
+	c.said = said
+	for _, s := range []config.Severity{config.Info, config.Warning, config.Error} {
+		c.findings.WithLabelValues(s.String()).Set(float64(fs.Count(s)))
+	}
+}
+
+// current returns the state and the snapshot that runs (nil: none yet).
+func (c *configuration) current() (ConfigState, *mesh.Snapshot) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.state, c.snap
+}

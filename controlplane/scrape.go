@@ -1,0 +1,158 @@
+package controlplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/seinemesh/seine/mesh"
+	"github.com/seinemesh/seine/stat"
+)
+
+const (
+	scrapeEvery = time.Second
+	scrapeWait  = 900 * time.Millisecond // for one proxy
+	scrapeBody  = 8 << 20
+	scrapeAtOne = 16 // proxies at once
+	statSpan    = 10 * time.Second
+)
+
+// connected is what the scraper knows proxies by.
+type connected interface {
+	Connected() []string // NAMESPACE/INSTANCE
+	Snapshot() *mesh.Snapshot
+}
+
+// scraper reads the metrics of the connected proxies into a window.
+type scraper struct {
+	proxies connected
+	port    uint16
+	client  *http.Client
+	window  *stat.Window
+	log     *slog.Logger
+	failed  prometheus.Counter
+	took    prometheus.Histogram
+
+	known map[string]struct{} // in the window
+	mu    sync.Mutex
+	down  map[string]string // proxies whose last scrape failed, and how
+}
+
+func newScraper(proxies connected, port uint16, log *slog.Logger) *scraper {
+	return &scraper{
+		proxies: proxies, port: port, log: log, window: stat.NewWindow(statSpan),
+		known: map[string]struct{}{}, down: map[string]string{},
+		failed: prometheus.NewCounter(prometheus.CounterOpts{Name: "seine_scrape_failures_total", Help: "Scrapes of proxies that failed."}),
+		took:   prometheus.NewHistogram(prometheus.HistogramOpts{Name: "seine_scrape_round_seconds", Help: "Seconds to scrape all connected proxies.", Buckets: []float64{.01, .05, .1, .25, .5, 1, 2.5, 5}}),
+		client: &http.Client{
+			Timeout: scrapeWait,
+			// No proxy and no redirect: only what was asked is read.
+			Transport:     &http.Transport{MaxIdleConnsPerHost: 1, MaxIdleConns: 1024, IdleConnTimeout: 30 * time.Second, MaxResponseHeaderBytes: 16 << 10, DisableCompression: true},
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+	}
+}
+
+func (s *scraper) collectors() []prometheus.Collector {
+	return []prometheus.Collector{s.failed, s.took}
+}
+
+// run scrapes once a second, or as often as it can, until ctx ends.
+func (s *scraper) run(ctx context.Context) error {
+	defer s.client.CloseIdleConnections()
+	tick := time.NewTicker(scrapeEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			s.round(ctx)
+		}
+	}
+}
+
+// round scrapes every connected proxy once.
+func (s *scraper) round(ctx context.Context) {
+	start := time.Now()
+	snap := s.proxies.Snapshot()
+	if snap == nil {
+		return
+	}
+	ids := s.proxies.Connected()
+	now := make(map[string]struct{}, len(ids))
+	var g errgroup.Group
+	g.SetLimit(scrapeAtOne)
+	for _, id := range ids {
+		now[id] = struct{}{}
+		w := snap.Workload(id)
+		if w == nil || len(w.Addresses) == 0 {
+			continue
+		}
+		at := netip.AddrPortFrom(w.Addresses[0], s.port)
+		g.Go(func() error { s.note(ctx, id, s.scrape(ctx, id, at)); return nil })
+	}
+	_ = g.Wait()
+	for id := range s.known {
+		if _, still := now[id]; !still {
+			s.window.Remove(id)
+			delete(s.down, id)
+		}
+	}
+	s.known = now
+	s.took.Observe(time.Since(start).Seconds())
+}
+
+// note logs a proxy that cannot be scraped once, and once that it can again.
+func (s *scraper) note(ctx context.Context, id string, err error) {
+	if ctx.Err() != nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before, was := s.down[id]
+	if err == nil {
+		if was {
+			delete(s.down, id)
+			s.log.Info("a proxy's metrics can be read again", "proxy", id)
+		}
+		return
+	}
+	s.failed.Inc()
+	s.down[id] = err.Error()
+	if before != err.Error() && !was {
+		s.log.Warn("a proxy's metrics cannot be read", "proxy", id, "err", err)
+	}
+}
+
+func (s *scraper) scrape(ctx context.Context, id string, at netip.AddrPort) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+at.String()+"/stats/prometheus", nil)
+	if err != nil {
+		return err
+	}
+	res, err := s.client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close() // read only
+	if res.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s answers %s", at, res.Status)
+	}
+	body, err := io.ReadAll(io.LimitReader(res.Body, scrapeBody+1))
+	if err != nil {
+		return err
+	}
+	if len(body) > scrapeBody {
+		return errors.New("the metrics are larger than is read")
+	}
+	return s.window.Add(id, time.Now(), body)
+}
