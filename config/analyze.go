@@ -24,6 +24,14 @@ func (b *builder) analyze() {
 	for _, w := range population {
 		a.byNamespace[w.Namespace] = append(a.byNamespace[w.Namespace], w)
 	}
+	a.rules = map[string][]*mesh.DestinationRule{}
+	for _, dr := range b.parts.DestinationRules {
+		if strings.HasPrefix(dr.Host, "*") {
+			a.wildRules = append(a.wildRules, dr)
+		} else {
+			a.rules[dr.Host] = append(a.rules[dr.Host], dr)
+		}
+	}
 	for _, s := range b.parts.Services {
 		a.service(s)
 	}
@@ -42,6 +50,8 @@ type analysis struct {
 	s           *mesh.Snapshot
 	workloads   []*mesh.Workload // also those that only stand on paper
 	byNamespace map[string][]*mesh.Workload
+	rules       map[string][]*mesh.DestinationRule // by host
+	wildRules   []*mesh.DestinationRule
 }
 
 func (a *analysis) note(r mesh.Ref, code string, s Severity, path, format string, args ...any) {
@@ -230,10 +240,15 @@ func targetHint(s *mesh.Service, port uint32) string {
 // namespace: Istio looks in the caller's namespace, the service's, the root's.
 func (a *analysis) rulesFor(host, from string, s *mesh.Service) []*mesh.DestinationRule {
 	var out []*mesh.DestinationRule
-	for _, dr := range a.b.parts.DestinationRules {
-		match := dr.Host == host || strings.HasPrefix(dr.Host, "*") && strings.HasSuffix(host, dr.Host[1:])
+	candidates := slices.Clone(a.rules[host])
+	for _, dr := range a.wildRules {
+		if strings.HasSuffix(host, dr.Host[1:]) {
+			candidates = append(candidates, dr)
+		}
+	}
+	for _, dr := range candidates {
 		near := dr.Namespace == from || s != nil && dr.Namespace == s.Namespace || dr.Namespace == a.b.settings.RootNamespace
-		if match && near && (dr.Namespace == from || mesh.Visible(dr.ExportTo, dr.Namespace, from)) {
+		if near && (dr.Namespace == from || mesh.Visible(dr.ExportTo, dr.Namespace, from)) {
 			out = append(out, dr)
 		}
 	}
@@ -242,6 +257,9 @@ func (a *analysis) rulesFor(host, from string, s *mesh.Service) []*mesh.Destinat
 
 // nearHosts is a hint for a host that no service has.
 func (b *builder) nearHosts(host, namespace string) string {
+	if b.hints++; b.hints*len(b.parts.Services) > 1_000_000 {
+		return "" // many names, many mistakes: the first ones are explained
+	}
 	short, rest, dotted := strings.Cut(host, ".")
 	for _, s := range b.parts.Services {
 		if s.Kind == "Service" && s.Name == short && (s.Namespace != namespace || dotted) {
@@ -261,9 +279,6 @@ func (b *builder) nearHosts(host, namespace string) string {
 		} else {
 			names = append(names, s.Host)
 		}
-	}
-	if len(names) > 5000 {
-		return ""
 	}
 	word := strings.TrimSuffix(host, "."+namespace+".svc."+b.settings.ClusterDomain)
 	return didYouMean(word, names)

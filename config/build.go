@@ -27,6 +27,7 @@ type builder struct {
 	rules        []*rawRule
 	namedTargets []namedTarget
 	snapshot     *mesh.Snapshot
+	hints        int // how often names were searched for a near one
 }
 
 // Build makes a Snapshot of files. Where two resources contradict each other,
@@ -57,7 +58,11 @@ func Build(files []File, opt Options) *Result {
 	b.rootNamespace(objects)
 	objects = b.unique(objects)
 	for _, o := range objects {
+		before, local, publishes, rules, named, paper := b.parts, b.result.Local, b.publishes, b.rules, b.namedTargets, b.paper
 		b.decode(o)
+		if o.bad { // decoded for its findings only
+			b.parts, b.result.Local, b.publishes, b.rules, b.namedTargets, b.paper = before, local, publishes, rules, named, paper
+		}
 	}
 	b.place()
 	b.mergeRules()
@@ -243,9 +248,7 @@ func (b *builder) resource(f File, n *yaml.Node, depth int) []*object {
 	case len(o.ref.Namespace) > 63 || strings.ContainsAny(o.ref.Namespace, "/. \t\r\n%"):
 		d.fail(codeHeader, "metadata.namespace", nil, "%q is no name of a namespace: use letters, digits and -", clip(o.ref.Namespace))
 	}
-	if d.bad {
-		return nil
-	}
+	o.bad = d.bad
 	return []*object{o}
 }
 
@@ -256,6 +259,10 @@ func (b *builder) unique(objects []*object) []*object {
 	out := objects[:0]
 	for _, o := range objects {
 		k := key{o.group, o.ref.Kind, o.ref.Namespace, o.ref.Name}
+		if o.bad {
+			out = append(out, o)
+			continue
+		}
 		if w := first[k]; w != nil {
 			b.note(o, codeTwice, Error, "metadata.name", "is written twice: the one at %s holds, this one has no effect; rename or remove it", at(w.ref))
 			continue

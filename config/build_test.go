@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -154,5 +153,3 @@ func TestFolders(t *testing.T) {
 		})
 	}
 }
-
-var _ = netip.Addr{}

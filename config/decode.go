@@ -17,7 +17,8 @@ type decoder struct {
 	b       *builder
 	obj     *object
 	visited int
-	bad     bool // something was reported that refuses the object
+	bad     bool            // something was reported that refuses the object
+	failed  map[string]bool // paths of which something was reported
 	// known says which fields the data plane implements; nil: all.
 	known *fieldSet
 	// unsupported are the paths of the others that are set.
@@ -26,6 +27,13 @@ type decoder struct {
 
 func (d *decoder) fail(code, path string, n *yaml.Node, format string, args ...any) {
 	d.bad = true
+	if d.failed[path] && code != codeDuplicateKey {
+		return // one mistake, one message
+	}
+	if d.failed == nil {
+		d.failed = map[string]bool{}
+	}
+	d.failed[path] = true
 	f := d.b.finding(d.obj, code, Error, path, fmt.Sprintf(format, args...))
 	if n != nil && n.Line > 0 {
 		f.Line = n.Line

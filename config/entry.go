@@ -98,7 +98,7 @@ func (b *builder) serviceEntry(o *object) {
 			d.fail(codeInvalid, path, nil, "resolution NONE sends each connection where it was dialled, so that endpoints cannot be: write resolution: STATIC")
 		case err != nil && base.Resolution == seinev1.Service_STATIC:
 			d.fail(codeInvalid, path+".address", nil, "%q is not an IP address: with names, write resolution: DNS", clip(e.Address))
-		case err != nil && !validHost(e.Address, false):
+		case err != nil && (!validHost(e.Address, false) || strings.Trim(e.Address, "0123456789.") == ""):
 			d.fail(codeInvalid, path+".address", nil, "%q is neither an IP address nor a DNS name", clip(e.Address))
 		}
 		for _, name := range sortedKeys(e.Ports) {
@@ -193,7 +193,7 @@ func (b *builder) workloadEntry(o *object) {
 	case spec.Address == "":
 		b.refuse(o, codeInvalid, "spec.address", "a WorkloadEntry must have an address")
 		return
-	case validHost(spec.Address, false):
+	case validHost(spec.Address, false) && strings.Trim(spec.Address, "0123456789.") != "":
 		b.note(o, codeUnsupported, Warning, "spec.address", "a DNS name as the address of a WorkloadEntry is not implemented in this version: write an IP address, or the name as an endpoint of a ServiceEntry")
 	default:
 		b.refuse(o, codeInvalid, "spec.address", "%q is not an IP address", clip(spec.Address))

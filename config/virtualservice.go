@@ -18,7 +18,7 @@ import (
 var virtualServiceFields = fields("hosts", "gateways", "exportTo",
 	"http.name", "http.match.name", "http.match.uri.**", "http.match.scheme.**", "http.match.method.**", "http.match.authority.**",
 	"http.match.headers.**", "http.match.port", "http.match.sourceLabels.**", "http.match.gateways", "http.match.queryParams.**",
-	"http.match.ignoreUriCase", "http.match.withoutHeaders.**", "http.match.sourceNamespace",
+	"http.match.ignoreUriCase", "http.match.statPrefix", "http.match.withoutHeaders.**", "http.match.sourceNamespace",
 	"http.route.destination.host", "http.route.destination.subset", "http.route.destination.port.number", "http.route.weight", "http.route.headers.**",
 	"http.redirect.**", "http.directResponse.**", "http.rewrite.**", "http.timeout", "http.headers.**",
 	"tcp.match.destinationSubnets", "tcp.match.port", "tcp.match.sourceLabels.**", "tcp.match.gateways", "tcp.match.sourceNamespace",
@@ -393,6 +393,9 @@ func (c *routeConverter) match(m *networking.HTTPMatchRequest, path string) *sei
 		Authority: c.stringMatch(m.Authority, path+".authority", false),
 	}
 	c.port(m.Port, path+".port")
+	if m.StatPrefix != "" {
+		c.b.note(c.o, codeUnsupported, Info, path+".statPrefix", "names a statistic of Envoy and has no effect")
+	}
 	if m.Uri != nil && out.Uri == nil {
 		c.d.fail(codeInvalid, path+".uri", nil, "must say exact, prefix or regex, and not be empty")
 	}
@@ -420,7 +423,10 @@ func (c *routeConverter) match(m *networking.HTTPMatchRequest, path string) *sei
 
 func (c *routeConverter) header(out *seinev1.HttpMatch, name string, m *networking.StringMatch, path string, invert bool) {
 	if strings.HasPrefix(name, "@request.auth.claims") {
+		// Kept as a header that no request can have: a request without a verified
+		// token, which every one is as long as tokens are not verified.
 		c.notImplemented(path, "a match of a token's claims")
+		out.Headers = append(out.Headers, &seinev1.HeaderMatch{Name: name, Value: c.presence(m, path), Invert: invert})
 		return
 	}
 	lower := strings.ToLower(name)
@@ -433,6 +439,7 @@ func (c *routeConverter) header(out *seinev1.HttpMatch, name string, m *networki
 		field := map[string]**seinev1.StringMatch{":authority": &out.Authority, ":method": &out.Method, ":scheme": &out.Scheme}[lower]
 		if field == nil || *field != nil {
 			c.notImplemented(path, "a match of the pseudo-header "+lower)
+			out.Headers = append(out.Headers, &seinev1.HeaderMatch{Name: lower, Value: c.presence(m, path)}) // never there: never matches
 			return
 		}
 		*field = c.stringMatch(m, path, false)

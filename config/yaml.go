@@ -36,6 +36,7 @@ type object struct {
 	root        *yaml.Node // mapping
 	order       int        // position among all objects: earlier wins
 	clustered   bool       // the kind has no namespace
+	bad         bool       // what every resource has is wrong: it is looked at, and refused
 }
 
 // entry is one key of a mapping.
@@ -124,7 +125,7 @@ func text(n *yaml.Node) string {
 	return n.Value
 }
 
-var plainKey = regexp.MustCompile(`^[A-Za-z_$][A-Za-z0-9_$-]*$`)
+var plainKey = regexp.MustCompile(`^[A-Za-z0-9_$][A-Za-z0-9_$-]*$`)
 
 // sub is the path of a key under path.
 func sub(path, key string) string {
