@@ -23,10 +23,11 @@ type plane struct {
 
 // pair is what runs of a data plane.
 type pair struct {
-	target string  // where the load goes, IP:PORT
-	host   string  // the Host that it sends
-	proxy  []*proc // client sidecar and server sidecar: what is measured
-	others []*proc // control plane: not measured
+	target string   // where the load goes, IP:PORT
+	host   string   // the Host that it sends
+	proxy  []*proc  // client sidecar and server sidecar: what is measured
+	others []*proc  // control plane: not measured
+	admin  []string // administration of each proxy, IP:PORT
 }
 
 func (p *pair) stop() {

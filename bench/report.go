@@ -299,7 +299,7 @@ func describe(ctx context.Context, o *options, begun time.Time) environment {
 	}
 	for name, command := range map[string][]string{
 		"envoy": {o.tools.envoy, "--version"}, "nginx": {o.tools.nginx, "-v"}, "haproxy": {o.tools.haproxy, "-v"},
-		"wrk": {o.tools.wrk, "-v"}, "seine": {filepath.Join(o.tools.bin, "seine-proxy"), "--version"},
+		"wrk": {o.tools.wrk, "-v"}, "seine": {filepath.Join(o.tools.bin, "seined"), "--version"},
 	} {
 		if command[0] == "" {
 			continue
