@@ -213,6 +213,8 @@ func TestAppendSimple(t *testing.T) {
 		{503, "no", true, nil, "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 2\r\ncontent-type: text/plain\r\nserver: seine\r\n\r\n"},
 		{301, "", false, []message.Field{pair("location", "/b"), pair("connection", "close")}, "HTTP/1.1 301 Moved Permanently\r\ncontent-length: 0\r\nlocation: /b\r\nconnection: close\r\nserver: seine\r\n\r\n"},
 		{302, "", false, []message.Field{pair("location", "/\r\nSet-Cookie: a")}, "HTTP/1.1 302 Found\r\ncontent-length: 0\r\nserver: seine\r\n\r\n"},
+		{200, "{}", false, []message.Field{pair("Content-Type", "application/json"), pair("Server", "mine"), pair("Content-Length", "9"), pair("transfer-encoding", "chunked")},
+			"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nContent-Type: application/json\r\nServer: mine\r\n\r\n{}"},
 		{204, "x", false, nil, "HTTP/1.1 204 No Content\r\nserver: seine\r\n\r\n"},
 		{777, "", false, nil, "HTTP/1.1 777 \r\ncontent-length: 0\r\nserver: seine\r\n\r\n"},
 	} {

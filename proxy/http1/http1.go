@@ -11,11 +11,25 @@
 // What it must never do: repair. A message that RFC 9110 or RFC 9112 forbids is
 // refused with the clause that it breaks, because two programs that repair the
 // same bytes differently are how requests are smuggled.
+//
+// It is stricter than the RFCs where they leave a choice that readers make
+// differently: equal Content-Lengths that repeat, an empty Host, an empty port or one
+// with leading zeros, transfer codings besides chunked, empty elements in
+// Transfer-Encoding, white space in chunk extensions (which we would generate by
+// forwarding it), connection options that name a field for every recipient.
+//
+// It is more lenient in three things that real programs do and that nobody
+// reads differently: a query may hold any printable byte but "#", as
+// browsers send it, and a path [ ] and |; a 204 may say Content-Length: 0, which is not
+// forwarded; Upgrade to h2c is not refused but left out, so that the server
+// answers in HTTP/1.1.
 package http1
 
 import "github.com/seinemesh/seine/message"
 
-// Limits bound a head. The zero value (and nil) mean the defaults.
+// Limits bound a head. The zero value (and nil) mean the defaults. Each hop of
+// the mesh adds a few fields, so the one that serves should allow a few more than the
+// one that calls.
 type Limits struct {
 	Head   int // bytes of a whole head; default 64 KiB; beyond: 431 (414 if it is the request line)
 	Line   int // bytes of a request line; default 16 KiB; beyond: 414

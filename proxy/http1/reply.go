@@ -18,8 +18,9 @@ const (
 
 // AppendSimple appends a whole response of Seine's own: text/plain, with
 // Content-Length and "server: seine". With head it is the answer to HEAD: no
-// body. The fields of extra (connection: close, location, …) follow; one that
-// no head may hold is left out, so that nothing that came from outside can split the response.
+// body. The fields of extra (connection: close, location, …) follow;
+// content-type and server among them replace ours. One that no head may hold, or that
+// frames the message, is left out, so that nothing from outside can split the response.
 func AppendSimple(dst []byte, status int, body string, head bool, extra ...message.Field) []byte {
 	dst = append(dst, "HTTP/1.1 "...)
 	dst = strconv.AppendInt(dst, int64(status), 10)
@@ -28,22 +29,28 @@ func AppendSimple(dst []byte, status int, body string, head bool, extra ...messa
 	if status >= 200 && status != 204 && status != 304 {
 		dst = append(dst, "content-length: "...)
 		dst = strconv.AppendInt(dst, int64(len(body)), 10)
-		if len(body) > 0 {
-			dst = append(dst, "\r\ncontent-type: text/plain"...)
-		}
 		dst = append(dst, '\r', '\n')
 	} else {
 		body = ""
 	}
+	var given message.Set
 	for i := range extra {
 		p := &extra[i]
-		if !message.ValidName(p.Name) || !message.ValidValue(p.Value) {
+		id := message.Intern(p.Name)
+		if !message.ValidName(p.Name) || !message.ValidValue(p.Value) || frames>>id&1 != 0 {
 			continue
 		}
+		given |= message.SetOf(id)
 		dst = append(append(dst, p.Name...), ": "...)
 		dst = append(append(dst, p.Value...), '\r', '\n')
 	}
-	dst = append(dst, "server: seine\r\n\r\n"...)
+	if len(body) > 0 && !given.Has(message.ContentType) {
+		dst = append(dst, "content-type: text/plain\r\n"...)
+	}
+	if !given.Has(message.Server) {
+		dst = append(dst, "server: seine\r\n"...)
+	}
+	dst = append(dst, '\r', '\n')
 	if head {
 		return dst
 	}
