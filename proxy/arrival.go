@@ -12,7 +12,6 @@ import (
 
 	seinev1 "github.com/seinemesh/seine/api/seine/v1"
 	"github.com/seinemesh/seine/decide"
-	"github.com/seinemesh/seine/proxy/capture"
 	"github.com/seinemesh/seine/proxy/loop"
 	"github.com/seinemesh/seine/proxy/mtls"
 	"github.com/seinemesh/seine/proxy/sniff"
@@ -73,7 +72,7 @@ func (w *worker) arrive(fd int, door *door) {
 		a.dialled = door.target
 		a.enter(door.port)
 	case doorInbound, doorOutbound:
-		to, err := capture.OriginalDst(fd)
+		to, err := w.p.original(fd)
 		if err != nil || to == a.localAddr() || w.p.own(to) {
 			w.p.counters.selfCalls.Inc()
 			a.refuse()

@@ -20,7 +20,7 @@ type exchange struct {
 	head       int // length of its head
 	framing    http1.Framing
 	idempotent bool
-	upgrade    bool
+	connects   bool // CONNECT at an explicit proxy port
 
 	// The decision.
 	decided bool

@@ -16,7 +16,7 @@ var neverBack = message.SetOf(message.XEnvoyPeerMetadata, message.XEnvoyPeerMeta
 
 // forward gets an upstream connection for the request in worker.req and sends
 // it, or waits for the connection.
-func (d *downstream) forward(fresh bool) {
+func (d *downstream) forward() {
 	w, x := d.w, &d.x
 	if x.target != nil && x.ep >= 0 && !x.counted {
 		x.counted = true
@@ -28,7 +28,13 @@ func (d *downstream) forward(fresh bool) {
 			w.loop.Arm(&d.limit, w.loop.Now()+x.timeout)
 		}
 	}
-	u, err := w.acquire(x.pool, durationOf(x.connect), d, fresh, !x.idempotent)
+	var u *upstream
+	var err error
+	if x.connects {
+		u, err = w.dial(x.pool, durationOf(x.connect), d, false)
+	} else {
+		u, err = w.acquire(x.pool, durationOf(x.connect), d, false, !x.idempotent)
+	}
 	if err != nil {
 		d.connectFailed(nil, err)
 		return
@@ -46,9 +52,13 @@ func (d *downstream) connected(u *upstream) {
 	if d.closed || d.up != u {
 		return
 	}
-	if d.x.transmitted { // a second attempt
+	switch {
+	case d.x.connects:
+		d.established()
+		return
+	case d.x.transmitted: // a second attempt
 		d.repeat()
-	} else {
+	default:
 		d.parse()
 		d.transmit()
 	}

@@ -23,6 +23,7 @@ const (
 	exchanging              // request and response are under way
 	closing                 // what is blocked goes out, then the connection closes
 	lingering               // our side is shut; what the client still sends is thrown away
+	tunnelling              // a relay has both sockets
 )
 
 // downstream is one HTTP/1.x connection that a client opened: it takes one
@@ -165,14 +166,18 @@ func (d *downstream) begin() {
 	w, x := d.w, &d.x
 	w.inflight.Add(1)
 	x.idempotent = idempotent(w.req.Method)
-	x.upgrade = x.framing.Upgrade
 	d.last = !x.framing.KeepAlive || w.draining
 	if w.ring != nil {
 		x.line.keep(w, &w.req)
 	}
 	if len(w.req.Method) == 7 && string(w.req.Method) == "CONNECT" {
-		d.connectMethod()
-		return
+		if d.door.kind != doorExplicit {
+			d.last = true
+			x.details = "route_not_found"
+			d.reply(405, telemetry.FlagNR, "CONNECT is not configured here")
+			return
+		}
+		x.connects = true
 	}
 	d.dispatch()
 }
@@ -195,7 +200,7 @@ func (d *downstream) dispatch() {
 		}
 		x.decided = true
 	}
-	d.forward(false)
+	d.forward()
 }
 
 // park waits, bounded, for an answer of the control plane.

@@ -95,8 +95,15 @@ func (d *downstream) refused(a *decide.Answer) {
 
 // routed picks rule, destination and endpoint of an answer with routes.
 func (d *downstream) routed(a *decide.Answer, authority []byte, port uint16, direct bool) bool {
-	w, x := d.w, &d.x
-	t, req := w.table, &w.req
+	w, x, req := d.w, &d.x, &d.w.req
+	if x.connects && len(a.TCP) > 0 {
+		rule := a.MatchTCP(netip.AddrPortFrom(netip.IPv4Unspecified(), port))
+		if rule == nil {
+			d.reply(404, telemetry.FlagNR, "no route of "+a.Proto.Service+" matches the connection")
+			return false
+		}
+		return d.toward(a, rule.Pick(w.rng.Uint64()), rule.ID, authority, port, direct)
+	}
 	if d.door.kind == doorPublished {
 		// The outer name (localhost:8080) is forwarded, the called one matched.
 		outer := req.Authority
@@ -122,9 +129,15 @@ func (d *downstream) routed(a *decide.Answer, authority []byte, port uint16, dir
 		return false
 	}
 	x.timeout = int64(r.Timeout)
-	x.dest = r.Pick(w.rng.Uint64())
-	if x.dest == nil {
-		d.reply(503, telemetry.FlagUH, "every destination of "+r.ID+" has weight 0")
+	return d.toward(a, r.Pick(w.rng.Uint64()), r.ID, authority, port, direct)
+}
+
+// toward picks an endpoint of the destination that the rule called id chose.
+func (d *downstream) toward(a *decide.Answer, dest *decide.Destination, id string, authority []byte, port uint16, direct bool) bool {
+	w, x, t := d.w, &d.x, d.w.table
+	x.dest = dest
+	if dest == nil {
+		d.reply(503, telemetry.FlagUH, "every destination of "+id+" has weight 0")
 		return false
 	}
 	key, subset := x.dest.Key, x.dest.Subset
@@ -133,7 +146,7 @@ func (d *downstream) routed(a *decide.Answer, authority []byte, port uint16, dir
 	}
 	c := t.Cluster(key, subset)
 	if c == nil {
-		d.reply(503, telemetry.FlagNC, "destination "+key+" "+subset+" of "+r.ID+" is not known")
+		d.reply(503, telemetry.FlagNC, "destination "+key+" "+subset+" of "+id+" is not known")
 		return false
 	}
 	x.connect = int64(c.ConnectTimeout)

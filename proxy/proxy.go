@@ -35,6 +35,7 @@ import (
 	"time"
 
 	"github.com/seinemesh/seine/decide"
+	"github.com/seinemesh/seine/proxy/capture"
 	"github.com/seinemesh/seine/proxy/control"
 	"github.com/seinemesh/seine/proxy/http1"
 	"github.com/seinemesh/seine/proxy/loop"
@@ -148,6 +149,9 @@ type Proxy struct {
 	doors    []*door
 	ports    map[uint16]bool // our own listeners' ports
 	draining atomic.Bool
+	// original is capture.OriginalDst; tests, where nothing redirects, bring
+	// their own.
+	original func(fd int) (netip.AddrPort, error)
 }
 
 // counters are process-wide; none of them is on the path of a request that
@@ -161,7 +165,7 @@ type counters struct {
 // serves nothing yet.
 func New(o Options, tables Tables) (*Proxy, error) {
 	o.defaults()
-	p := &Proxy{o: o, tables: tables, factory: o.Factory, registry: o.Registry, log: o.Log, ports: map[uint16]bool{}}
+	p := &Proxy{o: o, tables: tables, factory: o.Factory, registry: o.Registry, log: o.Log, ports: map[uint16]bool{}, original: capture.OriginalDst}
 	r := p.registry
 	p.counters = counters{
 		selfCalls:        r.Counter("seine_proxy_self_calls_total", "Connections refused because their destination is this proxy."),

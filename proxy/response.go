@@ -79,7 +79,8 @@ func (d *downstream) final(n int, f http1.Framing) {
 	old := x.framing.Asked&http1.AskedOld != 0
 	x.chunk = f.Kind == http1.Close && !old
 	x.unchunk = f.Kind == http1.Chunked && old
-	if w.draining || (old && (x.unchunk || f.Kind == http1.Close)) {
+	refused := x.framing.ExpectContinue && !x.reqDone // nobody knows whether the body will come
+	if w.draining || refused || (old && (x.unchunk || f.Kind == http1.Close)) {
 		d.last = true
 	}
 	e := d.responseEdit()
@@ -289,7 +290,5 @@ func (d *downstream) tunnel(n int, f http1.Framing) {
 	d.send(out, nil)
 	u.consume(n)
 	x.headSent, x.reqDone = true, true
-	r := &relay{w: w, a: d.socket, b: &u.socket, tunnel: d, upstream: u}
-	d.up = nil
-	r.start()
+	d.beTunnel()
 }

@@ -486,6 +486,10 @@ func (s *socket) close(reset bool) {
 	if s.closed {
 		return
 	}
+	if s.fd < 0 { // was never opened
+		s.closed = true
+		return
+	}
 	if s.session != nil {
 		if !reset && s.established && s.err == nil && !s.finished {
 			_ = s.session.Close()

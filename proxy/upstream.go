@@ -214,19 +214,24 @@ var errConnectTimeout = errors.New("connect timeout")
 // dial opens a connection for user, who hears of its success or failure, never
 // from within this call.
 func (w *worker) dial(p *pool, timeout time.Duration, user upstreamUser, http bool) (*upstream, error) {
-	fd, err := loop.Dial(p.key.addr, w.p.o.Mark)
-	if err != nil {
-		return nil, err
-	}
 	u := &upstream{pool: p, user: user, connecting: true, http: http}
 	u.timer.Fire = u.expired
-	if err := u.open(w, fd, u); err != nil {
-		return nil, err
-	}
-	p.open++
 	if timeout <= 0 {
 		timeout = 10 * time.Second
 	}
+	if w.outside(p.key.addr) {
+		u.w, u.fd = w, -1
+		w.dialOutside(u, timeout)
+	} else {
+		fd, err := loop.Dial(p.key.addr, w.p.o.Mark)
+		if err != nil {
+			return nil, err
+		}
+		if err := u.open(w, fd, u); err != nil {
+			return nil, err
+		}
+	}
+	p.open++
 	w.loop.Arm(&u.timer, w.loop.Now()+int64(timeout))
 	return u, nil
 }
