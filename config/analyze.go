@@ -14,14 +14,14 @@ import (
 // route to a host that does not exist is answered with 503, as in Istio, and the
 // rest of the mesh runs.
 func (b *builder) analyze() {
-	population := slices.Clone(b.parts.Workloads)
+	a := &analysis{b: b, s: b.snapshot, byNamespace: map[string][]*mesh.Workload{}}
 	for _, w := range b.paper {
 		if b.snapshot.Workload(w.Key()) == nil {
-			population = append(population, w)
+			a.paper = append(a.paper, w)
 		}
 	}
-	a := &analysis{b: b, s: b.snapshot, workloads: population, byNamespace: map[string][]*mesh.Workload{}}
-	for _, w := range population {
+	a.workloads = append(slices.Clone(b.parts.Workloads), a.paper...)
+	for _, w := range a.workloads {
 		a.byNamespace[w.Namespace] = append(a.byNamespace[w.Namespace], w)
 	}
 	a.rules = map[string][]*mesh.DestinationRule{}
@@ -31,6 +31,10 @@ func (b *builder) analyze() {
 		} else {
 			a.rules[dr.Host] = append(a.rules[dr.Host], dr)
 		}
+	}
+	a.services = map[string][]*mesh.Service{}
+	for _, s := range b.parts.Services {
+		a.services[s.Host] = append(a.services[s.Host], s)
 	}
 	for _, s := range b.parts.Services {
 		a.service(s)
@@ -49,6 +53,8 @@ type analysis struct {
 	b           *builder
 	s           *mesh.Snapshot
 	workloads   []*mesh.Workload // also those that only stand on paper
+	paper       []*mesh.Workload
+	services    map[string][]*mesh.Service // by host
 	byNamespace map[string][]*mesh.Workload
 	rules       map[string][]*mesh.DestinationRule // by host
 	wildRules   []*mesh.DestinationRule
@@ -62,12 +68,13 @@ func (a *analysis) note(r mesh.Ref, code string, s Severity, path, format string
 
 // members are the workloads that a service selects, on paper too.
 func (a *analysis) members(s *mesh.Service) []*mesh.Workload {
-	var out []*mesh.Workload
-	if len(s.Selector) > 0 {
-		for _, w := range a.byNamespace[s.Namespace] {
-			if mesh.Selects(s.Selector, w.Labels) {
-				out = append(out, w)
-			}
+	if len(a.paper) == 0 || len(s.Selector) == 0 {
+		return a.s.Members(s)
+	}
+	out := slices.Clone(a.s.Members(s))
+	for _, w := range a.paper {
+		if w.Namespace == s.Namespace && mesh.Selects(s.Selector, w.Labels) {
+			out = append(out, w)
 		}
 	}
 	return out

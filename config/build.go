@@ -20,6 +20,7 @@ type builder struct {
 	result   *Result
 	parts    mesh.Parts
 	perFile  map[string]int
+	types    map[reflect.Type]map[string][]int
 	objects  map[mesh.Ref]*object // by Ref, as the model holds it: for lines of later findings
 
 	paper        []*mesh.Workload // replicas of local Workloads and pod templates
@@ -85,10 +86,22 @@ func (b *builder) prefix(p netip.Prefix) {
 
 // finding makes one about path of o.
 func (b *builder) finding(o *object, code string, s Severity, path, message string) Finding {
-	return Finding{
+	return b.findingAt(o, code, s, path, message, nil)
+}
+
+// findingAt is finding where the place is known already.
+func (b *builder) findingAt(o *object, code string, s Severity, path, message string, n *yaml.Node) Finding {
+	f := Finding{
 		Code: code, Istio: istioCodes[code], Severity: s, Path: path, Message: message,
-		Kind: o.ref.Kind, Namespace: o.ref.Namespace, Name: o.ref.Name, File: o.ref.File, Line: o.line(path),
+		Kind: o.ref.Kind, Namespace: o.ref.Namespace, Name: o.ref.Name, File: o.ref.File,
 	}
+	switch {
+	case n != nil && n.Line > 0:
+		f.Line = n.Line
+	case b.perFile[f.File] < 2*maxFindings: // beyond, it is not listed
+		f.Line = o.line(path)
+	}
+	return f
 }
 
 func (b *builder) report(f Finding) {
@@ -162,7 +175,7 @@ func (b *builder) read(f File) []*object {
 }
 
 func (b *builder) resource(f File, n *yaml.Node, depth int) []*object {
-	o := &object{root: n, ref: mesh.Ref{File: f.Name, Line: n.Line}}
+	o := &object{root: n, ref: mesh.Ref{File: f.Name, Line: n.Line}, size: len(f.Data)}
 	if n.Kind != yaml.MappingNode {
 		b.refuse(o, codeHeader, "", "a resource must be a mapping with apiVersion, kind and metadata, not %s", describe(n))
 		return nil

@@ -34,10 +34,7 @@ func (d *decoder) fail(code, path string, n *yaml.Node, format string, args ...a
 		d.failed = map[string]bool{}
 	}
 	d.failed[path] = true
-	f := d.b.finding(d.obj, code, Error, path, fmt.Sprintf(format, args...))
-	if n != nil && n.Line > 0 {
-		f.Line = n.Line
-	}
+	f := d.b.findingAt(d.obj, code, Error, path, fmt.Sprintf(format, args...), n)
 	f.Refused = true
 	d.b.report(f)
 }
@@ -45,7 +42,7 @@ func (d *decoder) fail(code, path string, n *yaml.Node, format string, args ...a
 // visit counts nodes, so that aliases that expand without end are found.
 func (d *decoder) visit(n *yaml.Node, path string, depth int) bool {
 	d.visited++
-	if d.visited > maxNodes || depth > maxDepth {
+	if d.visited > 10_000+d.obj.size || depth > maxDepth {
 		if !d.bad {
 			d.fail(codeLimit, path, n, "nested too deeply or too large: write it without so many levels and aliases")
 		}
@@ -220,7 +217,7 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, path string, depth int) {
 	}
 	switch v.Kind() {
 	case reflect.Struct:
-		fields := structFields(v.Type())
+		fields := d.b.structFields(v.Type())
 		d.mapping(n, path, func(e entry) {
 			index, ok := fields[e.key]
 			if !ok {
@@ -289,8 +286,15 @@ func (d *decoder) unknown(path string, e entry, names []string) {
 }
 
 // structFields are the indexes of t's fields by their JSON names.
-func structFields(t reflect.Type) map[string][]int {
+func (b *builder) structFields(t reflect.Type) map[string][]int {
+	if fields, ok := b.types[t]; ok {
+		return fields
+	}
 	out := map[string][]int{}
+	if b.types == nil {
+		b.types = map[reflect.Type]map[string][]int{}
+	}
+	b.types[t] = out
 	for _, f := range reflect.VisibleFields(t) {
 		name, opts, _ := strings.Cut(f.Tag.Get("json"), ",")
 		if !f.IsExported() || name == "-" || f.Anonymous && (name == "" || strings.Contains(opts, "inline")) {

@@ -23,7 +23,7 @@ func (b *builder) meshConfig(f File) {
 	if len(docs) == 0 {
 		return
 	}
-	o := &object{root: docs[0], ref: mesh.Ref{Kind: "MeshConfig", File: f.Name, Line: docs[0].Line}}
+	o := &object{root: docs[0], ref: mesh.Ref{Kind: "MeshConfig", File: f.Name, Line: docs[0].Line}, size: len(f.Data)}
 	if inner := text(child(child(docs[0], "data"), "mesh")); inner != "" && text(child(docs[0], "kind")) == "ConfigMap" {
 		at := child(child(docs[0], "data"), "mesh").Line // the text begins on the next line
 		b.meshConfig(File{Name: f.Name, Data: []byte(strings.Repeat("\n", at) + inner)})

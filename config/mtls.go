@@ -33,8 +33,12 @@ func (a *analysis) policyTLS(dr *mesh.DestinationRule, p *seinev1.TrafficPolicy,
 	if mode != seinev1.TrafficPolicy_TLS_DISABLE && mode != seinev1.TrafficPolicy_ISTIO_MUTUAL {
 		return false
 	}
-	for _, s := range a.b.parts.Services {
-		if s.Host != dr.Host && (len(dr.Host) == 0 || dr.Host[0] != '*' || !strings.HasSuffix(s.Host, dr.Host[1:])) || !mesh.Visible(dr.ExportTo, dr.Namespace, s.Namespace) && dr.Namespace != s.Namespace {
+	services := a.services[dr.Host]
+	if strings.HasPrefix(dr.Host, "*") {
+		services = a.b.parts.Services
+	}
+	for _, s := range services {
+		if s.Host != dr.Host && !strings.HasSuffix(s.Host, dr.Host[1:]) || !mesh.Visible(dr.ExportTo, dr.Namespace, s.Namespace) && dr.Namespace != s.Namespace {
 			continue
 		}
 		if s.External && mode == seinev1.TrafficPolicy_ISTIO_MUTUAL && len(s.SANs) == 0 {

@@ -20,9 +20,9 @@ import (
 // comes near, and what does would cost the control plane its memory.
 const (
 	MaxFileBytes = 16 << 20
-	maxDepth     = 64      // of one document
-	maxNodes     = 1 << 20 // visited in one document, aliases expanded
-	maxFindings  = 1000    // reported for one file
+	maxDepth     = 64   // of one document
+	maxMerges    = 1000 // keys laid under one mapping by <<
+	maxFindings  = 1000 // reported for one file
 )
 
 // object is one resource as it stands in a file.
@@ -36,6 +36,7 @@ type object struct {
 	root        *yaml.Node // mapping
 	order       int        // position among all objects: earlier wins
 	clustered   bool       // the kind has no namespace
+	size        int        // bytes of its file: as many nodes are visited, and not many more
 	bad         bool       // what every resource has is wrong: it is looked at, and refused
 }
 
@@ -61,10 +62,11 @@ func isNull(n *yaml.Node) bool {
 // entries are the keys of a mapping in their order, merge keys (<<) laid under.
 // dup is the first key that is written twice.
 func entries(n *yaml.Node) (list []entry, dup *yaml.Node) {
-	return mergedEntries(n, 0)
+	budget := maxMerges
+	return mergedEntries(n, 0, &budget)
 }
 
-func mergedEntries(n *yaml.Node, depth int) (list []entry, dup *yaml.Node) {
+func mergedEntries(n *yaml.Node, depth int, budget *int) (list []entry, dup *yaml.Node) {
 	seen := make(map[string]bool, len(n.Content)/2)
 	var merged []entry
 	for i := 0; i+1 < len(n.Content); i += 2 {
@@ -75,12 +77,10 @@ func mergedEntries(n *yaml.Node, depth int) (list []entry, dup *yaml.Node) {
 				from = from[0].Content
 			}
 			for _, m := range from {
-				if m = resolve(m); m != nil && m.Kind == yaml.MappingNode {
-					under, _ := mergedEntries(m, depth+1)
+				if m = resolve(m); m != nil && m.Kind == yaml.MappingNode && *budget > 0 {
+					under, _ := mergedEntries(m, depth+1, budget)
+					*budget -= 1 + len(under)
 					merged = append(merged, under...)
-				}
-				if len(merged) > maxFindings {
-					break
 				}
 			}
 			continue
