@@ -76,7 +76,8 @@ type parsed struct {
 	twice  message.Set // those that came more than once
 }
 
-// hopFields concern this connection alone (RFC 9110 §7.6.1), but for what finish decides.
+// hopFields concern this connection alone (RFC 9110 §7.6.1). TE and
+// Upgrade are forwarded in part: forwardTrailers and forwardUpgrade decide.
 var hopFields = message.SetOf(message.Connection, message.KeepAlive, message.ProxyConnection, message.TE, message.Upgrade)
 
 // parseFields parses field lines from buf[i] to the empty line, appending to fields. buf ends in LF.

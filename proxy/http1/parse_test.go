@@ -244,6 +244,7 @@ func TestParseDoesNotAllocate(t *testing.T) {
 	var res message.Response
 	in, back := []byte(typical), []byte(typicalResponse)
 	bad := []byte("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n")
+	worse := []byte("GET / HTTP/1.1\r\nHost: a\r\nX : y\r\n\r\n")
 	six := []byte("GET http://[::1]:8080/ HTTP/1.1\r\nHost: [::1]:8080\r\n\r\n")
 	ParseRequest(in, &req, nil)
 	ParseResponse(back, &res, 0, nil)
@@ -251,6 +252,7 @@ func TestParseDoesNotAllocate(t *testing.T) {
 		ParseRequest(in, &req, nil)
 		ParseRequest(in[:len(in)-1], &req, nil)
 		ParseRequest(bad, &req, nil)
+		ParseRequest(worse, &req, nil)
 		ParseRequest(six, &req, nil)
 		ParseResponse(back, &res, 0, nil)
 		ParseResponse(back[:len(back)-1], &res, 0, nil)

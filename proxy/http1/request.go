@@ -25,17 +25,18 @@ func ParseRequest(buf []byte, req *message.Request, lim *Limits) (n int, f Frami
 		return 0, f, err
 	}
 	p, err := parseFields(head, i, req.Fields[:0], l.Fields, request)
-	req.Fields = p.fields
-	if err == nil && p.next > l.Head {
-		err = lawHead.on(request)
-	}
-	if err == nil {
-		err = host(req, &p, l.Proxy)
-	}
-	if err == nil {
-		f, err = requestFraming(req, &p, l.Proxy)
-	}
 	if err != nil {
+		req.Fields = req.Fields[:0]
+		return 0, f, err
+	}
+	req.Fields = p.fields
+	if p.next > l.Head {
+		return 0, f, lawHead.on(request)
+	}
+	if err = host(req, &p, l.Proxy); err != nil {
+		return 0, f, err
+	}
+	if f, err = requestFraming(req, &p, l.Proxy); err != nil {
 		return 0, f, err
 	}
 	return p.next, f, nil

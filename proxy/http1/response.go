@@ -21,14 +21,15 @@ func ParseResponse(buf []byte, res *message.Response, asked Asked, lim *Limits) 
 		return 0, f, err
 	}
 	p, err := parseFields(head, i, res.Fields[:0], l.Fields, response)
-	res.Fields = p.fields
-	if err == nil && p.next > l.Head {
-		err = lawHead.on(response)
-	}
-	if err == nil {
-		f, err = responseFraming(res, &p, asked)
-	}
 	if err != nil {
+		res.Fields = res.Fields[:0]
+		return 0, f, err
+	}
+	res.Fields = p.fields
+	if p.next > l.Head {
+		return 0, f, lawHead.on(response)
+	}
+	if f, err = responseFraming(res, &p, asked); err != nil {
 		return 0, f, err
 	}
 	return p.next, f, nil
