@@ -51,16 +51,11 @@ func TestPairForwards(t *testing.T) {
 	if res, _ := c.response("GET"); res.Header.Get("Saw-X-Request-Id") != "mine" {
 		t.Error("x-request-id was not kept")
 	}
-	for _, m := range []string{p.client.metrics(t), p.server.metrics(t)} {
-		for _, want := range []string{`source_workload="frontend"`, `destination_workload="billing"`, `destination_service="` + billing + `"`, `source_principal="` + frontendID + `"`, `response_flags="-"`} {
-			if !strings.Contains(m, want) {
-				t.Errorf("%s is missing in:\n%s", want, m)
-			}
-		}
+	for _, r := range []*running{p.client, p.server} {
+		r.shows(t, `source_workload="frontend"`, `destination_workload="billing"`, `destination_service="`+billing+`"`,
+			`source_principal="`+frontendID+`"`, `response_flags="-"`)
 	}
-	if m := p.server.metrics(t); !strings.Contains(m, `connection_security_policy="mutual_tls"`) {
-		t.Errorf("the server does not report mutual TLS:\n%s", m)
-	}
+	p.server.shows(t, `connection_security_policy="mutual_tls"`)
 }
 
 func TestPipelining(t *testing.T) {
@@ -324,7 +319,7 @@ func TestCutShort(t *testing.T) {
 			if b, err := io.ReadAll(res.Body); err == nil {
 				t.Errorf("%q looks whole", b)
 			}
-			eventually(t, "flag UC", func() bool { return strings.Contains(p.server.metrics(t), `response_flags="UC"`) })
+			p.server.flagged(t, "UC")
 		})
 	}
 }
@@ -356,7 +351,7 @@ func TestUpgrade(t *testing.T) {
 	if string(b) != big || err != nil {
 		t.Errorf("%d bytes came back, %v", len(b), err)
 	}
-	eventually(t, "the tunnel is counted", func() bool { return strings.Contains(p.client.metrics(t), `response_code="101"`) })
+	p.client.shows(t, `response_code="101"`)
 }
 
 func TestConnectRefusedByServer(t *testing.T) {
@@ -415,9 +410,7 @@ func TestBadInput(t *testing.T) {
 	if reached.Load() != 0 {
 		t.Error("something was forwarded")
 	}
-	if m := p.client.metrics(t); !strings.Contains(m, `response_flags="DPE"`) {
-		t.Errorf("flag DPE is missing:\n%s", m)
-	}
+	p.client.flagged(t, "DPE")
 }
 
 func TestBadChunk(t *testing.T) {
@@ -471,9 +464,7 @@ func TestRouteOutcomes(t *testing.T) {
 		if k.path == "/direct" && body != "teapot" {
 			t.Errorf("body %q", body)
 		}
-		if m := p.client.metrics(t); !strings.Contains(m, fmt.Sprintf("response_code=%q", fmt.Sprint(k.status))) || !strings.Contains(m, fmt.Sprintf("response_flags=%q", k.flag)) {
-			t.Errorf("%s: %d %s is not counted", k.path, k.status, k.flag)
-		}
+		p.client.shows(t, fmt.Sprintf("response_code=%q", fmt.Sprint(k.status)), fmt.Sprintf("response_flags=%q", k.flag))
 	}
 	c.write("GET /edit HTTP/1.1\r\nHost: billing:8080\r\nX-A: 0\r\nX-B: 0\r\n\r\n")
 	res, body := c.response("GET")

@@ -13,6 +13,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"math/big"
@@ -114,7 +115,7 @@ type tables struct {
 	mu     sync.Mutex
 	wanted []string
 	notify []func(*decide.Table)
-	refuse bool
+	refuse atomic.Bool
 }
 
 func (f *tables) Table() *decide.Table { return f.cur.Load() }
@@ -122,7 +123,7 @@ func (f *tables) Want(name string) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.wanted = append(f.wanted, name)
-	return !f.refuse
+	return !f.refuse.Load()
 }
 func (f *tables) Use(string) *control.Use { return nil }
 func (f *tables) Notify(n func(*decide.Table)) {
@@ -227,15 +228,23 @@ type running struct {
 	stop     func()
 }
 
+func newRegistry() *metrics.Registry { return metrics.New(metrics.Options{}) }
+
 func start(t testing.TB, o Options, table *decide.Table) *running {
 	t.Helper()
 	f := &tables{}
 	f.cur.Store(table)
+	return startWith(t, o, f, func(*Proxy) {})
+}
+
+func startWith(t testing.TB, o Options, f *tables, edit func(*Proxy)) *running {
+	t.Helper()
 	if o.Registry == nil {
-		o.Registry = metrics.New(metrics.Options{})
+		o.Registry = newRegistry()
 	}
 	p, err := New(o, f)
 	must(t, err)
+	edit(p)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- p.Run(ctx, 0, 10*time.Second) }()
@@ -259,6 +268,20 @@ func (r *running) metrics(t testing.TB) string {
 	_, err := r.registry.WriteTo(&b)
 	must(t, err)
 	return b.String()
+}
+
+// shows waits until the metrics hold all of that: they follow the answer that
+// the client has seen.
+func (r *running) shows(t testing.TB, want ...string) {
+	t.Helper()
+	for _, k := range want {
+		eventually(t, "metrics with "+k, func() bool { return strings.Contains(r.metrics(t), k) })
+	}
+}
+
+func (r *running) flagged(t testing.TB, flag string) {
+	t.Helper()
+	r.shows(t, `response_flags="`+flag+`"`)
 }
 
 // pair is a client sidecar (explicit), a server sidecar, and mutual TLS between them.
@@ -334,6 +357,15 @@ func rawApp(t testing.TB, serve func(net.Conn)) netip.AddrPort {
 		conns.Wait()
 	})
 	return netip.MustParseAddrPort(l.Addr().String())
+}
+
+// selfSigned is a certificate that the mesh knows nothing of.
+func selfSigned(t testing.TB) (cert, key []byte) {
+	t.Helper()
+	a := newAuthority(t)
+	der, err := x509.MarshalECPrivateKey(a.key)
+	must(t, err)
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw}), pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der})
 }
 
 // client is a connection of a test's client.
