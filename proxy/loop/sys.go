@@ -104,7 +104,8 @@ func Listen(at netip.AddrPort) (int, error) {
 // Dial begins a connection and does not wait for it: the socket becomes
 // writable when it is there, broken when it is not. A mark that is not 0 is
 // set on the socket first (SO_MARK), so that the redirect rules leave it alone.
-func Dial(to netip.AddrPort, mark int) (int, error) {
+// A valid from is the source address.
+func Dial(from netip.Addr, to netip.AddrPort, mark int) (int, error) {
 	fd, err := syscall.Socket(family(to.Addr()), syscall.SOCK_STREAM|syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return -1, fmt.Errorf("connect to %v: socket: %w", to, err)
@@ -113,6 +114,12 @@ func Dial(to netip.AddrPort, mark int) (int, error) {
 		if err := syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_MARK, mark); err != nil {
 			_ = syscall.Close(fd)
 			return -1, fmt.Errorf("connect to %v: SO_MARK %d (needs CAP_NET_ADMIN): %w", to, mark, err)
+		}
+	}
+	if from.IsValid() {
+		if err := syscall.Bind(fd, Sockaddr(netip.AddrPortFrom(from, 0))); err != nil {
+			_ = syscall.Close(fd)
+			return -1, fmt.Errorf("connect from %v to %v: %w", from, to, err)
 		}
 	}
 	NoDelay(fd)
