@@ -30,7 +30,7 @@ type inbound struct {
 func (w *worker) inbound(port uint16, to netip.AddrPort) *inbound {
 	return &inbound{
 		w: w, port: w.current().Self.Inbound(port),
-		pool: w.pool(poolKey{addr: to}, nil), security: telemetry.SecurityNone,
+		pool: w.pool(poolKey{addr: to, app: true}, nil), security: telemetry.SecurityNone,
 	}
 }
 

@@ -33,6 +33,18 @@ type poolKey struct {
 	alts     string // further identities that are accepted
 	sni      string
 	mutual   bool
+	app      bool // the workload's own application
+}
+
+// source is the address that connections to the application come from, Istio's:
+// without it the redirect rules would take a connection to the workload's own
+// address for a caller's, and send it back to the inbound listener. The zero
+// Addr leaves the choice to the kernel.
+func (k *poolKey) source() netip.Addr {
+	if !k.app || !k.addr.Addr().Is4() {
+		return netip.Addr{}
+	}
+	return netip.AddrFrom4([4]byte{127, 0, 0, 6})
 }
 
 // pool keeps the idle connections to one endpoint, the last used first.
@@ -223,7 +235,7 @@ func (w *worker) dial(p *pool, timeout time.Duration, user upstreamUser, http bo
 		u.w, u.fd = w, -1
 		w.dialOutside(u, timeout)
 	} else {
-		fd, err := loop.Dial(p.key.addr, w.p.o.Mark)
+		fd, err := loop.Dial(p.key.source(), p.key.addr, w.p.o.Mark)
 		if err != nil {
 			return nil, err
 		}
