@@ -1,7 +1,99 @@
 package main
 
-import "github.com/spf13/cobra"
+import (
+	"context"
+	"errors"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
 
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/seinemesh/seine/local"
+)
+
+// upCommand is `seine up`: a mesh on this machine.
 func upCommand() *cobra.Command {
-	return &cobra.Command{Use: "up DIR|FILE..."}
+	var (
+		opt  = local.Options{Out: os.Stdout, Err: os.Stderr}
+		over string
+		logs string
+	)
+	cmd := &cobra.Command{
+		Use:   "up DIR|FILE...",
+		Short: "Run a mesh on this machine, without a cluster",
+		Long: `Run the workloads that the files describe (kind Workload of local.seine.dev/v1),
+each in a network namespace of its own with a seine-proxy before it, and seined
+for all of them, configured by the same resources as in a cluster. It needs no
+root. Saving a file changes what runs. Ctrl-C stops everything and leaves nothing
+but the certificate authority's root in the state folder; a second Ctrl-C does
+not wait for programs to finish.
+
+The control plane's socket, logs and tokens are in the run folder:
+$XDG_RUNTIME_DIR/seine, or ~/.seine/run where there is none.`,
+		Example: `  seine up examples/billing
+  seine up --for 10s --require-isolation mesh/    in CI: exit 1 unless all is ready`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			opt.Paths = args
+			opt.For = -1
+			if cmd.Flags().Changed("for") {
+				d, err := time.ParseDuration(over)
+				if err != nil || d < 0 {
+					return errors.New("--for must be a duration such as 30s; 0s stops as soon as everything is ready")
+				}
+				opt.For = d
+			}
+			switch terminal := term.IsTerminal(int(os.Stdout.Fd())); logs {
+			case "auto":
+				opt.Logs = !terminal
+			case "show", "keep":
+				opt.Logs = logs == "show"
+			default:
+				return errors.New("--logs must be auto, show or keep")
+			}
+			return up(opt)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&opt.RunDir, "run-dir", "", "folder for sockets, tokens and logs; emptied at start, removed at the end")
+	f.StringVar(&opt.StateDir, "state-dir", "", "folder for the certificate authority's root, which stays (default ~/.seine/state)")
+	f.StringVar(&opt.MeshConfig, "mesh-config", "", "Istio's MeshConfig, a file")
+	f.StringVar(&opt.Seined, "seined", "", "the control plane's program (default: beside this one, or in PATH)")
+	f.StringVar(&opt.Proxy, "seine-proxy", "", "the proxy's program (default: beside this one, or in PATH)")
+	f.DurationVar(&opt.CertTTL, "cert-ttl", 0, "how long certificates live (default: seined's, 24h)")
+	f.BoolVar(&opt.RequireIsolation, "require-isolation", false, "exit 1 where the kernel refuses namespaces, instead of going on without")
+	f.StringVar(&over, "for", "", "stop by itself so long after everything is ready; exit 1 if it is not")
+	f.DurationVar(&opt.ReadyTimeout, "ready-timeout", time.Minute, "with --for: how long to wait for everything to be ready")
+	f.StringVar(&logs, "logs", "auto", "output of workloads: show it, keep it in files only, or auto: show it unless the table is live")
+	f.BoolVar(&opt.NoIsolation, "no-isolation", false, "")
+	if err := f.MarkHidden("no-isolation"); err != nil {
+		panic(err) // the flag is defined above
+	}
+	for name, stage := range local.Stages() {
+		cmd.AddCommand(&cobra.Command{
+			Use: name, Hidden: true, Args: cobra.NoArgs,
+			RunE: func(*cobra.Command, []string) error { return stage() },
+		})
+	}
+	return cmd
+}
+
+// up runs a mesh until a signal: the first stops it, the second kills it.
+func up(opt local.Options) error {
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	kill := make(chan struct{})
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer signal.Stop(signals)
+	go func() {
+		<-signals
+		stop()
+		<-signals
+		close(kill)
+	}()
+	return local.Up(ctx, kill, opt)
 }

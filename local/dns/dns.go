@@ -132,11 +132,11 @@ func (s *Server) Answer(ctx context.Context, from netip.Addr, q *dns.Msg) *dns.M
 	addrs, known := s.opt.Lookup(snap, namespace, name)
 	ours := s.ours(snap, name)
 	switch {
-	case known && (len(addrs) > 0 || ours):
+	case known && len(addrs) > 0:
 		reply.Authoritative = true
 		reply.Answer = records(question, addrs)
 		return reply
-	case ours:
+	case ours: // also a headless service without instances, as CoreDNS has it
 		reply.Authoritative = true
 		reply.Rcode = dns.RcodeNameError
 		reply.Ns = []dns.RR{authority(snap.Settings.ClusterDomain)}

@@ -11,23 +11,29 @@ import (
 
 // Listening reports the TCP ports that something in the namespace listens on,
 // on any address. It looks; it connects to nothing.
-func (n *NS) Listening() (map[uint16]bool, error) {
-	ports := map[uint16]bool{}
-	err := n.Do(func() error {
-		for _, name := range []string{"tcp", "tcp6"} {
-			f, err := os.Open("/proc/thread-self/net/" + name)
-			if os.IsNotExist(err) {
-				continue
-			}
-			if err != nil {
-				return fmt.Errorf("netns: read listening sockets: %w", err)
-			}
-			listening(f, ports)
-			f.Close()
-		}
-		return nil
+func (n *NS) Listening() (ports map[uint16]bool, err error) {
+	err = n.Do(func() error {
+		ports, err = Listening()
+		return err
 	})
 	return ports, err
+}
+
+// Listening is the same for the calling thread's namespace.
+func Listening() (map[uint16]bool, error) {
+	ports := map[uint16]bool{}
+	for _, name := range []string{"tcp", "tcp6"} {
+		f, err := os.Open("/proc/thread-self/net/" + name)
+		if os.IsNotExist(err) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("netns: read listening sockets: %w", err)
+		}
+		listening(f, ports)
+		f.Close()
+	}
+	return ports, nil
 }
 
 // listening reads the format of /proc/net/tcp (proc(5)): the second field is

@@ -28,6 +28,8 @@ type Spec struct {
 	// NewPID gives the program a process-id namespace of its own, in which it
 	// is process 1, and a /proc that shows nothing else.
 	NewPID bool
+	// Hostname, if not empty, is the program's own name of the machine.
+	Hostname string
 	// NewMount gives the program mounts of its own; Hide, Keep and Files need it.
 	NewMount bool
 	Hide     []string          // folders that are covered by an empty, read-only file system

@@ -103,6 +103,9 @@ func attributes(spec *Spec) *syscall.SysProcAttr {
 	if spec.NewPID {
 		a.Cloneflags |= syscall.CLONE_NEWPID
 	}
+	if spec.Hostname != "" {
+		a.Cloneflags |= syscall.CLONE_NEWUTS
+	}
 	if spec.NewUser {
 		a.Cloneflags |= syscall.CLONE_NEWUSER
 		a.UidMappings = []syscall.SysProcIDMap{{ContainerID: spec.UID, HostID: os.Geteuid(), Size: 1}}

@@ -1,0 +1,419 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/seinemesh/seine/ca"
+	"github.com/seinemesh/seine/config"
+	"github.com/seinemesh/seine/config/files"
+	"github.com/seinemesh/seine/local/dns"
+	"github.com/seinemesh/seine/local/process"
+)
+
+// runner runs a mesh in a world. One goroutine (apply's) adds and removes
+// members; each member is run by its own.
+type runner struct {
+	job
+	world   *world
+	print   *printer
+	log     *slog.Logger
+	clock   process.Clock
+	listen  []*os.File // published ports, in the order of job.Publish
+	kill    <-chan struct{}
+	entries entries
+	secret  []byte
+	dns     *dns.Server
+	api     *api
+
+	config  *config.Result      // what runs; apply's
+	latest  chan *config.Result // what should run; the newest only
+	members map[string]*member  // apply's; read under mu
+	numbers int                 // how many sites were made
+
+	mu      sync.Mutex
+	trust   string // trust domain
+	domain  string // cluster domain
+	control status // of seined
+	moved   chan struct{}
+}
+
+// run runs the mesh until ctx ends, or for so long as the job says; then it
+// stops everything, in order. Closing kill ends the patience with programs.
+func (r *runner) run(ctx context.Context) error {
+	if err := r.prepare(); err != nil {
+		return err
+	}
+	background, end := context.WithCancel(context.Background())
+	defer end()
+	var helpers sync.WaitGroup
+	defer helpers.Wait()
+	defer end()
+
+	source := files.New(r.source())
+	first, err := source.Load()
+	if err != nil {
+		return err
+	}
+	r.adopt(first)
+	r.config = first
+	if r.world.isolated {
+		if err := r.resolver(background, &helpers); err != nil {
+			return err
+		}
+	}
+	wanted := r.wanted(first)
+	for _, m := range wanted {
+		if err := r.entries.write(&m.entry); err != nil {
+			return err
+		}
+	}
+
+	stopped := make(chan struct{})
+	controlCtx, stopControl := context.WithCancel(background)
+	go func() {
+		defer close(stopped)
+		process.Keep(controlCtx, r.kill, r.seined())
+	}()
+	defer func() { stopControl(); <-stopped }()
+	if err := r.awaitControl(ctx); err != nil {
+		return err
+	}
+	defer r.stopAll()
+	r.start(wanted)
+	if err := r.startGateway(); err != nil {
+		return err
+	}
+	helpers.Go(func() { r.follow(background, source) })
+	helpers.Go(func() { r.show(background) })
+	return r.wait(ctx)
+}
+
+// source is what this process reads: for its resolver, and for what to run. The
+// instances' own entries are among it.
+func (r *runner) source() files.Options {
+	return files.Options{
+		Paths: append(slices.Clone(r.Paths), r.entries.dir), MeshConfig: r.MeshConfig, Log: r.log,
+	}
+}
+
+func (r *runner) prepare() error {
+	r.entries = entries{dir: filepath.Join(r.RunDir, "mesh"), temp: filepath.Join(r.RunDir, "new")}
+	r.members = map[string]*member{}
+	r.latest = make(chan *config.Result, 1)
+	r.moved = make(chan struct{}, 1)
+	for _, dir := range []string{r.entries.dir, r.entries.temp, filepath.Join(r.RunDir, "logs"), filepath.Join(r.RunDir, "workloads")} {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			return fmt.Errorf("run folder: %w", err)
+		}
+	}
+	var err error
+	if r.secret, err = ca.CreateSecret(r.joinSecret()); err != nil {
+		return fmt.Errorf("make the join secret: %w", err)
+	}
+	r.api = newAPI(r.RunDir)
+	return nil
+}
+
+func (r *runner) joinSecret() string { return filepath.Join(r.RunDir, "join-secret") }
+
+// adopt takes a configuration for what does not need apply.
+func (r *runner) adopt(res *config.Result) {
+	r.mu.Lock()
+	r.trust, r.domain = res.Snapshot.Settings.TrustDomain, res.Snapshot.Settings.ClusterDomain
+	r.mu.Unlock()
+	if r.dns != nil {
+		r.dns.Set(res.Snapshot)
+	}
+}
+
+// domains are the trust domain and the cluster domain.
+func (r *runner) domains() (trust, cluster string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.trust, r.domain
+}
+
+// resolver serves DNS at the hub's address.
+func (r *runner) resolver(ctx context.Context, wg *sync.WaitGroup) error {
+	at := netip.AddrPortFrom(r.world.control, 53).String()
+	pc, err := net.ListenPacket("udp4", at)
+	if err != nil {
+		return fmt.Errorf("resolver: %w", err)
+	}
+	l, err := net.Listen("tcp4", at)
+	if err != nil {
+		pc.Close()
+		return fmt.Errorf("resolver: %w", err)
+	}
+	r.dns = dns.New(dns.Options{Lookup: config.Lookup, Forward: dns.DialUnix(filepath.Join(r.RunDir, dnsSocket)), Log: r.log})
+	wg.Go(func() {
+		if err := r.dns.Serve(ctx, pc, l); ctx.Err() == nil {
+			r.print.event("the resolver ended: %v; names no longer resolve", err)
+		}
+	})
+	return nil
+}
+
+// follow applies each good configuration, and tells of each bad one.
+func (r *runner) follow(ctx context.Context, source *files.Source) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() {
+		for {
+			select {
+			case res := <-r.latest:
+				r.apply(ctx, res)
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	said := ""
+	err := source.Watch(ctx, func(e files.Event) {
+		if e.Err != nil {
+			// seined says the same; once is enough, and here it is seen.
+			if said != e.Err.Error() {
+				said = e.Err.Error()
+				r.print.event("configuration not taken, the last good one stays: %v", e.Err)
+			}
+			return
+		}
+		if said != "" {
+			said = ""
+			r.print.event("configuration taken again")
+		}
+		r.adopt(e.Result)
+		select { // replace what apply has not taken yet
+		case <-r.latest:
+		default:
+		}
+		r.latest <- e.Result
+	})
+	if ctx.Err() == nil {
+		r.print.event("changes are no longer followed: %v", err)
+	}
+}
+
+// wanted are the members that a configuration asks for and that do not run.
+func (r *runner) wanted(res *config.Result) []*member {
+	var missing []*member
+	taken := map[netip.Addr]bool{}
+	for _, w := range res.Snapshot.Workloads {
+		for _, a := range w.Addresses {
+			taken[a] = true
+		}
+	}
+	r.mu.Lock()
+	for _, l := range res.Local {
+		for n := range l.Replicas {
+			m := r.describe(l, l.Instance(n+1))
+			if r.members[m.key] == nil {
+				missing = append(missing, m)
+			}
+		}
+	}
+	for _, m := range r.members {
+		taken[m.entry.Addr] = true
+	}
+	r.mu.Unlock()
+	r.allot(missing, taken)
+	return missing
+}
+
+// allot gives each member an address that follows from its name, unless another
+// has it.
+func (r *runner) allot(members []*member, taken map[netip.Addr]bool) {
+	var keys []string
+	for _, m := range members {
+		keys = append(keys, m.key)
+	}
+	addrs := config.Allocate(r.world.prefix, keys, taken)
+	for _, m := range members {
+		m.entry.Addr = addrs[m.key]
+	}
+}
+
+// start runs members.
+func (r *runner) start(members []*member) {
+	for _, m := range members {
+		r.mu.Lock()
+		r.members[m.key] = m
+		r.numbers++
+		m.number = r.numbers
+		r.mu.Unlock()
+		var ctx context.Context
+		ctx, m.cancel = context.WithCancel(context.Background())
+		go m.run(ctx)
+	}
+}
+
+// apply makes what runs follow the configuration: members that are no longer
+// wanted or whose description changed stop, missing ones start.
+func (r *runner) apply(ctx context.Context, res *config.Result) {
+	want := map[string]string{}
+	for _, l := range res.Local {
+		for n := range l.Replicas {
+			m := r.describe(l, l.Instance(n+1))
+			want[m.key] = m.digest
+		}
+	}
+	var gone []*member
+	r.mu.Lock()
+	for key, m := range r.members {
+		if digest, ok := want[key]; m.local != nil && (!ok || digest != m.digest) {
+			gone = append(gone, m)
+		}
+	}
+	r.mu.Unlock()
+	if len(gone) > 0 {
+		r.remove(ctx, gone)
+	}
+	if ctx.Err() != nil {
+		return
+	}
+	if missing := r.wanted(res); len(missing) > 0 {
+		for _, m := range missing {
+			r.print.event("%s: described anew, starting", m.name())
+			if err := r.entries.write(&m.entry); err != nil {
+				r.print.event("%s: %v", m.name(), err)
+			}
+		}
+		r.start(missing)
+	}
+	if r.config != nil && !slices.EqualFunc(r.config.Publish, res.Publish, samePublish) {
+		r.print.event("what is published on this host changed: start seine up again to apply that")
+	}
+	r.config = res
+}
+
+func samePublish(a, b config.Publish) bool {
+	return a.Port == b.Port && a.Host == b.Host && a.To == b.To
+}
+
+// goodbye is how long the mesh has to hear that an instance goes, before it goes.
+const goodbye = time.Second
+
+// remove stops members, after the others were told not to call them any more.
+func (r *runner) remove(ctx context.Context, members []*member) {
+	for _, m := range members {
+		r.print.event("%s: no longer described so, stopping", m.name())
+		m.leave()
+	}
+	select {
+	case <-r.clock.After(goodbye):
+	case <-ctx.Done():
+		return // the mesh ends; stopAll does the rest
+	}
+	for _, m := range members {
+		m.cancel()
+	}
+	for _, m := range members {
+		<-m.done
+		r.mu.Lock()
+		delete(r.members, m.key)
+		r.mu.Unlock()
+	}
+}
+
+// stopAll ends every member: first the doors into the mesh, then the rest.
+func (r *runner) stopAll() {
+	members := r.list()
+	for _, doors := range []bool{true, false} {
+		for _, m := range members {
+			if (m.local == nil) == doors {
+				m.cancel()
+			}
+		}
+		for _, m := range members {
+			if (m.local == nil) == doors {
+				<-m.done
+			}
+		}
+	}
+}
+
+// list is the members by name.
+func (r *runner) list() []*member {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []*member
+	for _, m := range r.members {
+		out = append(out, m)
+	}
+	slices.SortFunc(out, func(a, b *member) int { return strings.Compare(a.key, b.key) })
+	return out
+}
+
+// notify wakes wait; it never blocks.
+func (r *runner) notify() {
+	select {
+	case r.moved <- struct{}{}:
+	default:
+	}
+}
+
+// wait returns when the mesh shall stop, and says whether it should have been
+// ready by then and was not.
+func (r *runner) wait(ctx context.Context) error {
+	var deadline, over <-chan time.Time
+	if r.For >= 0 && r.ReadyTimeout > 0 {
+		deadline = r.clock.After(r.ReadyTimeout)
+	}
+	ready := false
+	for {
+		waiting := r.waiting()
+		if !ready && len(waiting) == 0 {
+			ready, deadline = true, nil
+			r.announce()
+			if r.For >= 0 {
+				over = r.clock.After(r.For)
+			}
+		}
+		select {
+		case <-r.moved:
+		case <-over:
+			if len(waiting) > 0 {
+				return fmt.Errorf("not ready at the end: %s", strings.Join(waiting, "; "))
+			}
+			return nil
+		case <-deadline:
+			return fmt.Errorf("not ready after %s: %s", r.ReadyTimeout, strings.Join(waiting, "; "))
+		case <-r.kill:
+			return errKilled
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// waiting says what is not ready, each with why.
+func (r *runner) waiting() []string {
+	var out []string
+	for _, m := range r.list() {
+		if why := m.notReady(); why != "" {
+			out = append(out, m.name()+" "+why)
+		}
+	}
+	return out
+}
+
+func (r *runner) announce() {
+	r.print.event("ready: %d instances", len(r.list()))
+	for _, p := range r.Publish {
+		r.print.event("  http://127.0.0.1:%d → %s:%d", p.Port, p.Host, p.To)
+	}
+}
+
+// errNoControl is a control plane that did not begin.
+var errNoControl = errors.New("seined did not start")
