@@ -65,10 +65,11 @@ func (d *downstream) called(req *message.Request) (authority []byte, port uint16
 			}
 			port = uint16(n)
 		}
-		if host, err := netip.ParseAddr(string(decide.HostOnly(authority))); err == nil {
-			d.dialled = netip.AddrPortFrom(host, port)
-		} else {
-			d.dialled = netip.AddrPort{}
+		d.dialled = netip.AddrPort{}
+		if host := decide.HostOnly(authority); literal(host) {
+			if ip, err := netip.ParseAddr(string(host)); err == nil {
+				d.dialled = netip.AddrPortFrom(ip, port)
+			}
 		}
 		return authority, port, len(authority) > 0
 	}
@@ -77,6 +78,16 @@ func (d *downstream) called(req *message.Request) (authority []byte, port uint16
 		authority = d.w.text2
 	}
 	return authority, d.dialled.Port(), true
+}
+
+// literal reports whether host may be an IP address: a failed parse allocates.
+func literal(host []byte) bool {
+	for _, c := range host {
+		if (c < '0' || c > '9') && c != '.' {
+			return bytes.IndexByte(host, ':') >= 0
+		}
+	}
+	return true
 }
 
 // refused answers a request whose destination may not be reached.

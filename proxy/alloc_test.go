@@ -1,0 +1,101 @@
+//go:build linux && !race
+
+package proxy
+
+import (
+	"bytes"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"testing"
+
+	"github.com/seinemesh/seine/telemetry/accesslog"
+
+	seinev1 "github.com/seinemesh/seine/api/seine/v1"
+)
+
+// quietApp answers each request with the same bytes and allocates nothing.
+func quietApp(t testing.TB) netip.AddrPort {
+	answer := append([]byte("HTTP/1.1 200 OK\r\nContent-Length: 1024\r\nServer: quiet\r\nDate: Mon, 23 Nov 2026 00:00:00 GMT\r\n\r\n"), bytes.Repeat([]byte("a"), 1024)...)
+	return rawApp(t, func(c net.Conn) {
+		buf := make([]byte, 4096)
+		at := 0
+		for {
+			n, err := c.Read(buf[at:])
+			if err != nil {
+				return
+			}
+			if at += n; !bytes.HasSuffix(buf[:at], []byte("\r\n\r\n")) {
+				continue
+			}
+			at = 0
+			if _, err := c.Write(answer); err != nil {
+				return
+			}
+		}
+	})
+}
+
+// allocations is how many objects the whole process makes for each request.
+func allocations(t *testing.T, addr string) float64 {
+	t.Helper()
+	c := dial(t, addr)
+	request := []byte("GET /pay?id=7 HTTP/1.1\r\nHost: billing:8080\r\nUser-Agent: test\r\nAccept: */*\r\n\r\n")
+	buf := make([]byte, 8192)
+	once := func() {
+		if _, err := c.TCPConn.Write(request); err != nil {
+			t.Fatal(err)
+		}
+		for at := 0; ; {
+			n, err := c.TCPConn.Read(buf[at:])
+			if err != nil {
+				t.Fatal(err)
+			}
+			if at += n; bytes.HasSuffix(buf[:at], []byte("aaaa")) && at > 1024 {
+				return
+			}
+		}
+	}
+	for range 100 {
+		once()
+	}
+	const n = 2000
+	best := 1e9
+	for range 3 { // the runtime allocates now and then, too
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		for range n {
+			once()
+		}
+		runtime.ReadMemStats(&after)
+		best = min(best, float64(after.Mallocs-before.Mallocs)/n)
+	}
+	return best
+}
+
+// TestAllocationsPlain: the steady state of one proxy allocates nothing, with
+// routing, metrics, request IDs and an access log.
+func TestAllocationsPlain(t *testing.T) {
+	out, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	must(t, err)
+	defer out.Close()
+	logs := accesslog.New(accesslog.Options{Out: out})
+	defer logs.Close()
+	at := quietApp(t)
+	p := start(t, Options{Loops: 1, Explicit: localhost(), AccessLog: logs},
+		billingTable(t, []*seinev1.HttpRule{toBilling()}, endpoint("1", at, workload("billing", ""))).build())
+	if n := allocations(t, p.Addresses()[0].String()); n >= 0.05 {
+		t.Errorf("%.3f allocations for each request", n)
+	}
+}
+
+// TestAllocationsPair: between two sidecars only crypto/tls allocates: one
+// object for each record that it reads, so two for each request (the request's
+// record at the server, the response's at the client).
+func TestAllocationsPair(t *testing.T) {
+	p := startPair(t, quietApp(t), nil, nil)
+	if n := allocations(t, p.addr); n > 2.05 {
+		t.Errorf("%.3f allocations for each request", n)
+	}
+}
