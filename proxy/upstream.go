@@ -231,7 +231,7 @@ func (w *worker) dial(p *pool, timeout time.Duration, user upstreamUser, http bo
 	if timeout <= 0 {
 		timeout = 10 * time.Second
 	}
-	if w.outside(p.key.addr) {
+	if !p.key.app && w.outside(p.key.addr) {
 		u.w, u.fd = w, -1
 		w.dialOutside(u, timeout)
 	} else {

@@ -248,7 +248,7 @@ func TestDialAndListen(t *testing.T) {
 	up := make(chan syscall.Errno, 1)
 	var c int
 	on(t, l, func() {
-		if c, err = Dial(at, 0); err != nil {
+		if c, err = Dial(netip.Addr{}, at, 0); err != nil {
 			t.Error(err)
 			return
 		}
