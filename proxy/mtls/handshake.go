@@ -174,7 +174,7 @@ func (s *Session) run() {
 	s.factory.leave()
 
 	s.mu.Lock()
-	if s.aborted != nil {
+	if err == nil { // else it says more than that the peer has gone since
 		err = s.aborted
 	}
 	s.done, s.failure, s.result = true, err, r

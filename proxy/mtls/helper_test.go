@@ -123,7 +123,8 @@ func (ca *testCA) factory(t testing.TB, id string) *Factory {
 type wire struct {
 	a, b  *Session
 	wakes chan *Session
-	chunk int // feed at most so many bytes at once; 0: all
+	chunk int    // feed at most so many bytes at once; 0: all
+	step  func() // called at each step of a handshake
 }
 
 func join(a, b *Session) *wire { return &wire{a: a, b: b, wakes: make(chan *Session, 64)} }
@@ -157,6 +158,9 @@ func (w *wire) shake(t testing.TB) (errA, errB error) {
 	w.a.Handshake(w.wake)
 	w.b.Handshake(w.wake)
 	for {
+		if w.step != nil {
+			w.step()
+		}
 		sa, ea := w.a.Progress()
 		sb, eb := w.b.Progress()
 		moved := w.move(t, w.a, w.b)

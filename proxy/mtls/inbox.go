@@ -21,6 +21,7 @@ type inbox struct {
 	off   int
 	lent  []byte
 	ready int // bytes of held[off:]+lent that make whole records
+	rem   int // bytes that are still to take of a record that was begun
 }
 
 // unread is how many bytes were fed and not taken yet.
@@ -109,29 +110,38 @@ func (in *inbox) settle() {
 	in.lent = nil
 }
 
-// take moves bytes of whole records to p and returns how many; 0 when there are none.
+// take moves bytes of whole records to p, never of two at once, and returns how
+// many; 0 when there are none. So tls.Conn never buffers a record that we do not
+// know of, and its buffer stays as small as the largest record.
 func (in *inbox) take(p []byte) int {
-	total := 0
+	if in.ready == 0 {
+		return 0
+	}
+	src := in.lent
 	if in.held != nil {
-		total = min(in.ready, len(in.held.b)-in.off)
-		total = copy(p, in.held.b[in.off:in.off+total])
-		in.off += total
-		in.ready -= total
-		if in.off == len(in.held.b) {
-			in.pool.put(in.held)
-			in.held, in.off = nil, 0
+		src = in.held.b[in.off:]
+	}
+	if in.rem == 0 {
+		in.rem = in.ready // of what is no record, everything
+		if len(src) >= headerLen {
+			in.rem = min(in.rem, headerLen+(int(src[3])<<8|int(src[4])))
 		}
 	}
-	// More of held may be left, or a partial record: what is lent comes after it.
-	if in.held == nil && in.ready > 0 && total < len(p) {
-		n := copy(p[total:], in.lent[:in.ready])
+	n := copy(p, src[:min(in.rem, len(src))])
+	in.rem -= n
+	in.ready -= n
+	switch {
+	case in.held == nil:
 		if in.lent = in.lent[n:]; len(in.lent) == 0 {
 			in.lent = nil
 		}
-		in.ready -= n
-		total += n
+	case n == len(src):
+		in.pool.put(in.held)
+		in.held, in.off = nil, 0
+	default:
+		in.off += n
 	}
-	return total
+	return n
 }
 
 // drop gives everything up.

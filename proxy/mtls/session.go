@@ -70,6 +70,7 @@ type Session struct {
 	alpn  string
 	sni   string
 	resum bool
+	dry   bool // tls holds no plaintext
 
 	// The loop's alone once live; before, guarded by mu.
 	live    bool // written once, by the loop, after it saw done
@@ -135,7 +136,13 @@ func (s *Session) Read(dst []byte) (int, error) {
 	if !s.live {
 		return 0, s.notLive()
 	}
+	if s.dry && s.in.ready == 0 {
+		s.in.settle() // asking crypto/tls would allocate to say the same
+		return 0, ErrEmpty
+	}
 	n, err := s.tls.Read(dst)
+	// It takes one record at a time: if dst was not filled, nothing of it is left.
+	s.dry = n < len(dst) && (err == nil || err == errEmptyConn)
 	if n > 0 || err == nil {
 		return n, nil // crypto/tls keeps an error and says it again
 	}
