@@ -112,7 +112,7 @@ func (r *runner) startGateway() error {
 		return nil
 	}
 	m := &member{
-		r: r, done: make(chan struct{}),
+		r: r, wake: make(chan struct{}, 1), done: make(chan struct{}),
 		entry: entry{
 			Namespace: "seine-system", Instance: "gateway-1", App: "gateway", ServiceAccount: "gateway",
 			Labels: map[string]string{"app": "gateway"}, Sidecar: true, Gateway: true,

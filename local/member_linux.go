@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"sync"
 	"time"
@@ -33,6 +34,7 @@ type member struct {
 	dir    string
 	site   *site
 	cancel context.CancelFunc
+	wake   chan struct{} // something began: look soon
 	done   chan struct{}
 
 	mu        sync.Mutex
@@ -55,7 +57,7 @@ const annotationInject = "sidecar.istio.io/inject"
 // describe makes a member of a local Workload; it has no address yet.
 func (r *runner) describe(l *config.Local, instance string) *member {
 	m := &member{
-		r: r, key: l.Namespace + "/" + instance, local: l, done: make(chan struct{}),
+		r: r, key: l.Namespace + "/" + instance, local: l, wake: make(chan struct{}, 1), done: make(chan struct{}),
 		entry: entry{
 			Namespace: l.Namespace, Instance: instance, App: l.Name, ServiceAccount: l.ServiceAccount,
 			Labels: l.Labels, Ports: l.Ports,
@@ -228,6 +230,12 @@ func (m *member) report(s *status, rep process.Report, who string) {
 	last := s.last
 	m.mu.Unlock()
 	m.publish()
+	if rep.Phase == process.Running {
+		select {
+		case m.wake <- struct{}{}:
+		default:
+		}
+	}
 	if rep.Phase == process.Waiting {
 		m.r.print.event("%s", ended(who, rep, last))
 	}
@@ -240,8 +248,8 @@ func ended(who string, rep process.Report, last string) string {
 	if rep.Restarts > 1 {
 		s += fmt.Sprintf(" (%d times so far)", rep.Restarts)
 	}
-	var start *sandbox.StartError
-	if last != "" && !errors.As(rep.Err, &start) {
+	var exit *exec.ExitError // words explain an exit; a signal came from elsewhere
+	if last != "" && errors.As(rep.Err, &exit) && exit.Exited() {
 		s += "; its last words: " + last
 	}
 	return s
@@ -340,6 +348,7 @@ func (m *member) watch(ctx context.Context) {
 		}
 		select {
 		case <-m.r.clock.After(wait):
+		case <-m.wake:
 		case <-ctx.Done():
 			return
 		}

@@ -90,14 +90,61 @@ func (r *runner) run(ctx context.Context) error {
 		return err
 	}
 	defer r.stopAll()
-	r.start(wanted)
+	watchCtx, stopWatching := context.WithCancel(background)
+	var watchers sync.WaitGroup
+	defer watchers.Wait()
+	defer stopWatching()
+	watchers.Go(func() { r.show(watchCtx) })
+	if err := r.begin(ctx, wanted); err != nil {
+		return err
+	}
+	watchers.Go(func() { r.follow(watchCtx, source) })
+	err = r.wait(ctx)
+	r.print.event("stopping")
+	return err
+}
+
+// begin starts the members that serve, and when they are ready those that only
+// call, so that nobody's first call meets a service that is not there yet. One
+// that does not become ready holds the others up for a bounded time.
+func (r *runner) begin(ctx context.Context, members []*member) error {
+	var callers []*member
+	servers := slices.DeleteFunc(members, func(m *member) bool {
+		caller := len(m.entry.Ports) == 0
+		if caller {
+			callers = append(callers, m)
+		}
+		return caller
+	})
+	r.start(servers)
+	patience := r.clock.After(serversFirst)
+	for len(r.waiting()) > 0 {
+		select {
+		case <-r.moved:
+			continue
+		case <-patience:
+		case <-ctx.Done():
+			return nil
+		}
+		break
+	}
+	// The control plane reads what it is told after a moment of quiet.
+	select {
+	case <-r.clock.After(settling):
+	case <-ctx.Done():
+		return nil
+	}
 	if err := r.startGateway(); err != nil {
 		return err
 	}
-	helpers.Go(func() { r.follow(background, source) })
-	helpers.Go(func() { r.show(background) })
-	return r.wait(ctx)
+	r.start(callers)
+	return nil
 }
+
+const (
+	serversFirst = 10 * time.Second
+	settling     = 250 * time.Millisecond
+)
 
 // source is what this process reads: for its resolver, and for what to run. The
 // instances' own entries are among it.

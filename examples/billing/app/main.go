@@ -6,7 +6,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -163,9 +162,7 @@ func reply(w http.ResponseWriter, v any) {
 	_ = json.NewEncoder(w).Encode(v)
 }
 
+// fail tells the caller why; the load counts it.
 func fail(w http.ResponseWriter, err error) {
-	if !errors.Is(err, context.Canceled) {
-		log.Println(err)
-	}
 	http.Error(w, err.Error(), http.StatusBadGateway)
 }
