@@ -22,6 +22,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
@@ -293,6 +294,8 @@ func (s *server) listen() (l *listeners, err error) {
 	if l.grpc, err = net.Listen("tcp", s.opt.Listen); err != nil {
 		return l, fmt.Errorf("seined: --listen %s: %w: choose another port or end what holds this one", s.opt.Listen, err)
 	}
+	// One connection for each proxy's stream, and some for certificates.
+	l.grpc = netutil.LimitListener(l.grpc, 16_384)
 	if s.opt.HTTP != "" {
 		if l.http, err = net.Listen("tcp", s.opt.HTTP); err != nil {
 			return l, fmt.Errorf("seined: --http %s: %w: choose another port or end what holds this one", s.opt.HTTP, err)

@@ -175,7 +175,7 @@ func (s *streamSet) bucket(id string) *bucket {
 	if len(s.buckets) > s.limits.Streams {
 		maps.DeleteFunc(s.buckets, func(_ string, b *bucket) bool { return b.full(now) })
 	}
-	b := &bucket{rate: s.limits.NamesPerSecond, burst: float64(s.limits.NamesBurst), tokens: float64(s.limits.NamesBurst), at: now}
+	b := newBucket(s.limits.NamesPerSecond, s.limits.NamesBurst, now)
 	s.buckets[id] = b
 	return b
 }
@@ -187,6 +187,22 @@ type bucket struct {
 	mu     sync.Mutex
 	tokens float64
 	at     time.Time
+}
+
+func newBucket(rate float64, burst int, now time.Time) *bucket {
+	return &bucket{rate: rate, burst: float64(burst), tokens: float64(burst), at: now}
+}
+
+// allow takes a token if there is one.
+func (b *bucket) allow(now time.Time) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.fill(now)
+	if b.tokens < 1 {
+		return false
+	}
+	b.tokens--
+	return true
 }
 
 func (b *bucket) fill(now time.Time) {

@@ -48,7 +48,7 @@ type Limits struct {
 	StreamsPerProxy int           // at once; 4 (a new stream may overlap an old one that is dying)
 	Names           int           // subscribed on one stream; 16,384
 	NamesPerSecond  float64       // new names of one proxy; 200
-	NamesBurst      int           // 8,192: a proxy that returns asks for all it knows
+	NamesBurst      int           // 16,384: a proxy that returns asks for all it knows
 	Window          int           // responses sent and not yet acknowledged; 8
 	ResponseBytes   int           // of one response, about; 1 MiB
 	ResourceBytes   int           // of one resource; larger ones are not sent; 2 MiB
@@ -61,7 +61,7 @@ func (l *Limits) defaults() {
 	set(&l.StreamsPerProxy, 4)
 	set(&l.Names, 16_384)
 	set(&l.NamesPerSecond, 200)
-	set(&l.NamesBurst, 8_192)
+	set(&l.NamesBurst, 16_384)
 	set(&l.Window, 8)
 	set(&l.ResponseBytes, 1<<20)
 	set(&l.ResourceBytes, 2<<20)

@@ -29,7 +29,8 @@ type stream struct {
 	epoch  *epoch
 	self   *mesh.Workload
 	class  string
-	bucket *bucket
+	bucket *bucket // of new names
+	loud   *bucket // of what it makes the server log
 
 	batch       batch
 	planned     *epoch              // that the last batch was made of
@@ -72,6 +73,10 @@ type pending struct {
 	generation uint64
 }
 
+// helloWait is how long the first request of a stream may take: until then the
+// stream holds a place without having said whose it is.
+const helloWait = 5 * time.Second
+
 // serve runs one stream until the proxy leaves, misbehaves or is not who it
 // says any more.
 func (s *Server) serve(st grpc.ServerStream) error {
@@ -104,7 +109,7 @@ func (s *Server) serve(st grpc.ServerStream) error {
 		}
 	}()
 	var first *xdsv3.DeltaDiscoveryRequest
-	hello := time.NewTimer(s.opt.Limits.Write)
+	hello := time.NewTimer(helloWait)
 	defer hello.Stop()
 	select {
 	case first = <-requests:
@@ -149,8 +154,9 @@ func (s *Server) open(ctx context.Context, p peer, first *xdsv3.DeltaDiscoveryRe
 		if err == nil {
 			x := &stream{
 				server: s, peer: p, id: id, epoch: e, self: w, class: class(w),
-				bucket: s.streams.bucket(id), outstanding: map[string]*pending{},
-				version: clean(first.Node.UserAgentVersion), since: time.Now(), rejected: map[string]Reject{},
+				bucket: s.streams.bucket(id), loud: newBucket(2, 50, time.Now()),
+				outstanding: map[string]*pending{},
+				version:     clean(first.Node.UserAgentVersion), since: time.Now(), rejected: map[string]Reject{},
 			}
 			for k := range kinds {
 				x.held[k], x.dirty[k] = map[string]items{}, map[string]struct{}{}
@@ -515,10 +521,13 @@ func (x *stream) reject(p *pending, sentence string, now time.Time) {
 			Type: kindURL[p.kind], Name: r.name, Version: r.version, Generation: p.generation,
 			Message: bounded(what), At: now, Source: sourceOf(r.source),
 		}
+		if !x.loud.allow(now) {
+			continue
+		}
 		s.log.Error("a proxy refused a resource", "proxy", x.id, "type", kindURL[p.kind], "name", r.name,
 			"version", r.version, "source", sourceOf(r.source), "message", logged(what))
 	}
-	if len(p.resources) == 0 {
+	if len(p.resources) == 0 && x.loud.allow(now) {
 		s.log.Error("a proxy refused a response", "proxy", x.id, "type", kindURL[p.kind], "message", logged(sentence))
 	}
 }

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"maps"
 	"slices"
 
 	seinev1 "github.com/seinemesh/seine/api/seine/v1"
@@ -165,17 +166,33 @@ func (st *state) requests() (out []*xdsv3.DeltaDiscoveryRequest, acks int) {
 	}
 	o.acks = nil
 	for k := range kinds {
-		if len(o.add[k]) == 0 && len(o.remove[k]) == 0 {
-			continue
-		}
-		m := &xdsv3.DeltaDiscoveryRequest{TypeUrl: kindURL[k], ResourceNamesSubscribe: names(o.add[k])}
-		if o.first[k] {
-			// On a new stream there is nothing to unsubscribe from.
-			m.InitialResourceVersions = st.versions(k)
+		first := o.first[k]
+		if first {
+			clear(o.remove[k]) // on a new stream there is nothing to unsubscribe from
 			o.first[k] = false
-			clear(o.remove[k])
 		}
-		m.ResourceNamesUnsubscribe = names(o.remove[k])
+		m := &xdsv3.DeltaDiscoveryRequest{TypeUrl: kindURL[k], ResourceNamesUnsubscribe: names(o.remove[k])}
+		size := 0
+		for _, name := range names(o.add[k]) {
+			var held map[string]string
+			cost := len(name) + overhead
+			if first {
+				held = st.versions(k, name)
+				for n := range held {
+					cost += len(n) + overhead
+				}
+			}
+			if size+cost > requestMost && size > 0 {
+				push(m)
+				m, size = &xdsv3.DeltaDiscoveryRequest{TypeUrl: kindURL[k]}, 0
+			}
+			size += cost
+			m.ResourceNamesSubscribe = append(m.ResourceNamesSubscribe, name)
+			if len(held) > 0 && m.InitialResourceVersions == nil {
+				m.InitialResourceVersions = map[string]string{}
+			}
+			maps.Copy(m.InitialResourceVersions, held)
+		}
 		clear(o.add[k])
 		clear(o.remove[k])
 		if len(m.ResourceNamesSubscribe)+len(m.ResourceNamesUnsubscribe) > 0 {
@@ -184,6 +201,13 @@ func (st *state) requests() (out []*xdsv3.DeltaDiscoveryRequest, acks int) {
 	}
 	return out, acks
 }
+
+// requestMost bounds a request in bytes, about; the server takes 4 MiB.
+// overhead is what an entry of a map costs besides its name.
+const (
+	requestMost = 2 << 20
+	overhead    = 24
+)
 
 func names(set map[string]struct{}) []string {
 	if len(set) == 0 {
@@ -197,45 +221,39 @@ func names(set map[string]struct{}) []string {
 	return out
 }
 
-// versions is what is held of a type already. What does not fit into a request
-// is received anew: endpoints that are not in it are forgotten, since nobody
-// would say that one of them is gone; the Table keeps them until then.
-func (st *state) versions(k kind) map[string]string {
-	out := map[string]string{}
-	size := 0
-	fits := func(n int) bool {
-		size += n
-		return size <= versionsMost
-	}
-	const overhead = 24
+// versions is what is held already of what is subscribed to by name. What does
+// not fit into a request is received anew: such endpoints are forgotten, since
+// nobody would say that one of them is gone; the Table keeps them until then.
+func (st *state) versions(k kind, name string) map[string]string {
 	switch k {
 	case kindAnswer:
-		for name, a := range st.answers {
-			if a.version != "" && fits(len(name)+overhead) {
-				out[name] = a.version
-			}
+		if a := st.answers[name]; a != nil && a.version != "" {
+			return map[string]string{name: a.version}
 		}
 	case kindService:
-		for key, s := range st.services {
-			if s.latest != nil && fits(len(key)+overhead) {
-				out[key] = s.version
-			}
+		if s := st.services[name]; s != nil && s.latest != nil {
+			return map[string]string{name: s.version}
 		}
 	case kindEndpoint:
-		for _, s := range st.services {
-			n := 0
-			for name := range s.endpoints {
-				n += len(name) + overhead
-			}
-			if !s.all || !fits(n) {
-				clear(s.endpoints)
-				s.all = false
-				continue
-			}
-			for name, e := range s.endpoints {
-				out[name] = e.version
-			}
+		key, err := seinev1.ParseCollectionName(name)
+		s := st.services[key]
+		if err != nil || s == nil {
+			return nil
 		}
+		size := 0
+		for n := range s.endpoints {
+			size += len(n) + overhead
+		}
+		if !s.all || size > requestMost {
+			clear(s.endpoints)
+			s.all = false
+			return nil
+		}
+		out := make(map[string]string, len(s.endpoints))
+		for n, e := range s.endpoints {
+			out[n] = e.version
+		}
+		return out
 	}
-	return out
+	return nil
 }

@@ -224,7 +224,7 @@ type Stats struct {
 	Since      time.Time // of Connected or of its contrary
 	LastError  string    // why the last stream ended
 	LastAck    time.Time // when a response was acknowledged last; zero: never
-	Generation uint64    // of the Table
+	Generation uint64    // of the last whole batch; the Table is older if it changed nothing visible
 	Answers    int       // held, of any kind
 	Unknown    int       // of them, those that say "refuse this"
 	Pending    int       // asked for and not answered yet
@@ -246,11 +246,9 @@ func (c *Client) Stats() Stats {
 	if ns := c.stats.lastAck.Load(); ns != 0 {
 		s.LastAck = time.Unix(0, ns)
 	}
-	if t := c.Table(); t != nil {
-		s.Generation = t.Generation
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	s.Generation = c.state.generation
 	s.Connected, s.Since, s.LastError = c.state.connected, c.state.since, c.state.lastError
 	s.Answers, s.Unknown, s.Services = len(c.state.answers), c.state.unknown, len(c.state.services)
 	for _, a := range c.state.answers {

@@ -52,6 +52,7 @@ type state struct {
 	rebuild    bool                 // answers came or went from the Table
 	dirty      bool                 // anything at all is to be published
 	half       time.Time            // a batch is half here; zero: none
+	halfOf     uint64               // its generation
 	resync     bool                 // the new stream has not answered for Self yet
 	blocked    time.Time            // a visible answer's successor waits for what it names; zero: none
 

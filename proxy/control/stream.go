@@ -27,7 +27,6 @@ import (
 const (
 	method       = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
 	receiveMost  = 8 << 20
-	versionsMost = 3 << 20 // bytes of initial versions in one request; the server takes 4 MiB
 	backoffLeast = 100 * time.Millisecond
 	backoffMost  = 5 * time.Second
 )
@@ -82,8 +81,7 @@ func (c *Client) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
-
+	defer conn.Close() // nothing is lost by a failure to
 	return c.stream(ctx, conn)
 }
 
@@ -288,8 +286,8 @@ func (c *Client) receive(m *xdsv3.DeltaDiscoveryResponse) {
 		c.state.resync = false
 	}
 	if more || c.state.resync {
-		if c.state.half.IsZero() {
-			c.state.half = now
+		if c.state.half.IsZero() || c.state.halfOf != generation {
+			c.state.half, c.state.halfOf = now, generation
 		}
 	} else {
 		c.state.half = time.Time{}
@@ -317,9 +315,15 @@ func oneLine(err error) string {
 	}, err.Error())
 }
 
-// compile decodes and compiles one resource.
+// compile decodes and compiles one resource. A panic in it is an error of that
+// resource, as every other.
 func compile(k kind, r *xdsv3.Resource) (v compiled) {
 	v = compiled{name: r.Name, version: r.Version}
+	defer func() {
+		if p := recover(); p != nil {
+			v.err = fmt.Errorf("panic: %v", p)
+		}
+	}()
 	if r.Resource == nil || r.Resource.TypeUrl != kindURL[k] {
 		v.err = fmt.Errorf("the resource is of type %q", r.Resource.GetTypeUrl())
 		return v
