@@ -127,6 +127,11 @@ func (p *policy) at(port uint32) layer {
 // subsetPolicy is Istio's MergeSubsetTrafficPolicy.
 func subsetPolicy(host, over *policy, port uint32) layer {
 	l, o := host.at(port), over.at(port)
+	if over != nil {
+		if _, ok := over.ports[port]; ok {
+			return o
+		}
+	}
 	if o.pool != nil {
 		l.pool = o.pool
 	}
@@ -158,7 +163,8 @@ func (l layer) proto() *seinev1.TrafficPolicy {
 		switch s.Simple {
 		case networking.LoadBalancerSettings_ROUND_ROBIN:
 			out.Balancer = seinev1.TrafficPolicy_ROUND_ROBIN
-		case networking.LoadBalancerSettings_LEAST_REQUEST, networking.LoadBalancerSettings_LEAST_CONN: //nolint:staticcheck // 2019's name
+		//lint:ignore SA1019 it is the name that 2019's resources use
+		case networking.LoadBalancerSettings_LEAST_REQUEST, networking.LoadBalancerSettings_LEAST_CONN:
 			out.Balancer = seinev1.TrafficPolicy_LEAST_REQUEST
 		case networking.LoadBalancerSettings_RANDOM:
 			out.Balancer = seinev1.TrafficPolicy_RANDOM

@@ -43,6 +43,7 @@ func (r *Report) WriteJSON(w io.Writer) error {
 type TextOptions struct {
 	Colour bool
 	Infos  bool // list findings of severity Info too; otherwise they are counted
+	Failed bool // say "not ok" though there is no error
 }
 
 // WriteText prints r for people: the findings grouped by file, then a summary.
@@ -92,7 +93,7 @@ func (r *Report) WriteText(w io.Writer, opt TextOptions) error {
 		}
 	}
 	mark := paint("32", "ok")
-	if r.Errors > 0 {
+	if r.Errors > 0 || opt.Failed {
 		mark = paint("1;31", "not ok")
 	}
 	_, err := fmt.Fprintf(w, "%s: %s in %s, %s, %s, %s\n", mark, summary, plural(r.Services, "service"),

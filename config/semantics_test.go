@@ -124,14 +124,16 @@ metadata: {name: policy}
 spec:
   host: a
   trafficPolicy: {loadBalancer: {simple: RANDOM}, portLevelSettings: [{port: {number: 80}, tls: {mode: DISABLE}}]}
-  subsets: [{name: v2, trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}}]
+  subsets:
+  - {name: v2, trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}}
+  - {name: v3, trafficPolicy: {portLevelSettings: [{port: {number: 80}, loadBalancer: {simple: ROUND_ROBIN}}]}}
 `
 	r := Build([]File{{"x.yaml", []byte(text)}}, Options{})
 	if len(r.Snapshot.DestinationRules) != 1 {
 		t.Fatalf("%d rules", len(r.Snapshot.DestinationRules))
 	}
 	dr := r.Snapshot.DestinationRules[0]
-	if dr.Name != "subsets" || dr.Policy.GetBalancer() != seinev1.TrafficPolicy_RANDOM || len(dr.Subsets) != 2 {
+	if dr.Name != "subsets" || dr.Policy.GetBalancer() != seinev1.TrafficPolicy_RANDOM || len(dr.Subsets) != 3 {
 		t.Fatalf("%+v", dr)
 	}
 	v1, v2 := dr.Subsets[0], dr.Subsets[1]
@@ -141,6 +143,84 @@ spec:
 	// a port's settings do not inherit; a subset's are laid over them
 	if v2.PortPolicies[80].GetTls() != seinev1.TrafficPolicy_ISTIO_MUTUAL || v2.PortPolicies[80].GetBalancer() != seinev1.TrafficPolicy_DEFAULT {
 		t.Errorf("v2: %+v", v2)
+	}
+	// a subset's own port settings replace the host's altogether
+	if v3 := dr.Subsets[2]; v3.PortPolicies[80].GetTls() != seinev1.TrafficPolicy_AUTO || v3.PortPolicies[80].GetBalancer() != seinev1.TrafficPolicy_ROUND_ROBIN {
+		t.Errorf("v3: %+v", v3)
+	}
+}
+
+// TestCovers holds that a rule is only called unreachable where it is.
+func TestCovers(t *testing.T) {
+	exact := func(s string) *seinev1.StringMatch {
+		return &seinev1.StringMatch{Match: &seinev1.StringMatch_Exact{Exact: s}}
+	}
+	prefix := func(s string) *seinev1.StringMatch {
+		return &seinev1.StringMatch{Match: &seinev1.StringMatch_Prefix{Prefix: s}}
+	}
+	regex := func(s string) *seinev1.StringMatch {
+		return &seinev1.StringMatch{Match: &seinev1.StringMatch_Regex{Regex: s}}
+	}
+	fold := func(m *seinev1.StringMatch) *seinev1.StringMatch { m.IgnoreCase = true; return m }
+	present := &seinev1.StringMatch{Match: &seinev1.StringMatch_Present{Present: true}}
+	for i, c := range []struct {
+		a, b       *seinev1.StringMatch
+		path, want bool
+	}{
+		{nil, nil, true, true},
+		{nil, exact("/a"), true, true},
+		{exact("/a"), nil, true, false},
+		{prefix("/"), nil, true, true},
+		{prefix("/"), regex(".*x"), true, true},
+		{prefix("/a"), prefix("/ab"), true, true},
+		{prefix("/ab"), prefix("/a"), true, false},
+		{prefix("/a"), exact("/a"), true, true},
+		{prefix("/a"), fold(prefix("/ab")), true, false},
+		{fold(prefix("/A")), prefix("/ab"), true, true},
+		{prefix("/a"), regex("/abc.*"), true, true},
+		{prefix("/a"), regex("/a|/b"), true, false},
+		{prefix("/a"), regex("(?i)/abc"), true, false},
+		{exact("/a"), prefix("/a"), true, false},
+		{exact("/a"), exact("/a"), true, true},
+		{exact("/a"), exact("/b"), true, false},
+		{regex("/a/[0-9]+"), exact("/a/12"), true, true},
+		{regex("/a/[0-9]+"), exact("/a/x"), true, false},
+		{regex("/a"), exact("/ab"), true, false},
+		{regex("/a.*"), prefix("/ab"), true, false}, // it does, but that is not worth finding out
+		{regex(".*"), nil, true, true},
+		{regex(".*"), nil, false, false}, // the header may be absent
+		{present, exact("x"), false, true},
+		{present, nil, false, false},
+		{exact("x"), present, false, false},
+	} {
+		if got := coversText(c.a, c.b, c.path); got != c.want {
+			t.Errorf("case %d: %v covers %v: %v, want %v", i, c.a, c.b, got, c.want)
+		}
+	}
+	header := func(name string, v *seinev1.StringMatch, invert bool) *seinev1.HttpMatch {
+		return &seinev1.HttpMatch{Headers: []*seinev1.HeaderMatch{{Name: name, Value: v, Invert: invert}}}
+	}
+	mesh := []string{"mesh"}
+	for i, c := range []struct {
+		a, b *seinev1.HttpMatch
+		want bool
+	}{
+		{&seinev1.HttpMatch{}, header("x", exact("y"), false), true},
+		{header("x", exact("y"), false), &seinev1.HttpMatch{}, false},
+		{header("x", present, false), header("x", exact("y"), false), true},
+		{header("x", exact("y"), true), header("x", present, true), true},
+		{header("x", present, true), header("x", exact("y"), true), false},
+		{header("x", exact("y"), true), header("x", exact("y"), false), false},
+		{&seinev1.HttpMatch{Port: 80}, &seinev1.HttpMatch{}, false},
+		{&seinev1.HttpMatch{}, &seinev1.HttpMatch{Port: 80}, true},
+		{&seinev1.HttpMatch{Gateways: mesh}, &seinev1.HttpMatch{}, true},
+		{&seinev1.HttpMatch{Gateways: []string{"a/b"}}, &seinev1.HttpMatch{}, false},
+		{&seinev1.HttpMatch{SourceLabels: map[string]string{"a": "b"}}, &seinev1.HttpMatch{SourceLabels: map[string]string{"a": "b", "c": "d"}}, true},
+		{&seinev1.HttpMatch{SourceLabels: map[string]string{"a": "b"}}, &seinev1.HttpMatch{SourceLabels: map[string]string{"c": "d"}}, false},
+	} {
+		if got := covers(c.a, c.b, mesh); got != c.want {
+			t.Errorf("match %d: %v, want %v", i, got, c.want)
+		}
 	}
 }
 

@@ -1,7 +1,6 @@
 package config
 
 import (
-	"fmt"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -192,9 +191,10 @@ func (c *routeConverter) http(r *networking.HTTPRoute, i int, path string) *sein
 		if rule.Rewrite == nil {
 			rule.Rewrite = &seinev1.Rewrite{}
 		}
-		if rule.Rewrite.Authority == "" {
-			rule.Rewrite.Authority = authority
+		if rule.Rewrite.Authority != "" {
+			c.d.fail(codeInvalid, path+".headers.request", nil, "sets the host, which rewrite.authority sets already: keep one of them")
 		}
+		rule.Rewrite.Authority = authority
 	}
 	return rule
 }
@@ -353,13 +353,13 @@ func (c *routeConverter) regex(s, path string) {
 func (c *routeConverter) stringMatch(m *networking.StringMatch, path string, ignoreCase bool) *seinev1.StringMatch {
 	out := &seinev1.StringMatch{IgnoreCase: ignoreCase}
 	switch v := m.GetMatchType().(type) {
-	case *networking.StringMatch_Exact:
-		if v.Exact == "" {
-			return nil
-		}
+	case *networking.StringMatch_Exact: // an empty one is the empty value: queryParams {key: {exact: ""}}
 		out.Match = &seinev1.StringMatch_Exact{Exact: v.Exact}
 	case *networking.StringMatch_Prefix:
 		if v.Prefix == "" {
+			if !strings.HasSuffix(path, ".uri") { // as Istio: Envoy takes an empty prefix for paths only
+				c.d.fail(codeInvalid, path+".prefix", nil, "must not be empty: write {} if any value will do")
+			}
 			return nil
 		}
 		out.Match = &seinev1.StringMatch_Prefix{Prefix: v.Prefix}
@@ -397,7 +397,9 @@ func (c *routeConverter) match(m *networking.HTTPMatchRequest, path string) *sei
 		c.b.note(c.o, codeUnsupported, Info, path+".statPrefix", "names a statistic of Envoy and has no effect")
 	}
 	if m.Uri != nil && out.Uri == nil {
-		c.d.fail(codeInvalid, path+".uri", nil, "must say exact, prefix or regex, and not be empty")
+		c.b.note(c.o, codeUselessMatch, Info, path+".uri", "is empty and matches every path")
+	} else if out.Uri.GetMatch() != nil && m.GetUri().GetExact()+m.GetUri().GetPrefix()+m.GetUri().GetRegex() == "" {
+		c.b.note(c.o, codeUnreachable, Warning, path+".uri", "is the empty path, which no request has: it can never match")
 	}
 	if p := firstOf(m.GetUri().GetExact(), m.GetUri().GetPrefix()); p != "" && p[0] != '/' && p != "*" {
 		c.b.note(c.o, codeUnreachable, Warning, path+".uri", "does not begin with a slash, as every path does: it can never match")
@@ -474,7 +476,7 @@ func (c *routeConverter) headers(h *networking.Headers_HeaderOperations, path st
 		return nil
 	}
 	out := &seinev1.HeaderOps{}
-	pairs := func(m map[string]string, path string, add bool) (list []*seinev1.Header) {
+	pairs := func(m map[string]string, path string) (list []*seinev1.Header) {
 		for _, name := range sortedKeys(m) {
 			at, value, lower := sub(path, name), m[name], strings.ToLower(name)
 			if strings.ContainsFunc(value, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }) {
@@ -488,8 +490,10 @@ func (c *routeConverter) headers(h *networking.Headers_HeaderOperations, path st
 				value = strings.ReplaceAll(value, "%%", "%")
 			}
 			if lower == "host" || lower == ":authority" {
-				if authority == nil || add {
+				if authority == nil {
 					c.notImplemented(at, "changing the host here")
+				} else if *authority != "" {
+					c.d.fail(codeInvalid, at, nil, "sets the host a second time: keep one of them")
 				} else {
 					c.plain(value, at)
 					*authority = value
@@ -503,8 +507,8 @@ func (c *routeConverter) headers(h *networking.Headers_HeaderOperations, path st
 		}
 		return list
 	}
-	out.Set = pairs(h.Set, path+".set", false)
-	out.Add = pairs(h.Add, path+".add", true)
+	out.Set = pairs(h.Set, path+".set")
+	out.Add = pairs(h.Add, path+".add")
 	for i, name := range h.Remove {
 		at := item(path+".remove", i)
 		lower := strings.ToLower(name)
@@ -531,15 +535,4 @@ func (c *routeConverter) ours(lower, path string) bool {
 		return false
 	}
 	return true
-}
-
-func destinationName(d *seinev1.Destination) string {
-	s := d.Host
-	if d.Port != 0 {
-		s += fmt.Sprintf(":%d", d.Port)
-	}
-	if d.Subset != "" {
-		s += " subset " + d.Subset
-	}
-	return s
 }

@@ -59,6 +59,10 @@ out. Codes (SEINE0101) are stable; "istio" is istioctl's code for the same.`,
 				return err
 			}
 			report := config.NewReport(r)
+			failed := false
+			for s := limit; s <= config.Error; s++ {
+				failed = failed || report.Findings.Count(s) > 0
+			}
 			out := cmd.OutOrStdout()
 			if output == "json" {
 				err = report.WriteJSON(out)
@@ -66,16 +70,14 @@ out. Codes (SEINE0101) are stable; "istio" is istioctl's code for the same.`,
 				f, isFile := out.(*os.File)
 				_, plain := os.LookupEnv("NO_COLOR") // https://no-color.org
 				err = report.WriteText(out, config.TextOptions{
-					Colour: isFile && !plain && os.Getenv("TERM") != "dumb" && term.IsTerminal(int(f.Fd())), Infos: info || limit == config.Info,
+					Colour: isFile && !plain && os.Getenv("TERM") != "dumb" && term.IsTerminal(int(f.Fd())), Infos: info || limit == config.Info, Failed: failed,
 				})
 			}
 			if err != nil {
 				return err
 			}
-			for s := limit; s <= config.Error; s++ {
-				if report.Findings.Count(s) > 0 {
-					return exitError{1} // the report has said why
-				}
+			if failed {
+				return exitError{1} // the report has said why
 			}
 			return nil
 		},
