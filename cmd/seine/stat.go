@@ -10,13 +10,13 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/seinemesh/seine/local/rundir"
 	"github.com/seinemesh/seine/stat"
 )
 
@@ -150,17 +150,7 @@ func (s *statOptions) client() (*http.Client, string, error) {
 }
 
 // defaultSocket is where `seine up` puts the control plane's socket.
-func defaultSocket() string {
-	if s := os.Getenv("SEINE_SOCKET"); s != "" {
-		return s
-	}
-	dir := os.Getenv("XDG_RUNTIME_DIR")
-	if dir == "" {
-		dir = filepath.Join(os.TempDir(), fmt.Sprintf("seine-%d", os.Getuid()))
-		return filepath.Join(dir, "seined.sock")
-	}
-	return filepath.Join(dir, "seine", "seined.sock")
-}
+func defaultSocket() string { return rundir.Socket(rundir.Default()) }
 
 func get(ctx context.Context, client *http.Client, url string) ([]byte, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
