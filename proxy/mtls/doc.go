@@ -11,9 +11,9 @@
 // # One connection in a loop
 //
 // A Session is used by one goroutine, its loop. The handshake runs in a
-// goroutine of its own; until Progress says that it is over, Feed, Outgoing,
-// Sent, Progress, Abort and Release are the only methods that may be called,
-// still by the loop alone. Wake is called by any goroutine, posts to the loop's
+// goroutine of its own; until Progress says that it is over, Room, Feed, End,
+// Outgoing, Sent, Progress, Abort and Release are the only methods that may be
+// called, still by the loop alone. Wake is called by any goroutine, posts to the loop's
 // mailbox and returns.
 //
 //	s := factory.Server()            // or factory.Client(id, alts, sni, addr, alpn)
@@ -22,7 +22,7 @@
 //
 //	readable:                        // also while the handshake runs
 //	    n := read(fd, scratch[:min(len(scratch), s.Room())])
-//	    s.Feed(scratch[:n])          // error: close
+//	    s.Feed(scratch[:n])          // error: close; at the end of the stream: s.End()
 //	    if established { drain() }
 //
 //	woken (mailbox, s):              // ciphertext is there, or the handshake ended

@@ -3,6 +3,7 @@ package mtls
 import (
 	"crypto/tls"
 	"fmt"
+	"io"
 	"net"
 	"time"
 )
@@ -67,6 +68,22 @@ func (s *Session) Abort(cause error) {
 	}
 	if !s.started && !s.done {
 		s.done, s.failure = true, cause
+	}
+	s.more.Broadcast()
+}
+
+// End says that the peer's stream has ended. A handshake that runs goes on with
+// what was fed, as the end may stand right behind the last flight (and a short
+// request with its close_notify); if it needs more, it fails with io.ErrUnexpectedEOF.
+func (s *Session) End() {
+	if s.state != Handshaking {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended = true
+	if !s.started && !s.done {
+		s.done, s.failure = true, errEnded
 	}
 	s.more.Broadcast()
 }
@@ -202,6 +219,9 @@ func (s *Session) shake() (result, error) {
 	return result{peer: peer, alpn: state.NegotiatedProtocol, sni: state.ServerName, resumed: state.DidResume}, nil
 }
 
+// errEnded wraps, as crypto/tls takes a bare io.ErrUnexpectedEOF for io.EOF.
+var errEnded = fmt.Errorf("mtls: the peer closed during the handshake: %w", io.ErrUnexpectedEOF)
+
 // memory is a Session as the net.Conn below its tls.Conn. While the handshake
 // runs, its goroutine reads and writes here and waits for the loop; afterwards the
 // loop does, nothing waits and no lock is taken.
@@ -230,10 +250,13 @@ func (m *memory) Read(p []byte) (int, error) {
 		if m.aborted != nil {
 			return 0, m.aborted
 		}
+		if m.ended {
+			return 0, errEnded
+		}
 		// Who waits for the network must not hold a place among those that compute:
 		// silent peers would keep the others out.
 		m.factory.yield()
-		for m.in.ready == 0 && m.aborted == nil {
+		for m.in.ready == 0 && m.aborted == nil && !m.ended {
 			m.more.Wait()
 		}
 		m.mu.Unlock()

@@ -92,7 +92,7 @@ func (in *inbox) complete(p []byte) int {
 		if n == 0 {
 			return took
 		}
-		in.held = in.pool.add(in.held, p[took:took+n])
+		in.keep(p[took : took+n])
 		took += n
 	}
 }
@@ -102,12 +102,18 @@ func (in *inbox) settle() {
 	if len(in.lent) == 0 {
 		return
 	}
-	if in.held != nil && in.off > 0 {
+	in.keep(in.lent)
+	in.lent = nil
+}
+
+// keep appends data to held. What was taken already makes room first: unread bytes
+// alone are bounded by maxBuffer, with the taken ones they might not be.
+func (in *inbox) keep(data []byte) {
+	if in.off > 0 && len(in.held.b)+len(data) > cap(in.held.b) {
 		n := copy(in.held.b, in.held.b[in.off:])
 		in.held.b, in.off = in.held.b[:n], 0
 	}
-	in.held = in.pool.add(in.held, in.lent)
-	in.lent = nil
+	in.held = in.pool.add(in.held, data)
 }
 
 // take moves bytes of whole records to p, never of two at once, and returns how

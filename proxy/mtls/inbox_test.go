@@ -118,3 +118,33 @@ func TestHello(t *testing.T) {
 		}
 	}
 }
+
+// TestInboxAtItsBounds feeds as much as Room allows while little is taken, so that
+// taken and unread bytes together would not fit a buffer.
+func TestInboxAtItsBounds(t *testing.T) {
+	for _, size := range []int{100, 5000, maxFragment} {
+		var p pool
+		in := inbox{pool: &p}
+		record := append([]byte{23, 3, 3, byte(size >> 8), byte(size)}, make([]byte, size)...)
+		stream := bytes.Repeat(record, 2<<20/len(record))
+		out, got := make([]byte, 8192), 0
+		for i := 0; len(stream) > 0; i++ {
+			n := min(roomOpen-in.unread(), len(stream), 1+i*7919%(64<<10))
+			in.feed(stream[:n])
+			stream = stream[n:]
+			for range 1 + i%11 {
+				got += in.take(out)
+			}
+			in.settle()
+			if in.held != nil && cap(in.held.b) > maxBuffer {
+				t.Fatalf("a buffer of %d", cap(in.held.b))
+			}
+		}
+		for n := in.take(out); n > 0; n = in.take(out) {
+			got += n
+		}
+		if got%len(record) != 0 || got == 0 || in.unread() != 0 || in.held != nil {
+			t.Errorf("records of %d: %d taken, %d left", size, got, in.unread())
+		}
+	}
+}

@@ -76,13 +76,14 @@ type Session struct {
 	live    bool // written once, by the loop, after it saw done
 	in      inbox
 	mu      sync.Mutex
-	more    sync.Cond // in got a record, or aborted was set
+	more    sync.Cond // in got a record, or aborted or ended was set
 	pending *buffer   // ciphertext that the handshake wrote
 	started bool
 	woken   bool // wake was called and Progress not yet
 	done    bool // the goroutine has ended; result holds
 	failure error
 	aborted error
+	ended   bool // the peer's stream has
 	closed  bool // Release was called
 	result  result
 }

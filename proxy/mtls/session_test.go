@@ -218,7 +218,9 @@ func TestEarlyDataIsDrainedAfterHandover(t *testing.T) {
 		}
 	}
 	w.a.Write([]byte("GET / HTTP/1.1\r\n\r\n"))
+	w.a.Close()
 	w.move(t, w.a, w.b)
+	w.b.End() // and the client has closed already
 	for {
 		st, err := w.b.Progress()
 		if err != nil {
@@ -232,6 +234,24 @@ func TestEarlyDataIsDrainedAfterHandover(t *testing.T) {
 	var p [100]byte
 	if n, err := w.b.Read(p[:]); string(p[:n]) != "GET / HTTP/1.1\r\n\r\n" || err != nil {
 		t.Fatalf("%q, %v", p[:n], err)
+	}
+	if _, err := w.b.Read(p[:]); err != io.EOF {
+		t.Error(err)
+	}
+	for _, s := range []*Session{client(w.a.factory, bob), w.b.factory.Server()} { // an end too early
+		s.Handshake(w.wake)
+		s.End()
+		for {
+			st, err := s.Progress()
+			if st == Failed {
+				if !errors.Is(err, io.ErrUnexpectedEOF) {
+					t.Error(err)
+				}
+				break
+			}
+			<-w.wakes
+		}
+		s.Release()
 	}
 }
 

@@ -126,9 +126,11 @@ func newPeer(leaf *x509.Certificate, self string) (*Peer, error) {
 		Hash:      hex.EncodeToString(sum[:]), Subject: headerSafe(leaf.Subject.String()), NotAfter: leaf.NotAfter,
 	}
 	p.Namespace, p.ServiceAccount = SplitPath(id.Path())
-	// A SPIFFE ID's characters need no quotes; a subject's do.
+	// A SPIFFE ID's characters need no quotes; a subject's do. headerSafe has left
+	// two characters in it that mean something between quotes.
+	subject := strings.ReplaceAll(strings.ReplaceAll(p.Subject, `\`, `\\`), `"`, `\"`)
 	p.XFCC = fmt.Appendf(nil, `By=%s;Hash=%s;Subject="%s";URI=%s`,
-		self, p.Hash, strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(p.Subject), p.ID)
+		self, p.Hash, subject, p.ID)
 	return p, nil
 }
 
