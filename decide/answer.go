@@ -167,6 +167,16 @@ func NextAddress(a *Answer) Next {
 	return Refuse
 }
 
+// Refusal is how a request is refused for which Next says Refuse: 503 with the
+// flag NC for what the mesh does not have, and Envoy's 502 without a flag for
+// what REGISTRY_ONLY keeps inside.
+func Refusal(a *Answer) (status int, flag string) {
+	if a.Proto.Kind == seinev1.Answer_BLACKHOLE {
+		return 502, ""
+	}
+	return 503, "NC"
+}
+
 // CompileAnswer checks and compiles an answer, which must not be written to
 // afterwards.
 func CompileAnswer(a *seinev1.Answer) (*Answer, error) {

@@ -42,6 +42,15 @@ func (e *Edits) Added() []Pair {
 	return e.added
 }
 
+// Removed are the names whose original fields are dropped, in lower case: those
+// that are removed and those that are set anew.
+func (e *Edits) Removed() []string {
+	if e == nil {
+		return nil
+	}
+	return e.drop
+}
+
 // Editable reports whether header operations may touch a field. Those that
 // frame the message or belong to one connection are the proxy's own: changing
 // them would let a message be read differently behind the proxy. Host is not a

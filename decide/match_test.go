@@ -198,7 +198,7 @@ func naive(a *seinev1.Answer, req *message.Request, port uint32) (rule, match in
 func naiveValue(m *seinev1.StringMatch, v string) bool {
 	switch k := m.GetMatch().(type) {
 	case *seinev1.StringMatch_Exact:
-		return v == k.Exact || m.IgnoreCase && strings.ToLower(v) == strings.ToLower(k.Exact)
+		return v == k.Exact || m.IgnoreCase && strings.EqualFold(v, k.Exact)
 	case *seinev1.StringMatch_Prefix:
 		return strings.HasPrefix(v, k.Prefix) || m.IgnoreCase && strings.HasPrefix(strings.ToLower(v), strings.ToLower(k.Prefix))
 	case *seinev1.StringMatch_Regex:

@@ -179,7 +179,7 @@ func (c *Choice) chooseAmong(s *mesh.Snapshot, w *mesh.Workload, port uint32, pa
 			continue
 		}
 		if on != nil && !on(vs) {
-			c.Passed = append(c.Passed, fmt.Sprintf("%s names %s, which is no service: that counts on port 80, or where another of its hosts is a service with port %d", refName(vs.Ref), pattern, port))
+			c.Passed = append(c.Passed, fmt.Sprintf("%s is not looked at: none of its hosts is an HTTP service with port %d, and others count on port 80 only", refName(vs.Ref), port))
 			continue
 		}
 		ends = true

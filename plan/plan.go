@@ -92,7 +92,7 @@ func (c *Choice) answer(s *mesh.Snapshot, w *mesh.Workload, port uint32) *seinev
 func defaultHTTP(svc *mesh.Service, p *mesh.Port) *seinev1.HttpRule {
 	return &seinev1.HttpRule{
 		Source:       svc.Proto(),
-		Destinations: []*seinev1.Destination{{Host: svc.Host, Port: p.Number, Weight: 1}},
+		Destinations: []*seinev1.Destination{{Host: svc.Host, Port: p.Number, Weight: 100}},
 	}
 }
 
@@ -192,7 +192,7 @@ func serviceAddress(s *mesh.Snapshot, w *mesh.Workload, svc *mesh.Service, p *me
 // identity. Its port is known by the first service that targets it.
 func direct(s *mesh.Snapshot, w, t *mesh.Workload, port uint32) *seinev1.Answer {
 	a := &seinev1.Answer{Kind: seinev1.Answer_ROUTES, Source: t.Proto(), DirectEndpoint: endpointID(t)}
-	dest := &seinev1.Destination{Host: instanceHost(s, t), Port: port, Weight: 1}
+	dest := &seinev1.Destination{Host: instanceHost(s, t), Port: port, Weight: 100}
 	for _, svc := range s.ServicesOf(t) {
 		if p := portTargeting(svc, t, port); p != nil && mesh.Visible(svc.ExportTo, svc.Namespace, w.Namespace) {
 			a.Protocol, dest.Host, dest.Port = p.Protocol, svc.Host, p.Number

@@ -86,7 +86,7 @@ func tcpRules(s *mesh.Snapshot, w *mesh.Workload, svc *mesh.Service, p *mesh.Por
 	if !all {
 		out = append(out, &seinev1.TcpRule{
 			Source:       svc.Proto(),
-			Destinations: []*seinev1.Destination{{Host: svc.Host, Port: p.Number, Weight: 1}},
+			Destinations: []*seinev1.Destination{{Host: svc.Host, Port: p.Number, Weight: 100}},
 		})
 	}
 	return out
