@@ -19,7 +19,8 @@ import (
 // Names in the run folder.
 const (
 	dialSocket = "dial.sock" // hostdial, served by the outer process
-	dnsSocket  = "dns.sock"  // the host's resolver, served by the outer process
+	logsDir    = "logs"
+	dnsSocket  = "dns.sock" // the host's resolver, served by the outer process
 )
 
 // rootFile is where seined keeps its roots in the state folder.
@@ -32,7 +33,7 @@ const maxLog = 16 << 20
 // that is wanted, and the last line to last. It is made once for all runs of a
 // program.
 func (r *runner) sink(name, who string, colour int, last func(string)) func([]byte) {
-	file, err := process.OpenFile(filepath.Join(r.RunDir, "logs", name+".log"), maxLog)
+	file, err := process.OpenFile(filepath.Join(r.RunDir, logsDir, name+".log"), maxLog)
 	if err != nil {
 		r.print.event("%s: %v", name, err)
 	}
@@ -54,6 +55,7 @@ func (r *runner) sink(name, who string, colour int, last func(string)) func([]by
 
 // exec starts a program whose output goes to sink.
 func (r *runner) exec(spec sandbox.Spec, sink func([]byte), files []*os.File, launch sandbox.Launcher) (process.Program, error) {
+	spec.Bound = !r.world.isolated
 	pr, pw, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", spec.Args[0], err)

@@ -4,7 +4,6 @@ import (
 	"net/netip"
 	"os/exec"
 	"runtime"
-	"syscall"
 
 	"github.com/seinemesh/seine/local/netns"
 )
@@ -22,8 +21,8 @@ func share() (w *world, end func()) {
 	}, s.end
 }
 
-// starter starts programs from one thread that lives until end: the kernel
-// sends a death signal when the thread that started a program ends.
+// starter starts programs from one thread that lives until end: a program that
+// is bound (sandbox.Spec) is killed when the thread that started it ends.
 type starter struct{ calls chan func() }
 
 func newStarter() *starter {
@@ -38,10 +37,6 @@ func newStarter() *starter {
 }
 
 func (s *starter) launch(cmd *exec.Cmd) error {
-	if cmd.SysProcAttr == nil {
-		cmd.SysProcAttr = &syscall.SysProcAttr{}
-	}
-	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 	err := make(chan error, 1)
 	s.calls <- func() { err <- cmd.Start() }
 	return <-err

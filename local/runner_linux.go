@@ -159,7 +159,7 @@ func (r *runner) prepare() error {
 	r.members = map[string]*member{}
 	r.latest = make(chan *config.Result, 1)
 	r.moved = make(chan struct{}, 1)
-	for _, dir := range []string{r.entries.dir, r.entries.temp, filepath.Join(r.RunDir, "logs"), filepath.Join(r.RunDir, "workloads")} {
+	for _, dir := range []string{r.entries.dir, r.entries.temp, filepath.Join(r.RunDir, logsDir), filepath.Join(r.RunDir, "workloads")} {
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			return fmt.Errorf("run folder: %w", err)
 		}

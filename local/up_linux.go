@@ -43,12 +43,13 @@ func Up(ctx context.Context, kill <-chan struct{}, opt Options) (err error) {
 	j.RunDir = run.Path
 	begun := false
 	defer func() {
-		keep := err != nil && begun
+		keep := ""
+		if err != nil && begun {
+			keep = logsDir
+			err = fmt.Errorf("%w (logs: %s)", err, filepath.Join(run.Path, logsDir))
+		}
 		if e := run.Close(keep); e != nil && err == nil {
 			err = e
-		}
-		if keep {
-			err = fmt.Errorf("%w (logs: %s)", err, filepath.Join(run.Path, "logs"))
 		}
 	}()
 	if err := rundir.Private(j.StateDir); err != nil {

@@ -81,21 +81,31 @@ func Take(path string) (*Dir, error) {
 		lock.Close()
 		return nil, fmt.Errorf("%w in %s: stop it first, or give this one a folder of its own with --run-dir", ErrInUse, path)
 	}
+	// Whoever held it may have removed it since it was opened.
+	if now, err := os.Stat(lock.Name()); err != nil || !same(lock, now) {
+		lock.Close()
+		return nil, fmt.Errorf("%w in %s: it is just ending, try again", ErrInUse, path)
+	}
 	d := &Dir{Path: path, lock: lock}
-	if err := d.clear(); err != nil {
+	if err := d.clear(""); err != nil {
 		lock.Close()
 		return nil, err
 	}
 	return d, nil
 }
 
-func (d *Dir) clear() error {
+func same(f *os.File, info fs.FileInfo) bool {
+	mine, err := f.Stat()
+	return err == nil && os.SameFile(mine, info)
+}
+
+func (d *Dir) clear(keep string) error {
 	entries, err := os.ReadDir(d.Path)
 	if err != nil {
 		return fmt.Errorf("run folder: %w", err)
 	}
 	for _, e := range entries {
-		if e.Name() == lockName {
+		if e.Name() == lockName || e.Name() == keep {
 			continue
 		}
 		if err := os.RemoveAll(filepath.Join(d.Path, e.Name())); err != nil {
@@ -105,18 +115,19 @@ func (d *Dir) clear() error {
 	return nil
 }
 
-// Close lets the folder go, and removes it with all that is in it unless keep.
-func (d *Dir) Close(keep bool) error {
+// Close lets the folder go, and removes it with all that is in it but, if not
+// "", what is called keep.
+func (d *Dir) Close(keep string) error {
 	defer d.lock.Close()
-	if keep {
-		return nil
-	}
-	if err := d.clear(); err != nil {
+	if err := d.clear(keep); err != nil {
 		return err
 	}
 	// The lock goes last: whoever waits for it makes a new one.
 	if err := os.Remove(filepath.Join(d.Path, lockName)); err != nil {
 		return fmt.Errorf("run folder: %w", err)
+	}
+	if keep != "" {
+		return nil
 	}
 	if err := os.Remove(d.Path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("run folder: %w", err)

@@ -28,12 +28,17 @@ type Spec struct {
 	// NewPID gives the program a process-id namespace of its own, in which it
 	// is process 1, and a /proc that shows nothing else.
 	NewPID bool
+	// Bound kills the program when the thread that started it ends (the whole
+	// process, in practice: see Start). A program in a process-id namespace of
+	// somebody who dies needs it not.
+	Bound bool
 	// Hostname, if not empty, is the program's own name of the machine.
 	Hostname string
 	// NewMount gives the program mounts of its own; Hide, Keep and Files need it.
 	NewMount bool
 	Hide     []string          // folders that are covered by an empty, read-only file system
 	Keep     []string          // files and folders below them that stay where they were
+	Parent   int               // set by Start: who Bound binds to
 	Files    map[string]string // path → the file that is seen there instead; a missing path is left out
 }
 

@@ -56,6 +56,16 @@ func stage(in io.Reader) error {
 	if err := drop(&spec); err != nil {
 		return err
 	}
+	if spec.Bound {
+		// After drop, for a change of credentials clears it; on this thread, for
+		// it is a thread's own and execve keeps this one's.
+		if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
+			return fmt.Errorf("bind to the parent's life: %w", err)
+		}
+		if os.Getppid() != spec.Parent {
+			return errors.New("the process that started this one is gone")
+		}
+	}
 	if err := syscall.Exec(path, spec.Args, spec.Env); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}

@@ -52,6 +52,7 @@ func Start(spec Spec, out *os.File, files []*os.File, launch Launcher) (*Process
 	if len(spec.Args) == 0 {
 		return nil, &StartError{Program: "(none)", Reason: "the command is empty"}
 	}
+	spec.Parent = os.Getpid()
 	data, err := json.Marshal(spec)
 	if err != nil {
 		return nil, fmt.Errorf("sandbox: encode spec: %w", err)
