@@ -8,13 +8,14 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-)
 
-// maxQuestion bounds the body of a request.
-const maxQuestion = 1 << 20
+	"github.com/seinemesh/seine/explain"
+	"github.com/seinemesh/seine/mesh"
+)
 
 // handler serves the API. To whom may not be this machine's user (trusted is
 // false) it serves health and metrics alone: the rest tells who calls whom,
@@ -32,14 +33,19 @@ func (s *server) handler(trusted bool) http.Handler {
 		})
 		return mux
 	}
-	mux.HandleFunc("GET /api/v1/stat", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.scraper.window.Table(time.Now())) })
-	mux.HandleFunc("GET /api/v1/proxies", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.discovery.Proxies()) })
-	mux.HandleFunc("GET /api/v1/config", func(w http.ResponseWriter, _ *http.Request) {
+	api := http.NewServeMux()
+	mux.Handle("/api/", local(api))
+	api.HandleFunc("GET /api/v1/stat", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.scraper.window.Table(time.Now())) })
+	api.HandleFunc("GET /api/v1/proxies", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.discovery.Proxies()) })
+	api.HandleFunc("GET /api/v1/config", func(w http.ResponseWriter, _ *http.Request) {
 		state, _ := s.config.current()
 		answer(w, state)
 	})
-	mux.HandleFunc("POST /api/v1/explain", s.explain)
-	return local(mux)
+	api.Handle("/api/v1/explain", explain.Handler(func() *mesh.Snapshot {
+		_, snap := s.config.current()
+		return snap
+	}))
+	return mux
 }
 
 // local refuses requests that a web page made a browser send here: a name that
@@ -50,7 +56,7 @@ func local(h http.Handler) http.Handler {
 		if h, _, err := net.SplitHostPort(host); err == nil {
 			host = h
 		}
-		a, err := netip.ParseAddr(host)
+		a, err := netip.ParseAddr(strings.Trim(host, "[]"))
 		if host != "localhost" && host != "seined" && (err != nil || !a.IsLoopback()) || r.Header.Get("Origin") != "" {
 			fail(w, http.StatusForbidden, fmt.Errorf("host %.100q is not this server's: use 127.0.0.1, localhost or the socket", r.Host))
 			return
@@ -77,29 +83,6 @@ func (s *server) ready(w http.ResponseWriter, _ *http.Request) {
 		return
 	}
 	http.Error(w, why, http.StatusServiceUnavailable)
-}
-
-func (s *server) explain(w http.ResponseWriter, r *http.Request) {
-	if s.opt.Explain == nil {
-		fail(w, http.StatusNotImplemented, errors.New("explain is not built into this control plane"))
-		return
-	}
-	question, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxQuestion))
-	if err != nil {
-		fail(w, http.StatusBadRequest, fmt.Errorf("read the question: %w", err))
-		return
-	}
-	_, snap := s.config.current()
-	if snap == nil {
-		fail(w, http.StatusServiceUnavailable, errors.New("there is no good configuration yet"))
-		return
-	}
-	out, err := s.opt.Explain(snap, question)
-	if err != nil {
-		fail(w, http.StatusBadRequest, err)
-		return
-	}
-	answer(w, out)
 }
 
 func answer(w http.ResponseWriter, v any) {

@@ -52,8 +52,6 @@ type Options struct {
 	StatusPort  uint16        // where proxies are scraped; 0: 15020
 	Version     string
 	Log         *slog.Logger // nil: discard
-	// Explain answers POST /api/v1/explain; nil: 501.
-	Explain func(snap *mesh.Snapshot, question []byte) (answer any, err error)
 	// Listening is called once everything listens, with the addresses; nil: not.
 	Listening func(grpc, http net.Addr)
 }
@@ -349,7 +347,7 @@ func listenUnix(path string) (net.Listener, error) {
 		return nil, err
 	}
 	l.(*net.UnixListener).SetUnlinkOnClose(false)
-	if err := os.Chmod(tmp, 0o600); err == nil {
+	if err = os.Chmod(tmp, 0o600); err == nil {
 		err = os.Rename(tmp, path)
 	}
 	if err != nil {

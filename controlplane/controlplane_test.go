@@ -341,14 +341,7 @@ func TestStat(t *testing.T) {
 func TestAPI(t *testing.T) {
 	dir := t.TempDir()
 	fill(t, dir)
-	i := start(t, dir, func(o *Options) {
-		o.Explain = func(snap *mesh.Snapshot, q []byte) (any, error) {
-			if len(q) == 0 {
-				return nil, errors.New("ask something")
-			}
-			return map[string]any{"services": len(snap.Services), "question": string(q)}, nil
-		}
-	})
+	i := start(t, dir, nil)
 	var state ConfigState
 	eventually(t, "configured", func() bool {
 		state = ConfigState{}
@@ -386,15 +379,17 @@ func TestAPI(t *testing.T) {
 		{i.socket, "GET", "http://seined/healthz", "", 200, "ok", nil},
 		{i.socket, "GET", "http://seined/metrics", "", 200, "pilot_xds_pushes", nil},
 		{i.socket, "GET", "http://seined/metrics", "", 200, "citadel_server_root_cert_expiry_timestamp", nil},
-		{i.socket, "POST", "http://seined/api/v1/explain", "q", 200, `"services": 2`, nil},
-		{i.socket, "POST", "http://seined/api/v1/explain", "", 400, "ask something", nil},
-		{i.socket, "POST", "http://seined/api/v1/explain", strings.Repeat("x", maxQuestion+1), 400, "too large", nil},
+		{i.socket, "POST", "http://seined/api/v1/explain", `{"from":"default/frontend-1","url":"http://billing-service:8080/"}`, 200, `billing-service.default.svc.cluster.local`, nil},
+		{i.socket, "POST", "http://seined/api/v1/explain", "", 400, "question", nil},
+		{i.socket, "POST", "http://seined/api/v1/explain", `{"url":"` + strings.Repeat("x", 2<<20) + `"}`, 400, "too large", nil},
 		{i.socket, "GET", "http://seined/api/v1/explain", "", 405, "", nil},
 		{i.socket, "GET", "http://seined/api/v1/nothing", "", 404, "", nil},
 		{web, "GET", i.web + "/api/v1/config", "", 200, `"generation"`, nil},
 		{web, "GET", i.web + "/api/v1/config", "", 403, "not this server's", []string{"Host", "evil.example:15014"}},
 		{web, "GET", i.web + "/api/v1/config", "", 403, "not this server's", []string{"Origin", "http://evil.example"}},
 		{web, "GET", i.web + "/api/v1/proxies", "", 200, "[]", nil},
+		{web, "GET", i.web + "/api/v1/proxies", "", 200, "[]", []string{"Host", "[::1]"}},
+		{web, "GET", i.web + "/metrics", "", 200, "pilot_info", []string{"Host", "prometheus-target.example"}},
 	} {
 		if code, out := do(tc.client, tc.method, tc.url, tc.body, tc.header...); code != tc.code || !strings.Contains(out, tc.says) {
 			t.Errorf("%s %s %v: %d %.300s", tc.method, tc.url, tc.header, code, out)
