@@ -46,7 +46,9 @@ type arrival struct {
 	grace loop.Timer
 	probe *upstream
 	route opaque // of probe
-	timed bool
+	timed bool   // grace was set
+	// silent: the time in which a head must come has passed without a byte.
+	silent bool
 }
 
 // arrive takes an accepted descriptor over, on the loop that it belongs to now.
@@ -276,6 +278,10 @@ func (a *arrival) detect() bool {
 	}
 	for {
 		if len(a.data) > 0 {
+			if a.silent { // a head has begun: it has its own time
+				a.silent = false
+				a.w.loop.Arm(&a.timer, a.w.loop.Now()+int64(a.w.p.o.HeadTimeout))
+			}
 			switch sniff.Detect(a.data) {
 			case sniff.HTTP1:
 				return a.serveHTTP()
@@ -372,9 +378,10 @@ func (a *arrival) expired() {
 	if a.stage == asking {
 		a.w.p.counters.unanswered.Inc()
 	}
-	if a.stage == detecting && a.probe != nil {
-		// Neither side has spoken. That is their right: opaque from now on.
-		a.relay()
+	if a.stage == detecting && a.probe != nil && len(a.data) == 0 && !a.silent {
+		// Neither side has spoken. That is their right, and decides nothing.
+		a.silent = true
+		a.w.loop.Arm(&a.timer, a.w.loop.Now()+int64(a.w.p.o.DownstreamIdle))
 		return
 	}
 	a.refuse()
@@ -454,8 +461,9 @@ func (p *probing) ready() {
 	if u.eof || u.err != nil {
 		a.probe = nil
 		a.route.release()
-		u.drop(true)
-		a.drop(true)
+		reset := u.err != nil
+		u.drop(reset)
+		a.drop(reset)
 	}
 }
 

@@ -3,6 +3,8 @@
 package proxy
 
 import (
+	"net/netip"
+
 	"github.com/seinemesh/seine/decide"
 	"github.com/seinemesh/seine/proxy/http1"
 	"github.com/seinemesh/seine/telemetry"
@@ -23,17 +25,20 @@ type exchange struct {
 	connects   bool // CONNECT at an explicit proxy port
 
 	// The decision.
-	decided bool
-	rule    *decide.Rule
-	match   int
-	dest    *decide.Destination
-	target  *target // nil: inbound or passthrough
-	ep      int     // index of the endpoint in target
-	counted bool    // target.active[ep] counts this request
-	pool    *pool
-	timeout int64
-	connect int64
-	handle  *metrics.Requests
+	decided   bool
+	resolving bool // waits for a name, not for the control plane
+	rule      *decide.Rule
+	match     int
+	dest      *decide.Destination
+	target    *target // nil: inbound or passthrough
+	ep        int     // index of the endpoint in target
+	counted   bool    // target.active[ep] counts this request
+	pool      *pool
+	local     netip.AddrPort // our end of the upstream connection; only with an access log
+	cluster   string         // its name in Envoy's form, for the access log
+	timeout   int64
+	connect   int64
+	handle    *metrics.Requests
 
 	// Progress.
 	transmitted bool // the head was sent upstream

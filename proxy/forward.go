@@ -111,7 +111,7 @@ func (d *downstream) transmit() {
 		x.remember(w, out)
 		x.remember(w, body)
 	}
-	x.transmitted = true
+	x.transmitted, x.local = true, u.local
 	x.sentAt = w.loop.Now()
 	d.phase = exchanging
 	d.moved = x.sentAt

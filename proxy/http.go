@@ -208,6 +208,7 @@ func (d *downstream) park() {
 	w := d.w
 	if d.phase != waiting {
 		if len(w.parked) >= maxParked {
+			w.p.counters.overParked.Inc()
 			d.reply(503, telemetry.FlagOM, "too many requests wait for the control plane")
 			return
 		}
@@ -274,6 +275,11 @@ func (d *downstream) overdue() {
 	case waiting:
 		delete(d.w.parked, d)
 		d.parse()
+		if d.x.resolving {
+			d.reply(503, telemetry.FlagDF, "the destination's name was not resolved in time")
+			break
+		}
+		d.x.details = "cluster_not_found"
 		d.reply(503, telemetry.FlagNC, "the control plane has not answered for this destination")
 	case connecting, exchanging:
 		d.dropUpstream(true)

@@ -4,6 +4,7 @@ package proxy
 
 import (
 	"net/netip"
+	"strconv"
 
 	seinev1 "github.com/seinemesh/seine/api/seine/v1"
 	"github.com/seinemesh/seine/decide"
@@ -24,14 +25,24 @@ type inbound struct {
 	security telemetry.Security
 	peer     *seinev1.Workload // nil: unknown
 	requests *metrics.Requests
+	number   uint16
+	name     string // see cluster
 }
 
 // inbound returns the state of a connection to one of the workload's ports.
 func (w *worker) inbound(port uint16, to netip.AddrPort) *inbound {
 	return &inbound{
-		w: w, port: w.current().Self.Inbound(port),
+		w: w, number: port, port: w.current().Self.Inbound(port),
 		pool: w.pool(poolKey{addr: to, app: true}, nil), security: telemetry.SecurityNone,
 	}
+}
+
+// cluster is Envoy's name of the application's cluster.
+func (in *inbound) cluster() string {
+	if in.name == "" {
+		in.name = "inbound|" + strconv.FormatUint(uint64(in.number), 10) + "||"
+	}
+	return in.name
 }
 
 // route sends a request to the application.

@@ -56,9 +56,14 @@ func (d *downstream) log(now, reqBytes, resBytes int64) {
 	if x.rule != nil {
 		e.RouteName = x.rule.ID
 	}
-	if x.target != nil {
-		e.UpstreamCluster = x.target.name()
+	e.UpstreamCluster = x.cluster
+	if d.in != nil {
+		e.UpstreamCluster = d.in.cluster()
+		if d.session != nil {
+			e.ServerName = d.session.SNI()
+		}
 	}
+	e.UpstreamLocal = x.local
 	w.ring.Append(e)
 	x.line.drop(w)
 }

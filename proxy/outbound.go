@@ -157,11 +157,13 @@ func (d *downstream) toward(a *decide.Answer, dest *decide.Destination, id strin
 	}
 	c := t.Cluster(key, subset)
 	if c == nil {
+		x.details = "cluster_not_found"
 		d.reply(503, telemetry.FlagNC, "destination "+key+" "+subset+" of "+id+" is not known")
 		return false
 	}
 	x.connect = int64(c.ConnectTimeout)
 	tgt := w.target(c)
+	x.cluster = tgt.name()
 	var e *edge
 	x.ep = -1
 	switch {
@@ -169,6 +171,7 @@ func (d *downstream) toward(a *decide.Answer, dest *decide.Destination, id strin
 		ep := c.Endpoint(a.Proto.DirectEndpoint)
 		if ep == nil {
 			x.handle = w.failing(c.Service.Proto)
+			x.details = "no_healthy_upstream"
 			d.reply(503, telemetry.FlagUH, "the endpoint of "+key+" at the address dialled is gone")
 			return false
 		}
@@ -179,6 +182,7 @@ func (d *downstream) toward(a *decide.Answer, dest *decide.Destination, id strin
 	default:
 		if x.ep = c.Pick(w.rng.Uint64(), &tgt.cursor, tgt.active); x.ep < 0 {
 			x.handle = w.failing(c.Service.Proto)
+			x.details = "no_healthy_upstream"
 			d.reply(503, telemetry.FlagUH, "no healthy endpoint of "+key+" "+subset)
 			return false
 		}
@@ -229,7 +233,7 @@ func (d *downstream) redirect(r *decide.Rule, port uint16) {
 // pass forwards a request for a host outside the mesh to the address dialled.
 func (d *downstream) pass(authority []byte, port uint16) bool {
 	w, x := d.w, &d.x
-	x.handle = w.passthrough()
+	x.handle, x.cluster = w.passthrough(), "PassthroughCluster"
 	x.connect = int64(10 * time.Second)
 	return d.original(authority, port)
 }
@@ -285,6 +289,9 @@ func (a *arrival) ask() bool {
 	if ans == nil {
 		if _, asked := w.parked[a]; asked {
 			return false
+		}
+		if len(w.parked) >= maxParked {
+			w.p.counters.overParked.Inc()
 		}
 		if len(w.parked) >= maxParked || !w.p.tables.Want(string(w.name)) {
 			w.p.counters.unanswered.Inc()

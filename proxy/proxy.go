@@ -158,7 +158,7 @@ type Proxy struct {
 // goes well.
 type counters struct {
 	selfCalls, refusedPlaintext, failedHandshakes, badPreambles, unanswered, unroutedTCP *metrics.Counter
-	badRequests, badResponses, repeated, acceptFailures, overConnections                 *metrics.Counter
+	badRequests, badResponses, repeated, acceptFailures, overConnections, overParked     *metrics.Counter
 }
 
 // New returns a proxy that listens (its ports are open when New returns) and
@@ -178,6 +178,7 @@ func New(o Options, tables Tables) (*Proxy, error) {
 		badResponses:     r.Counter("seine_proxy_bad_responses_total", "Responses refused for breaking HTTP's grammar."),
 		repeated:         r.Counter("seine_proxy_reused_connection_retries_total", "Requests sent once more because a kept connection had been closed."),
 		acceptFailures:   r.Counter("seine_proxy_accept_failures_total", "Accepts that failed, as for want of descriptors."),
+		overParked:       r.Counter("seine_proxy_over_parked_total", "Requests and connections refused because too many wait for the control plane."),
 		overConnections:  r.Counter("seine_proxy_over_connections_total", "Connections refused at the bound of open connections."),
 	}
 	r.GaugeFunc("seine_proxy_connections", "Accepted connections that are open.", func() float64 { return float64(p.connections()) })

@@ -97,11 +97,13 @@ func (d *downstream) resolveHost(host string, port uint16) bool {
 
 func (d *downstream) resolveTo(host string, port uint16, k poolKey, alts []string) bool {
 	addr, ok := d.w.resolved(host)
+	d.x.resolving = !ok
 	if !ok {
 		d.park()
 		return false
 	}
 	if !addr.IsValid() {
+		d.x.details = "dns_resolution_failure"
 		d.reply(503, telemetry.FlagDF, "the name "+host+" could not be resolved")
 		return false
 	}

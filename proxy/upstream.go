@@ -159,6 +159,14 @@ func (t *target) labels(w *worker, ep *decide.Endpoint, protocol string) telemet
 func (w *worker) pool(k poolKey, alts []string) *pool {
 	p := w.pools[k]
 	if p == nil {
+		if len(w.pools) >= w.sweepAt { // addresses that were tried and never reached
+			for k, p := range w.pools {
+				if p.open == 0 {
+					delete(w.pools, k)
+				}
+			}
+			w.sweepAt = 2*len(w.pools) + 64
+		}
 		p = &pool{key: k, alts: alts}
 		w.pools[k] = p
 	}
@@ -269,7 +277,9 @@ func (u *upstream) ready() {
 			return
 		}
 		u.connecting = false
-		u.local = netip.AddrPort{}
+		if u.w.ring != nil {
+			u.local = loop.LocalAddr(u.fd)
+		}
 		if u.pool.key.mutual {
 			alpn := alpnHTTP
 			if !u.http {
@@ -381,7 +391,7 @@ func (u *upstream) drop(reset bool) {
 	u.user = nil
 	u.w.loop.Drop(&u.timer)
 	u.close(reset)
-	if u.pool.open--; u.pool.open == 0 {
+	if u.pool.open--; u.pool.open == 0 && u.w.pools[u.pool.key] == u.pool {
 		delete(u.w.pools, u.pool.key)
 		// A target may still point to this pool: it is used again then, and
 		// comes back into the map with its next connection.

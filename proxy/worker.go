@@ -47,6 +47,7 @@ type worker struct {
 	table   *decide.Table
 	targets map[*decide.Cluster]*target
 	pools   map[poolKey]*pool
+	sweepAt int // when pools without a connection are looked for
 	// parked are the machines that wait for an answer of the control plane.
 	parked    map[parker]struct{}
 	conns     map[*downstream]struct{}
