@@ -261,10 +261,13 @@ func (c *Cluster) Endpoint(id string) *Endpoint {
 }
 
 // Original reports whether connections go to the address that was dialled and
-// not to one of Endpoints (a ServiceEntry with resolution NONE, the balancer
-// PASSTHROUGH).
+// not to one of Endpoints: a ServiceEntry with resolution NONE, or the balancer
+// PASSTHROUGH for a service outside the mesh. Within the mesh that balancer
+// draws an endpoint instead: a virtual address is nobody's, and an endpoint has
+// an identity.
 func (c *Cluster) Original() bool {
-	return c.Service.Proto.Resolution == seinev1.Service_ORIGINAL || c.Policy.Balancer == seinev1.TrafficPolicy_PASSTHROUGH
+	p := c.Service.Proto
+	return p.Resolution == seinev1.Service_ORIGINAL || p.External && c.Policy.Balancer == seinev1.TrafficPolicy_PASSTHROUGH
 }
 
 // Transport is how a connection to an endpoint is made.

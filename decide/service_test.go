@@ -189,6 +189,24 @@ func TestTransport(t *testing.T) {
 	}
 }
 
+func TestOriginal(t *testing.T) {
+	for _, tt := range []struct {
+		resolution seinev1.Service_Resolution
+		balancer   seinev1.TrafficPolicy_Balancer
+		external   bool
+		want       bool
+	}{
+		{seinev1.Service_ORIGINAL, 0, false, true}, {seinev1.Service_STATIC, seinev1.TrafficPolicy_PASSTHROUGH, true, true},
+		{seinev1.Service_STATIC, seinev1.TrafficPolicy_PASSTHROUGH, false, false}, {seinev1.Service_DNS, 0, true, false},
+	} {
+		c := cluster(t, tt.balancer, 1)
+		c.Service.Proto.Resolution, c.Service.Proto.External = tt.resolution, tt.external
+		if c.Original() != tt.want {
+			t.Errorf("%+v", tt)
+		}
+	}
+}
+
 func TestCompileServiceRefuses(t *testing.T) {
 	for _, s := range []*seinev1.Service{{}, {Host: "a"}, {Host: "a", Port: 70000},
 		{Host: "a", Port: 1, Policy: &seinev1.TrafficPolicy{ConnectTimeout: durationpb.New(-1)}}} {

@@ -208,8 +208,8 @@ func (e *explanation) upstream(dests []decide.Destination, a *decide.Answer, r *
 		}
 	}
 	if len(dests) == 0 {
-		e.reject(NoRoute, 503, "NR")
-		e.say("The rule has no destination with a weight.")
+		e.reject(NoEndpoints, 503, "UH")
+		e.say("Every destination of the rule has weight 0: 503.")
 		return nil
 	}
 	if e.a.Port == 0 {
