@@ -198,6 +198,9 @@ func Explain(s *mesh.Snapshot, q Question) (*Answer, error) {
 	if e.self, err = decide.CompileSelf(plan.Self(s, from)); err != nil {
 		return nil, fmt.Errorf("plan of %s: %w", from.Key(), err)
 	}
+	if !from.Sidecar && !from.Gateway {
+		e.say("%s has no sidecar: it calls directly and in plaintext. This is what a sidecar would do for it.", from.Key())
+	}
 	if len(q.Claims) > 0 {
 		e.say("Nothing in this version looks at the claims of a token.")
 	}

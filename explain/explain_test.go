@@ -70,6 +70,7 @@ var goldens = []struct {
 	{name: "grpc", q: Question{URL: "grpc://catalog:9090/items.Items/Get"}},
 	{name: "plaintext-to-strict", q: Question{URL: "http://orders/"}},
 	{name: "no-sidecar", q: Question{URL: "http://legacy/"}},
+	{name: "from-no-sidecar", q: Question{From: "default/legacy", URL: "http://catalog:8080/teapot"}},
 	{name: "no-endpoints", q: Question{URL: "http://empty/"}},
 	{name: "external", q: Question{URL: "http://payments.example.com/pay"}},
 	{name: "outside", q: Question{URL: "http://www.example.org/"}},
