@@ -3,23 +3,13 @@ package control
 import (
 	"crypto/tls"
 	"fmt"
-	"log/slog"
-	"net"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/test/bufconn"
-
 	seinev1 "github.com/seinemesh/seine/api/seine/v1"
 	"github.com/seinemesh/seine/decide"
-	"github.com/seinemesh/seine/discovery"
 	"github.com/seinemesh/seine/discovery/discoverytest"
-	"github.com/seinemesh/seine/mesh"
 )
 
 func TestOnDemand(t *testing.T) {
