@@ -36,12 +36,13 @@ type downstream struct {
 	in      *inbound // set if the request goes to the local application
 
 	phase   phase
-	partial bool // bytes of an incomplete head are there
-	queued  bool // in the loop's queue of put-off work
-	last    bool // close after this exchange
-	budget  int
-	moved   int64 // when the exchange last made progress
-	thrown  int   // bytes thrown away while lingering
+	partial bool   // bytes of an incomplete head are there
+	queued  bool   // in the loop's queue of put-off work
+	last    bool   // close after this exchange
+	budget  int    // bytes that may still be moved in this turn
+	turn    uint64 // that budget is for
+	moved   int64  // when the exchange last made progress
+	thrown  int    // bytes thrown away while lingering
 
 	idle  loop.Timer // slow heads, idle connections, stalled streams, lingering
 	limit loop.Timer // the route's timeout, the wait for an answer
@@ -76,13 +77,18 @@ func (d *downstream) rest() {
 
 // ready does whatever can be done now, up to the connection's share of a turn.
 func (d *downstream) ready() {
-	d.budget = turnBudget
-	for !d.closed && d.step() {
+	if now := d.w.loop.Turn(); d.turn != now {
+		d.turn, d.budget = now, turnBudget
+	}
+	for !d.closed {
 		if d.budget <= 0 {
 			if !d.queued {
 				d.queued = true
 				d.w.loop.Later(d)
 			}
+			return
+		}
+		if !d.step() {
 			return
 		}
 	}

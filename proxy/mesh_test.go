@@ -21,6 +21,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -36,7 +37,11 @@ import (
 	"github.com/seinemesh/seine/telemetry/metrics"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// Loops hold their threads; goroutines of the test need others.
+	runtime.GOMAXPROCS(max(8, runtime.NumCPU()))
+	goleak.VerifyTestMain(m)
+}
 
 const (
 	frontendID = "spiffe://cluster.local/ns/default/sa/frontend"

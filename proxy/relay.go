@@ -30,6 +30,7 @@ type relay struct {
 	moved           int64
 	timer           loop.Timer
 	budget          int
+	turn            uint64
 	queued, over    bool
 	fromA, fromB    int64
 	toldA, toldB    int64 // what the metrics have heard of
@@ -120,7 +121,9 @@ func (r *relay) ready() {
 		}
 		return
 	}
-	r.budget = turnBudget
+	if now := r.w.loop.Turn(); r.turn != now {
+		r.turn, r.budget = now, turnBudget
+	}
 	before := r.fromA + r.fromB
 	if !r.pump(r.a, r.b, &r.fromA, telemetry.FlagDC) || !r.pump(r.b, r.a, &r.fromB, telemetry.FlagUC) {
 		return

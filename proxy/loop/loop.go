@@ -43,7 +43,7 @@ type Handler interface {
 	Ready(ev Events)
 }
 
-// Task is work that a handler put off to the end of the turn, so that one busy
+// Task is work that a handler put off to the next turn, so that one busy
 // connection does not keep the others waiting.
 type Task interface {
 	Resume()
@@ -67,7 +67,8 @@ type Loop struct {
 	start  time.Time
 	timers timers
 
-	queue, spare []Task // put off to the end of this turn
+	queue, spare []Task // put off to the next turn
+	turns        uint64
 	mail         mailbox
 
 	count   atomic.Int64 // descriptors that count as connections, for balancing
@@ -159,7 +160,11 @@ func (l *Loop) Release(fd int) {
 	_ = syscall.EpollCtl(l.epoll, syscall.EPOLL_CTL_DEL, fd, nil)
 }
 
-// Later runs t.Resume after the events of this turn, before the loop waits again.
+// Turn numbers the present batch of events.
+func (l *Loop) Turn() uint64 { return l.turns }
+
+// Later runs t.Resume in the next turn, after that turn's events; the loop does
+// not wait for any.
 // A task must not be queued twice: the caller keeps a mark.
 func (l *Loop) Later(t Task) { l.queue = append(l.queue, t) }
 
@@ -233,8 +238,11 @@ func (l *Loop) epollWait(call syscall6, timeout int) (int, syscall.Errno) {
 // turn runs one batch: the events, then the mail, the timers, and what was put off.
 func (l *Loop) turn(n int) {
 	l.now = l.Clock()
-	l.stats.Turns.Add(1)
-	l.stats.Events.Add(uint64(n))
+	l.turns++
+	l.stats.Turns.Store(l.turns)
+	var due []Task
+	l.queue, l.spare, due = l.spare[:0], nil, l.queue
+	l.stats.Events.Add(uint64(n)) // one writer, so uncontended
 	mail := false
 	for i := range n {
 		ev := &l.events[i]
@@ -251,13 +259,11 @@ func (l *Loop) turn(n int) {
 		l.mail.run()
 	}
 	l.timers.fire(l.now)
-	if len(l.queue) > 0 {
-		l.queue, l.spare = l.spare[:0], l.queue
-		for i, t := range l.spare {
-			l.spare[i] = nil
-			t.Resume()
-		}
+	for i, t := range due {
+		due[i] = nil
+		t.Resume()
 	}
+	l.spare = due
 }
 
 // ErrStopped is Post's answer once the loop has ended.
