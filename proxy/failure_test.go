@@ -56,6 +56,28 @@ func TestUpstreamResets(t *testing.T) {
 	p.server.flagged(t, "UC")
 }
 
+// TestEarlyAnswer: an application that answers and closes before it has read
+// the request is heard.
+func TestEarlyAnswer(t *testing.T) {
+	at := rawApp(t, func(c net.Conn) {
+		r := bufio.NewReader(c)
+		if _, err := http.ReadRequest(r); err != nil {
+			return
+		}
+		_, _ = io.WriteString(c, "HTTP/1.1 413 Content Too Large\r\nContent-Length: 4\r\n\r\nbig!")
+	})
+	p := startPair(t, at, nil, nil)
+	c := dial(t, p.addr)
+	c.write("POST / HTTP/1.1\r\nHost: billing:8080\r\nContent-Length: %d\r\n\r\n", 64<<20)
+	done := make(chan struct{})
+	go func() { defer close(done); _, _ = io.CopyN(c.TCPConn, zeros{}, 64<<20) }()
+	if res, body := c.response("POST"); res.StatusCode != 413 || body != "big!" {
+		t.Errorf("%s %q", res.Status, body)
+	}
+	_ = c.Close()
+	<-done
+}
+
 func TestNoSuchApplication(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)

@@ -211,7 +211,16 @@ func (w *worker) requestEdit(d *downstream) *http1.Edit {
 			x.line.setID(w, id)
 		}
 	}
-	if _, ok := message.Get(req.Fields, message.XForwardedProto); !ok {
+	if d.door.kind == doorPublished { // the mesh's edge: what it sees is what holds
+		e.Drop |= message.SetOf(message.XForwardedFor, message.XForwardedProto)
+		w.text3 = w.text3[:0]
+		if before := field(req, message.XForwardedFor); len(before) > 0 {
+			w.text3 = append(append(w.text3, before...), ", "...)
+		}
+		w.text3 = d.remote.Addr().AppendTo(w.text3)
+		e.Add = append(e.Add, message.Field{Name: bytesOf("x-forwarded-for"), Value: w.text3},
+			message.Field{Name: bytesOf("x-forwarded-proto"), Value: bytesOf("http")})
+	} else if _, ok := message.Get(req.Fields, message.XForwardedProto); !ok {
 		scheme := "http"
 		if d.session != nil {
 			scheme = "https"

@@ -126,8 +126,12 @@ func TestPublished(t *testing.T) {
 	p := start(t, Options{Loops: 1, Published: []Published{{FD: fd, Host: billing, Port: 8080}}}, table.build())
 	c := dial(t, p.Addresses()[0].String())
 	c.write("GET /door HTTP/1.1\r\nHost: localhost:8080\r\n\r\n")
-	if _, body := c.response("GET"); body != "GET /door 0 localhost:8080" {
-		t.Error(body)
+	if res, body := c.response("GET"); body != "GET /door 0 localhost:8080" || res.Header.Get("Saw-X-Forwarded-For") != "127.0.0.1" {
+		t.Error(body, res.Header)
+	}
+	c.write("GET /door HTTP/1.1\r\nHost: localhost:8080\r\nX-Forwarded-For: 192.0.2.9\r\nX-Forwarded-Proto: https\r\n\r\n")
+	if res, _ := c.response("GET"); res.Header.Get("Saw-X-Forwarded-For") != "192.0.2.9, 127.0.0.1" || res.Header.Get("Saw-X-Forwarded-Proto") != "http" {
+		t.Error(res.Header)
 	}
 }
 

@@ -41,6 +41,7 @@ type worker struct {
 	edit  http1.Edit
 	text  []byte // rewritten path and authority
 	text2 []byte
+	text3 []byte // x-forwarded-for
 	name  []byte // lookup names
 	ids   [64]byte
 
