@@ -11,6 +11,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
@@ -37,6 +38,26 @@ func labels() *telemetry.RequestLabels {
 		Service:     "billing-service.default.svc.cluster.local",
 		ServiceName: "billing-service", ServiceNamespace: "default",
 		Protocol: telemetry.ProtocolHTTP, Security: telemetry.SecurityMutualTLS,
+	}
+}
+
+// TestLint holds our own names to Prometheus's conventions; Istio's are theirs.
+func TestLint(t *testing.T) {
+	r := New(Options{Component: "proxy", Version: "1"})
+	r.Shard().Requests(labels()).Observe(200, telemetry.FlagNone, 1, 1, 1)
+	r.Shard().TCP(labels()).Opened()
+	var b bytes.Buffer
+	if _, err := r.WriteTo(&b); err != nil {
+		t.Fatal(err)
+	}
+	problems, err := promlint.New(&b).Lint()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		if !strings.HasPrefix(p.Metric, "istio_") {
+			t.Errorf("%s: %s", p.Metric, p.Text)
+		}
 	}
 }
 
