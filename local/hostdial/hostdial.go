@@ -50,7 +50,7 @@ func (s *Server) Serve(ctx context.Context, l *net.UnixListener) error {
 	}
 	stop := context.AfterFunc(ctx, func() { l.Close() })
 	defer stop()
-	slots := make(chan struct{}, limit)
+	slots, refusals := make(chan struct{}, limit), make(chan struct{}, limit)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	for {
@@ -68,20 +68,37 @@ func (s *Server) Serve(ctx context.Context, l *net.UnixListener) error {
 		}
 		select {
 		case slots <- struct{}{}:
-		default:
-			_, _ = io.WriteString(c, "etoo many connections are being opened at once")
-			c.Close()
+			wg.Go(func() {
+				defer func() { <-slots }()
+				defer c.Close()
+				if err := s.answer(ctx, c); err != nil {
+					log.Debug("host dialer", "err", err)
+					refuse(c, err.Error())
+				}
+			})
 			continue
+		default:
 		}
-		wg.Go(func() {
-			defer func() { <-slots }()
-			defer c.Close()
-			if err := s.answer(ctx, c); err != nil {
-				log.Debug("host dialer", "err", err)
-				_, _ = io.WriteString(c, "e"+err.Error())
-			}
-		})
+		select {
+		case refusals <- struct{}{}:
+			wg.Go(func() {
+				defer func() { <-refusals }()
+				defer c.Close()
+				refuse(c, "too many connections are being opened at once")
+			})
+		default:
+			c.Close()
+		}
 	}
+}
+
+// refuse says why, and reads what the client still sends: closing with that
+// unread would take the answer away from it.
+func refuse(c *net.UnixConn, why string) {
+	_, _ = io.WriteString(c, "e"+why)
+	_ = c.CloseWrite()
+	_ = c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+	_, _ = io.CopyN(io.Discard, c, 64<<10)
 }
 
 func (s *Server) answer(ctx context.Context, c *net.UnixConn) error {
