@@ -36,6 +36,7 @@ type options struct {
 	named                  bool // planes were named: each must run
 	c64, c1, paced, settle time.Duration
 	out, profile           string
+	load                   string // load average before the first round
 	tools                  tools
 }
 
@@ -104,6 +105,9 @@ func run(ctx context.Context) error {
 		}
 	}
 	begun := time.Now()
+	if b, err := os.ReadFile("/proc/loadavg"); err == nil {
+		o.load = strings.Join(strings.Fields(string(b))[:3], " ")
+	}
 	samples, err := o.measureAll(ctx)
 	if err != nil {
 		return err

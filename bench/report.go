@@ -36,6 +36,7 @@ type environment struct {
 	Kernel   string            `json:"kernel"`
 	CPU      string            `json:"cpu"`
 	Cores    int               `json:"cores"`
+	Load     string            `json:"load_before"` // 1, 5 and 15 minutes: what else ran
 	Versions map[string]string `json:"versions"`
 }
 
@@ -220,7 +221,7 @@ func markdown(results []result, samples []sample, env environment, all []plane) 
 			fmt.Fprintf(&b, "| %s | %s | %.1f, %.1f |\n", p.name, strings.Join(row, " | "), median(stolen), slices.Max(stolen))
 		}
 	}
-	fmt.Fprintf(&b, "\n## Where and what\n\n%s; it took %s. Linux %s, %d cores of %s.\n\n", env.When, env.Took, env.Kernel, env.Cores, env.CPU)
+	fmt.Fprintf(&b, "\n## Where and what\n\n%s; it took %s. Linux %s, %d cores of %s. Load average before it began: %s.\n\n", env.When, env.Took, env.Kernel, env.Cores, env.CPU, env.Load)
 	for _, p := range all {
 		if t.get(caseIdle, p.name).Rounds > 0 {
 			fmt.Fprintf(&b, "- **%s**: %s%s\n", p.name, p.about, versionOf(env, p.name))
@@ -284,7 +285,7 @@ func added(a, base *float64) string {
 func describe(ctx context.Context, o *options, begun time.Time) environment {
 	env := environment{
 		When: begun.UTC().Format(time.RFC3339), Took: time.Since(begun).Round(time.Second).String(),
-		Cores: runtime.NumCPU(), Versions: map[string]string{},
+		Cores: runtime.NumCPU(), Load: o.load, Versions: map[string]string{},
 	}
 	var u unix.Utsname
 	if unix.Uname(&u) == nil {

@@ -17,7 +17,6 @@ if ((${#missing[@]})) && command -v apt-get >/dev/null; then
 	sudo=()
 	[[ $(id -u) == 0 ]] || sudo=(sudo -n)
 	echo "installing ${missing[*]} …" >&2
-	# Started here, not as services: a package must not begin to listen.
 	"${sudo[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y --no-install-recommends "${missing[@]}" >/dev/null ||
 		echo "cannot install ${missing[*]}: as root, apt-get install ${missing[*]}" >&2
 fi
