@@ -169,8 +169,8 @@ func (d *downstream) pumpRequest() bool {
 	if u.blocked() || u.lost != nil {
 		return false
 	}
-	if len(d.data) == 0 && !d.fill() {
-		return false
+	if len(d.data) == 0 {
+		d.fill()
 	}
 	if len(d.data) == 0 {
 		if d.eof || d.err != nil {

@@ -130,7 +130,7 @@ func (d *downstream) read() bool {
 		return false
 	}
 	if len(d.data) == 0 || d.partial {
-		if !d.fill() {
+		if !d.fill() && !d.eof {
 			return false
 		}
 		if d.err != nil || (d.eof && len(d.data) == 0) {

@@ -55,10 +55,7 @@ type socket struct {
 	lost error
 }
 
-var (
-	errTruncated = errors.New("connection closed without close_notify")
-	errReset     = errors.New("connection reset")
-)
+var errReset = errors.New("connection reset")
 
 func (s *socket) open(w *worker, fd int, owner machine) error {
 	s.w, s.fd, s.owner = w, fd, owner

@@ -1,0 +1,34 @@
+//go:build linux
+
+package proxy
+
+import (
+	"fmt"
+	"strings"
+)
+
+// state describes what a proxy holds, for a test that failed.
+func (r *running) state() string {
+	var b strings.Builder
+	for i, w := range r.workers {
+		done := make(chan struct{})
+		w.loop.Post(func() {
+			defer close(done)
+			fmt.Fprintf(&b, "loop %d: inflight %d, count %d, sockets %d, buffers %d, arrivals %d, relays %d, parked %d\n", i, w.inflight.Load(), w.loop.Count(), w.sockets, w.buffers.inUse, len(w.arrivals), len(w.relays), len(w.parked))
+			for d := range w.conns {
+				fmt.Fprintf(&b, "  downstream %v phase %d partial %v data %d %s budget %d queued %v x %+v\n", d.remote, d.phase, d.partial, len(d.data), d.socket.flags(), d.budget, d.queued,
+					[]any{d.x.transmitted, d.x.reqDone, d.x.resStarted, d.x.headSent, d.x.resDone, d.x.retried, d.x.status})
+				if d.up != nil {
+					fmt.Fprintf(&b, "    upstream data %d %s connecting %v up %v served %d\n", len(d.up.data), d.up.flags(), d.up.connecting, d.up.up, d.up.served)
+				}
+			}
+		})
+		<-done
+	}
+	return b.String()
+}
+
+func (s *socket) flags() string {
+	return fmt.Sprintf("[readable %v writable %v hup %v eof %v clean %v undrained %v finished %v blocked %v err %v lost %v]",
+		s.readable, s.writable, s.hup, s.eof, s.clean, s.undrained, s.finished, s.blocked(), s.err, s.lost)
+}
