@@ -100,11 +100,16 @@ func (a *authority) identity(t testing.TB, id string) *mtls.Identity {
 	}
 }
 
-func (a *authority) factory(t testing.TB, id string) *mtls.Factory {
+func (a *authority) source(t testing.TB, id string) *mtls.Source {
 	t.Helper()
 	src := mtls.NewSource(mtls.SourceOptions{})
 	must(t, src.Set(a.identity(t, id)))
-	return mtls.NewFactory(src, mtls.Options{})
+	return src
+}
+
+func (a *authority) factory(t testing.TB, id string) *mtls.Factory {
+	t.Helper()
+	return mtls.NewFactory(a.source(t, id), mtls.Options{})
 }
 
 func must(t testing.TB, err error) {
