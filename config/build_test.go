@@ -86,7 +86,7 @@ func dump(r *Result) []byte {
 		}
 	}
 	for _, x := range s.DestinationRules {
-		fmt.Fprintf(&b, "destinationrule host=%s exportTo=%v selector=%v policy=%s unsupported=%v (%s)\n", x.Host, x.ExportTo, x.WorkloadSelector, message(x.Policy), x.Unsupported, ref(x.Ref))
+		fmt.Fprintf(&b, "destinationrule host=%s exportTo=%v selector=%v policy=%s unsupported=%v (%s)\n", x.Host, x.ExportTo, x.WorkloadSelector, message(x.Policy), partly(x.Unsupported), ref(x.Ref))
 		for _, p := range sortedPorts(x.PortPolicies) {
 			fmt.Fprintf(&b, "  port %d %s\n", p, message(x.PortPolicies[p]))
 		}
@@ -152,4 +152,19 @@ func TestFolders(t *testing.T) {
 			golden(t, e.Name(), got)
 		})
 	}
+}
+
+func partly(list []mesh.Unsupported) []string {
+	out := make([]string, 0, len(list))
+	for _, u := range list {
+		text := u.Path
+		if u.Subset != "" {
+			text += " (subset " + u.Subset + ")"
+		}
+		if u.Port != 0 {
+			text += fmt.Sprintf(" (port %d)", u.Port)
+		}
+		out = append(out, text)
+	}
+	return out
 }

@@ -3,6 +3,7 @@ package config
 import (
 	"maps"
 	"slices"
+	"strconv"
 
 	networking "istio.io/api/networking/v1alpha3"
 
@@ -54,10 +55,30 @@ func (b *builder) destinationRule(o *object) {
 		raw.subsets = append(raw.subsets, c.policy(s.TrafficPolicy, path+".trafficPolicy"))
 		dr.Subsets = append(dr.Subsets, mesh.Subset{Name: s.Name, Labels: s.Labels})
 	}
-	dr.Unsupported = c.unsupported
+	for _, path := range c.unsupported {
+		dr.Unsupported = append(dr.Unsupported, whereUnsupported(&spec, path))
+	}
 	if !c.d.bad {
 		b.rules = append(b.rules, raw)
 	}
+}
+
+// whereUnsupported says for which calls a path of a DestinationRule matters.
+func whereUnsupported(spec *networking.DestinationRule, path string) mesh.Unsupported {
+	u := mesh.Unsupported{Path: path}
+	policy := spec.TrafficPolicy
+	at := segments(path)
+	if len(at) > 2 && at[1] == "subsets" {
+		if i, err := strconv.Atoi(at[2]); err == nil && i < len(spec.Subsets) {
+			u.Subset, policy = spec.Subsets[i].Name, spec.Subsets[i].TrafficPolicy
+		}
+	}
+	if i := slices.Index(at, "portLevelSettings"); i > 0 && i+1 < len(at) {
+		if n, err := strconv.Atoi(at[i+1]); err == nil && n < len(policy.GetPortLevelSettings()) {
+			u.Port = policy.PortLevelSettings[n].GetPort().GetNumber()
+		}
+	}
+	return u
 }
 
 // rawRule is a DestinationRule whose policies are not laid over each other yet:

@@ -62,8 +62,8 @@ type Finding struct {
 // Resource is KIND NAMESPACE/NAME, or what of it is known.
 func (f *Finding) Resource() string {
 	name := f.Name
-	if f.Namespace != "" {
-		name = f.Namespace + "/" + f.Name
+	if f.Namespace != "" && name != "" {
+		name = f.Namespace + "/" + name
 	}
 	return strings.TrimSpace(f.Kind + " " + name)
 }

@@ -72,15 +72,17 @@ func (r *Report) WriteText(w io.Writer, opt TextOptions) error {
 		if f.Line > 0 {
 			where = fmt.Sprintf("%d: ", f.Line)
 		}
-		what := f.Resource()
-		if f.Path != "" {
-			what += " " + f.Path
+		what := ""
+		for _, s := range []string{f.Resource(), f.Path} {
+			if s != "" {
+				what += " " + s
+			}
 		}
 		code := f.Code
 		if f.Istio != "" {
 			code += ", " + f.Istio
 		}
-		fmt.Fprintf(w, "  %s%s %s\n      %s %s\n", where, paint(colours[f.Severity], f.Severity.String()), what, f.Message, paint("2", "["+code+"]"))
+		fmt.Fprintf(w, "  %s%s%s\n      %s %s\n", where, paint(colours[f.Severity], f.Severity.String()), what, f.Message, paint("2", "["+code+"]"))
 	}
 	if printed {
 		fmt.Fprintln(w)

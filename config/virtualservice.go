@@ -345,7 +345,7 @@ func (c *routeConverter) regex(s, path string) {
 		} else if strings.Contains(s, "(?!") || strings.Contains(s, "(?=") || strings.Contains(s, "(?<") {
 			hint = ": RE2, as Envoy and Istio, has no look-around"
 		}
-		c.d.fail(codeRegex, path, nil, "%s%s", strings.TrimPrefix(err.Error(), "error parsing regexp: "), hint)
+		c.d.fail(codeRegex, path, nil, "not a regular expression (RE2): %s%s", strings.TrimPrefix(err.Error(), "error parsing regexp: "), hint)
 	}
 }
 

@@ -227,6 +227,10 @@ func camel(s string) string {
 
 var yamlLine = regexp.MustCompile(`line (\d+): `)
 
+// parserError are the errors of the YAML parser, which counts lines from 0 where
+// its scanner counts them from 1, and does not say line 0.
+var parserError = regexp.MustCompile(`^did not find expected (<|node content|'-' indicator|key|',')`)
+
 // documents reads the YAML documents of a file. A syntax error refuses the file
 // as a whole: what a half-written file holds is not what its author meant.
 func documents(f File) (docs []*yaml.Node, line int, err error) {
@@ -259,6 +263,9 @@ func documents(f File) (docs []*yaml.Node, line int, err error) {
 			if m := yamlLine.FindStringSubmatch(msg); m != nil {
 				line, _ = strconv.Atoi(m[1])
 				msg = strings.Replace(msg, m[0], "", 1)
+			}
+			if parserError.MatchString(msg) {
+				line++
 			}
 			return nil, line, fmt.Errorf("not valid YAML: %s", msg)
 		}

@@ -179,6 +179,9 @@ func wrong(field, format string, args ...any) error {
 // Explain answers q. The error is a *QuestionError if the question makes no
 // sense.
 func Explain(s *mesh.Snapshot, q Question) (*Answer, error) {
+	if err := checkCaller(q); err != nil {
+		return nil, err
+	}
 	if q.To != "" {
 		return inbound(s, q)
 	}
@@ -203,6 +206,9 @@ func Explain(s *mesh.Snapshot, q Question) (*Answer, error) {
 	}
 	if len(q.Claims) > 0 {
 		e.say("Nothing in this version looks at the claims of a token.")
+	}
+	if q.Principal != "" || q.SourceIP != "" {
+		e.say("The principal and the source address matter at the receiving end, which --to asks: here the caller is %s.", from.Key())
 	}
 	return e.a, e.outbound()
 }
@@ -348,7 +354,14 @@ func (e *explanation) tellHost(port uint16) {
 		}
 		e.say("The Host %s on port %d decides%s: from namespace %s it is %s (%s).", host, port, where, e.from.Namespace, c.Service.Host, decide.Source(c.Service.Proto()))
 	case c.Routes != nil:
-		e.say("The Host %s is no service, but %s names it.", host, decide.Source(c.Routes.Proto()))
+		why := "is no service"
+		if svc := e.s.Service(c.Pattern, e.from.Namespace); svc != nil && svc.Host == c.Pattern {
+			why = fmt.Sprintf("is %s, which has no port %d", svc.Host, port)
+		}
+		if !strings.HasPrefix(c.Pattern, "*") {
+			e.a.Service, e.a.Port = c.Pattern, uint32(port)
+		}
+		e.say("The Host %s %s, but %s names it.", host, why, decide.Source(c.Routes.Proto()))
 	case c.Why != "":
 		e.say("The Host %s on port %d leads nowhere: %s.", host, port, c.Why)
 	default:

@@ -2,7 +2,6 @@ package explain
 
 import (
 	"fmt"
-	"net/netip"
 	"strconv"
 	"strings"
 
@@ -36,11 +35,6 @@ func inbound(s *mesh.Snapshot, q Question) (*Answer, error) {
 	if gateway {
 		e.unsupported("Gateway", "Gateways are not implemented in this version: what enters through one is not explained")
 		return e.a, nil
-	}
-	if q.SourceIP != "" {
-		if _, err := netip.ParseAddr(q.SourceIP); err != nil {
-			return nil, wrong("sourceIP", "%q is not an IP address", q.SourceIP)
-		}
 	}
 	self, err := decide.CompileSelf(plan.Self(e.s, to))
 	if err != nil {

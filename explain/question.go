@@ -2,6 +2,7 @@ package explain
 
 import (
 	"cmp"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strconv"
@@ -75,6 +76,22 @@ func parseURL(q Question) (target, error) {
 		}
 	}
 	return t, nil
+}
+
+// checkCaller checks what TLS and the socket would have said of the caller.
+func checkCaller(q Question) error {
+	if q.Principal != "" {
+		domain, path, _ := strings.Cut(strings.TrimPrefix(q.Principal, "spiffe://"), "/")
+		if domain == "" || path == "" || strings.ContainsAny(q.Principal, " \t\r\n") {
+			return wrong("principal", "%q is no identity: write TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT, with or without spiffe:// before it", q.Principal)
+		}
+	}
+	if q.SourceIP != "" {
+		if _, err := netip.ParseAddr(q.SourceIP); err != nil {
+			return wrong("sourceIP", "%q is not an IP address", q.SourceIP)
+		}
+	}
+	return nil
 }
 
 func splitHeader(h string) (name, value string, ok bool) {

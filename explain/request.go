@@ -16,7 +16,9 @@ import (
 // request runs the rules of an HTTP answer.
 func (e *explanation) request(a *decide.Answer, direct bool, port uint16) error {
 	head := e.head()
-	e.a.Service = a.Proto.Service
+	if e.a.Service == "" {
+		e.a.Service = a.Proto.Service
+	}
 	if direct {
 		e.say("That is %s itself: it alone gets the request.", a.Proto.DirectEndpoint)
 	}
@@ -298,9 +300,7 @@ func (e *explanation) destination(d *decide.Destination, a *decide.Answer, first
 		}
 		eps = append(eps, c)
 	}
-	for _, path := range p.Unsupported {
-		e.unsupported(path, "%s: %s is not implemented in this version.", decide.Source(p.Source), path)
-	}
+	e.unsupportedOf(p, d)
 	c := svc.Clusters(eps)[d.Subset]
 	if c == nil {
 		if p.Source == nil {
@@ -343,6 +343,24 @@ func (e *explanation) destination(d *decide.Destination, a *decide.Answer, first
 		return failure{NoEndpoints, "UH"}, nil
 	}
 	return e.endpoints(c, list, d, first), nil
+}
+
+// unsupportedOf says what the DestinationRule asks for on this port, for this
+// subset, that this version does not do.
+func (e *explanation) unsupportedOf(p *seinev1.Service, d *decide.Destination) {
+	svc := e.s.Service(p.Host, e.from.Namespace)
+	if svc == nil || svc.Host != p.Host {
+		return // a workload that stands for itself
+	}
+	dr := plan.DestinationRule(e.s, e.from, svc)
+	if dr == nil {
+		return
+	}
+	for i := range dr.Unsupported {
+		if u := &dr.Unsupported[i]; u.Holds(d.Subset, p.Port) {
+			e.unsupported(u.Path, "%s: %s is not implemented in this version.", decide.Source(p.Source), u.Path)
+		}
+	}
 }
 
 // presumedMtls says what a workload would receive that has just the labels that
@@ -417,12 +435,17 @@ func (e *explanation) endpoints(c *decide.Cluster, list []*decide.Endpoint, d *d
 			}
 		case decide.Plain:
 			told = "plaintext"
+			if e.url.scheme == "tls" && e.url.port != 0 && ep.Identity == "" {
+				told = "as it comes: the TLS is the application's own"
+			}
 			if c.Policy.Tls == seinev1.TrafficPolicy_TLS_DISABLE {
 				told += " (a DestinationRule says DISABLE)"
 			}
 		default:
 			told = "TLS that the sidecar begins, which is not implemented: refused"
-			e.unsupported("spec.trafficPolicy.tls.mode", "TLS that the sidecar begins (%s) is not implemented in this version.", c.Policy.Tls)
+			if !slices.ContainsFunc(e.a.Unsupported, func(p string) bool { return strings.HasSuffix(p, "tls.mode") }) {
+				e.unsupported("spec.trafficPolicy.tls.mode", "TLS that the sidecar begins (%s) is not implemented in this version.", c.Policy.Tls)
+			}
 		}
 		if w := e.s.Workload(ep.Proto.Workload.GetNamespace() + "/" + ep.Proto.Workload.GetName()); w != nil && w.Sidecar {
 			mode, by := plan.Mtls(e.s, w, uint32(ep.Port))

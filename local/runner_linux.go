@@ -226,7 +226,10 @@ func (r *runner) follow(ctx context.Context, source *files.Source) {
 			}
 		}
 	})
-	said := ""
+	said, told := "", map[string]bool{}
+	for _, f := range r.config.Findings {
+		told[f.String()] = true // check has told them
+	}
 	err := source.Watch(ctx, func(e files.Event) {
 		if e.Err != nil {
 			// seined says the same; once is enough, and here it is seen.
@@ -240,6 +243,7 @@ func (r *runner) follow(ctx context.Context, source *files.Source) {
 			said = ""
 			r.print.event("configuration taken again")
 		}
+		told = r.tell(e.Findings, told)
 		r.adopt(e.Result)
 		select { // replace what apply has not taken yet
 		case <-r.latest:
@@ -250,6 +254,33 @@ func (r *runner) follow(ctx context.Context, source *files.Source) {
 	if ctx.Err() == nil {
 		r.print.event("changes are no longer followed: %v", err)
 	}
+}
+
+// maxTold bounds what one change prints.
+const maxTold = 10
+
+// tell prints what is wrong with a configuration that is taken all the same (a
+// route to a subset that nobody defines), and was not in the one before.
+func (r *runner) tell(findings config.Findings, before map[string]bool) map[string]bool {
+	now, fresh := map[string]bool{}, 0
+	for i := range findings {
+		f := &findings[i]
+		if f.Severity < config.Warning {
+			continue
+		}
+		text := f.String()
+		now[text] = true
+		if before[text] {
+			continue
+		}
+		if fresh++; fresh <= maxTold {
+			r.print.event("%s", text)
+		}
+	}
+	if fresh > maxTold {
+		r.print.event("(and %d more: see seine analyze)", fresh-maxTold)
+	}
+	return now
 }
 
 // wanted are the members that a configuration asks for and that do not run.

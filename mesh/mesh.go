@@ -125,7 +125,21 @@ type DestinationRule struct {
 	Policy           *seinev1.TrafficPolicy
 	PortPolicies     map[uint32]*seinev1.TrafficPolicy // complete, laid over Policy
 	Subsets          []Subset
-	Unsupported      []string
+	Unsupported      []Unsupported
+}
+
+// Unsupported is a field of a DestinationRule that is not implemented, and the
+// calls for which that matters.
+type Unsupported struct {
+	Path   string
+	Subset string // empty: calls to every subset, and to the host as a whole
+	Port   uint32 // 0: on every port
+}
+
+// Holds reports whether it matters for calls to a subset ("" is the host as a
+// whole) on a port.
+func (u *Unsupported) Holds(subset string, port uint32) bool {
+	return (u.Subset == "" || u.Subset == subset) && (u.Port == 0 || u.Port == port)
 }
 
 // Subset is a named part of a host's endpoints.

@@ -32,7 +32,12 @@ func Service(s *mesh.Snapshot, w *mesh.Workload, key string) *seinev1.Service {
 	if dr == nil {
 		return out
 	}
-	out.Source, out.Unsupported = dr.Proto(), dr.Unsupported
+	out.Source = dr.Proto()
+	for i := range dr.Unsupported {
+		if u := &dr.Unsupported[i]; u.Holds(u.Subset, p.Number) {
+			out.Unsupported = append(out.Unsupported, u.Path)
+		}
+	}
 	out.Policy = policyOn(p.Number, dr.Policy, dr.PortPolicies)
 	for i := range dr.Subsets {
 		sub := &dr.Subsets[i]

@@ -118,8 +118,11 @@ func TestService(t *testing.T) {
 	v1, v1on81 := &seinev1.TrafficPolicy{Sni: "v1"}, &seinev1.TrafficPolicy{Sni: "v1-81"}
 	parts.DestinationRules = []*mesh.DestinationRule{{
 		Ref: ref("DestinationRule", "default", "dr"), Host: fqdn("billing"), Policy: host, PortPolicies: map[uint32]*seinev1.TrafficPolicy{81: on81},
-		Subsets:     []mesh.Subset{{Name: "v1", Labels: map[string]string{"version": "v1"}, Policy: v1, PortPolicies: map[uint32]*seinev1.TrafficPolicy{81: v1on81}}},
-		Unsupported: []string{"spec.trafficPolicy.outlierDetection"},
+		Subsets: []mesh.Subset{{Name: "v1", Labels: map[string]string{"version": "v1"}, Policy: v1, PortPolicies: map[uint32]*seinev1.TrafficPolicy{81: v1on81}}},
+		Unsupported: []mesh.Unsupported{
+			{Path: "spec.trafficPolicy.outlierDetection"},
+			{Path: "spec.trafficPolicy.portLevelSettings[0].outlierDetection", Port: 1},
+		},
 	}}
 	s := snapshot(parts)
 	for p, want := range map[uint32][2]string{80: {"host", "v1"}, 81: {"81", "v1-81"}, 82: {"host", "v1"}} {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -55,7 +56,12 @@ Exit status: 0 if the question was answered, 1 if it could not be. With
   seine explain -f mesh/ --from default,app=frontend tcp://ledger:7000
   seine explain -f mesh/ --to default/billing-v1:8080 --from default/frontend
   seine explain --from default/frontend http://billing-service:8080/ -o json`,
-		Args: cobra.MaximumNArgs(2),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 2 {
+				return fmt.Errorf("explain takes a method and a URL, not %d arguments (%s): quote the URL, and put headers behind -H", len(args), strings.Join(args, " "))
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd, args) },
 	}
 	f := cmd.Flags()
@@ -135,7 +141,10 @@ func (o *explainOptions) ask(cmd *cobra.Command) (*explain.Answer, error) {
 	if err != nil {
 		// A mesh would not take these files either; an answer from the rest of
 		// them could mislead.
-		return nil, fmt.Errorf("explain: %w; see seine analyze", err)
+		if refused := (*config.RefusedError)(nil); errors.As(err, &refused) {
+			return nil, fmt.Errorf("explain: %w; seine analyze lists all", err)
+		}
+		return nil, fmt.Errorf("explain: %w", err)
 	}
 	return explain.Explain(r.Snapshot, o.question)
 }

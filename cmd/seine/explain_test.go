@@ -50,7 +50,7 @@ func TestExplainOffline(t *testing.T) {
 		"--mesh-config goes with": {"--mesh-config", "x", "http://a/"},
 		"from: there is no":       {"-f", shop, "--from", "default/x", "http://a/"},
 		"no such file":            {"-f", "nowhere", "--from", "default,a=b", "http://a/"},
-		"see seine analyze":       {"-f", "../../config/testdata/broken", "--from", "default,a=b", "http://a/"},
+		"seine analyze lists all": {"-f", "../../config/testdata/broken", "--from", "default,a=b", "http://a/"},
 		"is a mesh running":       {"--socket", filepath.Join(t.TempDir(), "none"), "--from", "default,a=b", "http://a/"},
 	} {
 		if _, err := runExplain(t, args...); err == nil || !strings.Contains(err.Error(), want) {

@@ -50,6 +50,17 @@ routed, protected, measured and explained without a change to their code.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	cmd.AddCommand(upCommand(), statCommand(), analyzeCommand(), explainCommand())
+	cmd.AddCommand(versionCommand(), upCommand(), statCommand(), analyzeCommand(), explainCommand())
 	return cmd
+}
+
+// versionCommand says what --version says, for those who look for it there.
+func versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), "seine version", version.String())
+			return err
+		},
+	}
 }

@@ -35,7 +35,12 @@ The control plane's socket, logs and tokens are in the run folder:
 $XDG_RUNTIME_DIR/seine, or ~/.seine/run where there is none.`,
 		Example: `  seine up examples/billing
   seine up --for 10s --require-isolation mesh/    in CI: exit 1 unless all is ready`,
-		Args: cobra.MinimumNArgs(1),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return errors.New("nothing to run: name a folder or a file, such as seine up examples/billing")
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opt.Paths = args
 			opt.For = -1
@@ -68,10 +73,8 @@ $XDG_RUNTIME_DIR/seine, or ~/.seine/run where there is none.`,
 	f.StringVar(&over, "for", "", "stop by itself so long after everything is ready; exit 1 if it is not")
 	f.DurationVar(&opt.ReadyTimeout, "ready-timeout", time.Minute, "with --for: how long to wait for everything to be ready")
 	f.StringVar(&logs, "logs", "auto", "output of workloads: show it, keep it in files only, or auto: show it unless the table is live")
-	f.BoolVar(&opt.NoIsolation, "no-isolation", false, "")
-	if err := f.MarkHidden("no-isolation"); err != nil {
-		panic(err) // the flag is defined above
-	}
+	f.BoolVar(&opt.NoIsolation, "no-isolation", false, "do without namespaces even where the kernel allows them: programs reach the mesh by HTTP_PROXY")
+	cmd.MarkFlagsMutuallyExclusive("no-isolation", "require-isolation")
 	for name, stage := range local.Stages() {
 		cmd.AddCommand(&cobra.Command{
 			Use: name, Hidden: true, Args: cobra.NoArgs,
