@@ -74,7 +74,7 @@ func (r *runner) exec(spec sandbox.Spec, sink func([]byte), files []*os.File, la
 }
 
 // programEnv is the environment of our own programs.
-func (r *runner) programEnv() []string { return keepEnv("PATH", "HOME", "TMPDIR", "TZ", "GODEBUG") }
+func (r *runner) programEnv() []string { return keepEnv("PATH", "HOME", "TMPDIR", "TZ", "GODEBUG", "GORACE") }
 
 func keepEnv(names ...string) []string {
 	var env []string

@@ -100,15 +100,16 @@ func check(opt Options) (*job, error) {
 		j.Paths = append(j.Paths, p)
 	}
 	res, err := files.Load(files.Options{Paths: j.Paths, MeshConfig: j.MeshConfig})
-	if res != nil {
-		for _, f := range res.Findings {
-			if f.Severity >= config.Warning && !f.Refused {
-				fmt.Fprintln(opt.Err, f.String())
-			}
-		}
-	}
 	if err != nil {
 		return nil, err
+	}
+	for _, f := range res.Findings {
+		if f.Severity == config.Error && f.Kind == "Workload" {
+			return nil, errors.New(f.String()) // of two with one name, nobody knows which is meant
+		}
+		if f.Severity >= config.Warning {
+			fmt.Fprintln(opt.Err, f.String())
+		}
 	}
 	if len(res.Local) == 0 {
 		return nil, fmt.Errorf("no Workload in %s: seine up runs what resources of kind Workload (local.seine.dev/v1) describe", strings.Join(opt.Paths, ", "))

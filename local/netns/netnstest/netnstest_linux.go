@@ -43,6 +43,21 @@ func Main(m *testing.M) {
 	os.Exit(code)
 }
 
+// MainPlain is a TestMain without namespaces: it runs the tests where it is, and
+// as root a second time as an ordinary user.
+func MainPlain(m *testing.M) {
+	if os.Getenv(insideEnv) != "" || os.Geteuid() != 0 {
+		os.Exit(m.Run())
+	}
+	code := m.Run()
+	cmd := demoted(exec.Command("/proc/self/exe", os.Args[1:]...), nobody)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.Env = append(cmd.Env, insideEnv+"=user", "HOME=/nonexistent")
+	runtime.LockOSThread()
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	os.Exit(max(code, exitCode("user", cmd.Run())))
+}
+
 // Unprivileged reports whether the tests run without real root.
 func Unprivileged() bool { return os.Getenv(insideEnv) == "user" }
 
@@ -64,7 +79,10 @@ func run(mode string, uid int) int {
 		}
 	}
 	cmd.SysProcAttr = merge(a, cmd.SysProcAttr)
-	err := cmd.Run()
+	return exitCode(mode, cmd.Run())
+}
+
+func exitCode(mode string, err error) int {
 	var exit *exec.ExitError
 	switch {
 	case err == nil:
