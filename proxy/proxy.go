@@ -105,7 +105,7 @@ type Published struct {
 // Bounds that are not the user's to set.
 const (
 	maxParked   = 4096                 // requests that wait for the control plane, for each loop
-	maxIdle     = 256                  // idle connections to one endpoint, for each loop
+	maxIdle     = 4096                 // idle connections to one endpoint, for each loop
 	turnBudget  = 64 << 10             // bytes that a connection moves before others have their turn
 	recordSize  = 16 << 10             // head and body up to here share a TLS record
 	copyBelow   = 4 << 10              // a body up to here is copied behind its head instead of writev
