@@ -43,9 +43,8 @@ func TestNoAllocations(t *testing.T) {
 	deep := request("GET", "shop", "/regex/998/abc/def", "x-user: abc")
 	last := request("GET", "shop", "/no/such/suffix-1", "x-user: abc")
 	buf := make([]byte, 0, 512)
-	var cursor uint32
-	lr, rr := cluster(t, seinev1.TrafficPolicy_LEAST_REQUEST, 1, 2, 3), cluster(t, seinev1.TrafficPolicy_ROUND_ROBIN, 1, 2, 3)
-	active := []int32{1, 2, 3}
+	lr, rr, peak := cluster(t, seinev1.TrafficPolicy_LEAST_REQUEST, 1, 2, 3), cluster(t, seinev1.TrafficPolicy_ROUND_ROBIN, 1, 2, 3), cluster(t, 0, 1, 1, 1)
+	busy, turn, fast := balance(lr, 1, 2, 3), balance(rr), balance(peak, 1, 2, 3)
 	self, err := CompileSelf(&seinev1.Self{MeshPrefixes: []string{"10.0.0.0/8"}, Inbound: []*seinev1.InboundPort{{Port: 80}}})
 	if err != nil {
 		t.Fatal(err)
@@ -70,8 +69,17 @@ func TestNoAllocations(t *testing.T) {
 			}
 			_ = d.Request.Added()
 		},
-		"redirect":  func() { buf = small.Rules[1].AppendLocation(buf[:0], -1, req, "http", 80) },
-		"balancers": func() { lr.Pick(1<<40, nil, active); rr.Pick(1<<40, &cursor, nil) },
+		"redirect": func() { buf = small.Rules[1].AppendLocation(buf[:0], -1, req, "http", 80) },
+		"balancers": func() {
+			q := Ask{Draw: 1 << 40, Now: 1e9}
+			busy.Pick(&q)
+			turn.Pick(&q)
+			i := fast.Pick(&q)
+			fast.Begin(i)
+			fast.Took(i, 5e6, 2e9, false)
+			fast.Failed(i, 5e6, 2e9)
+			fast.Done(i)
+		},
 		"transport": func() { lr.Transport(lr.Endpoints[0]); lr.Expect(lr.Endpoints[0]) },
 		"tcp":       func() { small.MatchTCP(addr).Pick(3) },
 		"names":     func() { buf = AppendAddressName(AppendHTTPName(buf[:0], 80, req.Authority), addr) },

@@ -2,8 +2,8 @@ package decide
 
 import (
 	"fmt"
-	"math/bits"
 	"net/netip"
+	"slices"
 	"time"
 
 	seinev1 "github.com/seinemesh/seine/api/seine/v1"
@@ -11,9 +11,6 @@ import (
 
 // DefaultConnectTimeout is Istio's.
 const DefaultConnectTimeout = 10 * time.Second
-
-// maxOrder bounds the rotation of weighted round robin.
-const maxOrder = 1024
 
 // Endpoint is a compiled endpoint. The control client keeps the pointer while
 // the endpoint is unchanged, so that pools may be keyed by it.
@@ -24,6 +21,9 @@ type Endpoint struct {
 	Port     uint16
 	Identity string // SPIFFE ID; empty: no sidecar
 	Weight   uint32 // at least 1
+	// Since is when the endpoint came to be, or when the proxy first heard of it
+	// (set before it is published); zero: not known.
+	Since time.Time
 }
 
 // Service is one compiled port of a service.
@@ -42,9 +42,13 @@ type Cluster struct {
 	ConnectTimeout time.Duration
 	SNI            string
 
-	all   []*Endpoint // of the service, healthy or not
-	upto  []uint64    // cumulative weights; nil if all are the same
-	order []int32     // one turn of weighted round robin; nil if all are the same
+	all    []*Endpoint // of that subset, healthy or not
+	kind   balancer
+	hash   *HashKey                 // nil: the balancer does not hash
+	warm   *warmup                  // nil: new endpoints get their whole share at once
+	groups []group                  // at least one
+	weight float64                  // the mean weight
+	dialed map[netip.AddrPort]int32 // PASSTHROUGH: index by address
 }
 
 // CompileEndpoint checks and compiles an endpoint.
@@ -57,6 +61,9 @@ func CompileEndpoint(e *seinev1.Endpoint) (*Endpoint, error) {
 		c.Addr = netip.AddrPortFrom(a.Unmap(), c.Port)
 	} else {
 		c.DNS = e.Address
+	}
+	if e.Created > 0 {
+		c.Since = time.Unix(e.Created, 0)
 	}
 	return c, nil
 }
@@ -72,6 +79,9 @@ func CompileService(s *seinev1.Service) (*Service, error) {
 				return nil, invalid("connectTimeout %v of %s", t, s.Host)
 			}
 		}
+		if err := checkBalancing(p); err != nil {
+			return nil, fmt.Errorf("%s: %w", s.Host, err)
+		}
 	}
 	return &Service{Proto: s, Key: Key(s.Host, s.Port)}, nil
 }
@@ -86,36 +96,48 @@ func subsetPolicies(s *seinev1.Service) []*seinev1.TrafficPolicy {
 
 // Clusters sorts endpoints into the service's subsets; "" is the host as a
 // whole and is always there. The order of endpoints is kept.
-func (s *Service) Clusters(eps []*Endpoint) map[string]*Cluster {
+func (s *Service) Clusters(eps []*Endpoint) map[string]*Cluster { return s.Update(nil, eps) }
+
+// Update is Clusters, but those of old that would be the same are kept: their
+// pointers stay, and no hash table is built anew.
+func (s *Service) Update(old map[string]*Cluster, eps []*Endpoint) map[string]*Cluster {
 	out := make(map[string]*Cluster, 1+len(s.Proto.Subsets))
-	out[""] = s.cluster("", nil, s.Proto.Policy, eps)
+	out[""] = s.cluster(old[""], "", nil, s.Proto.Policy, eps)
 	for _, sub := range s.Proto.Subsets {
 		policy := sub.Policy
 		if policy == nil {
 			policy = s.Proto.Policy
 		}
-		out[sub.Name] = s.cluster(sub.Name, sub.Labels, policy, eps)
+		out[sub.Name] = s.cluster(old[sub.Name], sub.Name, sub.Labels, policy, eps)
 	}
 	return out
 }
 
-func (s *Service) cluster(name string, labels map[string]string, policy *seinev1.TrafficPolicy, eps []*Endpoint) *Cluster {
+func (s *Service) cluster(old *Cluster, name string, labels map[string]string, policy *seinev1.TrafficPolicy, eps []*Endpoint) *Cluster {
+	var all, healthy []*Endpoint
+	for _, e := range eps {
+		if !hasLabels(e.Proto, labels) {
+			continue
+		}
+		all = append(all, e)
+		if !e.Proto.Unhealthy {
+			healthy = append(healthy, e)
+		}
+	}
+	if old != nil && old.Service == s && slices.Equal(old.Endpoints, healthy) && slices.Equal(old.all, all) {
+		return old
+	}
 	if policy == nil {
 		policy = &seinev1.TrafficPolicy{}
 	}
-	c := &Cluster{Service: s, Subset: name, Policy: policy, ConnectTimeout: DefaultConnectTimeout, SNI: policy.Sni, all: eps}
+	c := &Cluster{Service: s, Subset: name, Policy: policy, ConnectTimeout: DefaultConnectTimeout, SNI: policy.Sni, Endpoints: healthy, all: all}
 	if t := policy.ConnectTimeout; t != nil {
 		c.ConnectTimeout = t.AsDuration()
 	}
 	if c.SNI == "" && (policy.Tls == seinev1.TrafficPolicy_AUTO || policy.Tls == seinev1.TrafficPolicy_ISTIO_MUTUAL) {
 		c.SNI = fmt.Sprintf("outbound_.%d_.%s_.%s", s.Proto.Port, name, s.Proto.Host)
 	}
-	for _, e := range eps {
-		if !e.Proto.Unhealthy && hasLabels(e.Proto, labels) {
-			c.Endpoints = append(c.Endpoints, e)
-		}
-	}
-	c.weigh()
+	c.balance(old)
 	return c
 }
 
@@ -128,128 +150,7 @@ func hasLabels(e *seinev1.Endpoint, want map[string]string) bool {
 	return true
 }
 
-// weigh prepares weighted picks; nothing is needed where all weights are equal.
-func (c *Cluster) weigh() {
-	same := true
-	for _, e := range c.Endpoints {
-		same = same && e.Weight == c.Endpoints[0].Weight
-	}
-	if same {
-		return
-	}
-	var total uint64
-	c.upto = make([]uint64, len(c.Endpoints))
-	for i, e := range c.Endpoints {
-		total += uint64(e.Weight)
-		c.upto[i] = total
-	}
-	if c.Policy.Balancer == seinev1.TrafficPolicy_ROUND_ROBIN {
-		c.order = rotation(c.Endpoints, total)
-	}
-}
-
-// rotation is one turn of smooth weighted round robin (nginx's): the heaviest
-// are spread over the turn, not in runs. Nil if the turn were too long: then
-// the pick is drawn.
-func rotation(eps []*Endpoint, total uint64) []int32 {
-	var div uint64
-	for _, e := range eps {
-		div = gcd(div, uint64(e.Weight))
-	}
-	if total/div > maxOrder {
-		return nil
-	}
-	turn := int64(total / div)
-	credit := make([]int64, len(eps))
-	order := make([]int32, 0, turn)
-	for range turn {
-		best := 0
-		for i, e := range eps {
-			credit[i] += int64(uint64(e.Weight) / div)
-			if credit[i] > credit[best] {
-				best = i
-			}
-		}
-		credit[best] -= turn
-		order = append(order, int32(best))
-	}
-	return order
-}
-
-func gcd(a, b uint64) uint64 {
-	for b != 0 {
-		a, b = b, a%b
-	}
-	return a
-}
-
-// Pick returns the index of an endpoint, or -1 if there is none (503, flag UH).
-// draw is uniform over uint64; cursor is the caller's own for this cluster
-// (ROUND_ROBIN; start it at random so that proxies do not march in step; nil
-// draws instead); active are the requests in flight by index (LEAST_REQUEST;
-// nil counts none; a shorter slice counts the rest as none).
-func (c *Cluster) Pick(draw uint64, cursor *uint32, active []int32) int {
-	n := len(c.Endpoints)
-	if n <= 1 {
-		return n - 1
-	}
-	switch c.Policy.Balancer {
-	case seinev1.TrafficPolicy_ROUND_ROBIN:
-		if cursor == nil || c.upto != nil && c.order == nil {
-			return c.drawn(draw)
-		}
-		at := *cursor
-		*cursor++
-		if c.order != nil {
-			return int(c.order[at%uint32(len(c.order))])
-		}
-		return int(at % uint32(n))
-	case seinev1.TrafficPolicy_RANDOM, seinev1.TrafficPolicy_PASSTHROUGH:
-		return c.drawn(draw)
-	}
-	// Power of two choices: of two drawn by weight, the one with less in flight
-	// for its weight. On a tie the first, so that an idle cluster keeps to the
-	// weights.
-	a := c.drawn(draw)
-	b := c.drawn(draw<<32 | draw>>32)
-	if c.upto == nil {
-		// two different ones: a second draw over the others
-		b = int(draw & 0xffffffff * uint64(n-1) >> 32)
-		if b >= a {
-			b++
-		}
-	}
-	if load(active, b)*uint64(c.Endpoints[a].Weight) < load(active, a)*uint64(c.Endpoints[b].Weight) {
-		return b
-	}
-	return a
-}
-
-func load(active []int32, i int) uint64 {
-	if i >= len(active) || active[i] < 0 {
-		return 0
-	}
-	return uint64(active[i])
-}
-
-func (c *Cluster) drawn(draw uint64) int {
-	if c.upto == nil {
-		at, _ := bits.Mul64(draw, uint64(len(c.Endpoints)))
-		return int(at)
-	}
-	at, _ := bits.Mul64(draw, c.upto[len(c.upto)-1])
-	lo, hi := 0, len(c.upto)-1
-	for lo < hi {
-		if mid := (lo + hi) / 2; at < c.upto[mid] {
-			hi = mid
-		} else {
-			lo = mid + 1
-		}
-	}
-	return lo
-}
-
-// Endpoint returns the service's endpoint with that ID, or nil. One that is not
+// Endpoint returns the subset's endpoint with that ID, or nil. One that is not
 // to be picked is found too: who dials a workload's own address wants that one.
 func (c *Cluster) Endpoint(id string) *Endpoint {
 	for _, e := range c.all {

@@ -42,11 +42,21 @@ func cluster(t testing.TB, b seinev1.TrafficPolicy_Balancer, weights ...uint32) 
 	return s.Clusters(eps)[""]
 }
 
-func counts(c *Cluster, n int, cursor *uint32, active []int32) []int {
+func balance(c *Cluster, active ...int32) *Balance {
+	b := c.NewBalance(nil, 0, 0, time.Time{})
+	for i, n := range active {
+		for range n {
+			b.Begin(i)
+		}
+	}
+	return b
+}
+
+func counts(b *Balance, n int) []int {
 	r := rand.New(rand.NewPCG(3, 4))
-	out := make([]int, len(c.Endpoints))
+	out := make([]int, len(b.c.Endpoints))
 	for range n {
-		out[c.Pick(r.Uint64(), cursor, active)]++
+		out[b.Pick(&Ask{Draw: r.Uint64(), Hash: r.Uint64(), Hashed: true})]++
 	}
 	return out
 }
@@ -62,55 +72,47 @@ func near(got []int, want ...int) bool {
 
 func TestPick(t *testing.T) {
 	const rr, lr, random = seinev1.TrafficPolicy_ROUND_ROBIN, seinev1.TrafficPolicy_LEAST_REQUEST, seinev1.TrafficPolicy_RANDOM
-	if got := cluster(t, lr).Pick(1, nil, nil); got != -1 {
+	if got := balance(cluster(t, lr)).Pick(&Ask{Draw: 1}); got != -1 {
 		t.Errorf("no endpoints: %d", got)
 	}
-	if got := cluster(t, lr, 1).Pick(1, nil, []int32{1000}); got != 0 {
+	if got := balance(cluster(t, lr, 1), 1000).Pick(&Ask{Draw: 1}); got != 0 {
 		t.Errorf("one endpoint: %d", got)
 	}
-	var cursor uint32
-	c := cluster(t, rr, 1, 1, 1)
-	var got []int
-	for range 7 {
-		got = append(got, c.Pick(9, &cursor, nil))
+	turn := func(b *Balance, n int) (got []int) {
+		for range n {
+			got = append(got, b.Pick(&Ask{Draw: 9}))
+		}
+		return got
 	}
-	if want := []int{0, 1, 2, 0, 1, 2, 0}; !slices.Equal(got, want) {
+	if got := turn(balance(cluster(t, rr, 1, 1, 1)), 7); !slices.Equal(got, []int{0, 1, 2, 0, 1, 2, 0}) {
 		t.Errorf("round robin: %v", got)
 	}
-	cursor, got = 0, nil
-	c = cluster(t, rr, 5, 1, 1)
-	for range 7 {
-		got = append(got, c.Pick(9, &cursor, nil))
-	}
-	if want := []int{0, 0, 1, 0, 2, 0, 0}; !slices.Equal(got, want) {
+	if got := turn(balance(cluster(t, rr, 5, 1, 1)), 7); !slices.Equal(got, []int{0, 0, 1, 0, 2, 0, 0}) {
 		t.Errorf("weighted round robin: %v", got)
 	}
-	cursor = 1<<32 - 2
-	c = cluster(t, rr, 1, 1)
-	for range 4 {
-		if i := c.Pick(0, &cursor, nil); i < 0 || i > 1 {
+	b := balance(cluster(t, rr, 1, 1))
+	b.cursor = 1<<32 - 2
+	for _, i := range turn(b, 4) {
+		if i < 0 || i > 1 {
 			t.Error("the cursor wraps", i)
 		}
 	}
 	for name, tt := range map[string]struct {
-		c      *Cluster
-		cursor *uint32
-		active []int32
-		want   []int
+		b    *Balance
+		want []int
 	}{
-		"random":                             {cluster(t, random, 1, 1, 1, 1), nil, nil, []int{10000, 10000, 10000, 10000}},
-		"weighted random":                    {cluster(t, random, 1, 3), nil, nil, []int{10000, 30000}},
-		"round robin without cursor":         {cluster(t, rr, 1, 1), nil, nil, []int{20000, 20000}},
-		"round robin, too long a turn":       {cluster(t, rr, 10001, 29999), new(uint32), nil, []int{10000, 30000}},
-		"least request, idle":                {cluster(t, lr, 1, 1, 1, 1), nil, nil, []int{10000, 10000, 10000, 10000}},
-		"least request, idle, weighted":      {cluster(t, lr, 1, 3), nil, nil, []int{10000, 30000}},
-		"least request, one busy of two":     {cluster(t, lr, 1, 1), nil, []int32{1, 0}, []int{0, 40000}},
-		"least request, one busy of four":    {cluster(t, lr, 1, 1, 1, 1), nil, []int32{5, 0, 0, 0}, []int{0, 13333, 13333, 13333}},
-		"least request, short active":        {cluster(t, lr, 1, 1, 1, 1), nil, []int32{5}, []int{0, 13333, 13333, 13333}},
-		"the default is least request":       {cluster(t, 0, 1, 1), nil, []int32{0, 3}, []int{40000, 0}},
-		"least request, load for its weight": {cluster(t, lr, 1, 3), nil, []int32{2, 3}, []int{2500, 37500}},
+		"random":                             {balance(cluster(t, random, 1, 1, 1, 1)), []int{10000, 10000, 10000, 10000}},
+		"weighted random":                    {balance(cluster(t, random, 1, 3)), []int{10000, 30000}},
+		"round robin, too long a turn":       {balance(cluster(t, rr, 10001, 29999)), []int{10000, 30000}},
+		"least request, idle":                {balance(cluster(t, lr, 1, 1, 1, 1)), []int{10000, 10000, 10000, 10000}},
+		"least request, idle, weighted":      {balance(cluster(t, lr, 1, 3)), []int{10000, 30000}},
+		"least request, one busy of two":     {balance(cluster(t, lr, 1, 1), 1, 0), []int{0, 40000}},
+		"least request, one busy of four":    {balance(cluster(t, lr, 1, 1, 1, 1), 5), []int{0, 13333, 13333, 13333}},
+		"least request, load for its weight": {balance(cluster(t, lr, 1, 3), 2, 3), []int{2500, 37500}},
+		"by default, nothing known":          {balance(cluster(t, 0, 1, 1), 0, 3), []int{40000, 0}},
+		"by default, idle, weighted":         {balance(cluster(t, 0, 1, 3)), []int{10000, 30000}},
 	} {
-		if got := counts(tt.c, 40000, tt.cursor, tt.active); !near(got, tt.want...) {
+		if got := counts(tt.b, 40000); !near(got, tt.want...) {
 			t.Errorf("%s: %v, want about %v", name, got, tt.want)
 		}
 	}

@@ -32,7 +32,10 @@ type exchange struct {
 	dest      *decide.Destination
 	target    *target // nil: inbound or passthrough
 	ep        int     // index of the endpoint in target
-	counted   bool    // target.active[ep] counts this request
+	counted   bool    // target.balance counts this request
+	hash      uint64  // of what binds the request to an endpoint, if hashed
+	hashed    bool
+	cookie    bool // the client gets a cookie for it
 	pool      *pool
 	local     netip.AddrPort // our end of the upstream connection; only with an access log
 	cluster   string         // its name in Envoy's form, for the access log
@@ -100,7 +103,7 @@ func (x *exchange) forget(w *worker) {
 func (x *exchange) release() {
 	if x.counted {
 		x.counted = false
-		x.target.active[x.ep]--
+		x.target.balance.Done(x.ep)
 	}
 }
 

@@ -18,10 +18,7 @@ var neverBack = message.SetOf(message.XEnvoyPeerMetadata, message.XEnvoyPeerMeta
 // it, or waits for the connection.
 func (d *downstream) forward() {
 	w, x := d.w, &d.x
-	if x.target != nil && x.ep >= 0 && !x.counted {
-		x.counted = true
-		x.target.active[x.ep]++
-	}
+	x.begun()
 	if x.timeout > 0 && !d.limit.Armed() || d.phase == waiting {
 		w.loop.Disarm(&d.limit)
 		if x.timeout > 0 {
@@ -71,6 +68,7 @@ func (d *downstream) connectFailed(u *upstream, err error) {
 		return
 	}
 	d.up = nil
+	d.x.failed(d.w.loop.Now())
 	d.x.release()
 	if !d.x.transmitted {
 		d.parse()

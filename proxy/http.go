@@ -288,6 +288,9 @@ func (d *downstream) overdue() {
 		d.x.details = "cluster_not_found"
 		d.reply(503, telemetry.FlagNC, "the control plane has not answered for this destination")
 	case connecting, exchanging:
+		if !d.x.headSent {
+			d.x.failed(d.w.loop.Now())
+		}
 		d.dropUpstream(true)
 		if d.x.headSent {
 			d.x.flag, d.x.details = telemetry.FlagUT, "response_timeout"

@@ -180,7 +180,7 @@ func (d *downstream) toward(a *decide.Answer, dest *decide.Destination, id strin
 	case c.Original():
 		e = tgt.edge(w, nil, -1)
 	default:
-		if x.ep = c.Pick(w.rng.Uint64(), &tgt.cursor, tgt.active); x.ep < 0 {
+		if x.ep = d.pick(tgt, 0); x.ep < 0 {
 			x.handle = w.failing(c.Service.Proto)
 			x.details = "no_healthy_upstream"
 			d.reply(503, telemetry.FlagUH, "no healthy endpoint of "+key+" "+subset)
@@ -264,14 +264,14 @@ type opaque struct {
 	pool    *pool
 	connect int64
 	handle  *metrics.TCP
-	target  *target // its active count includes the connection
+	target  *target // its balance counts the connection
 	ep      int
 	cluster string
 }
 
 func (o *opaque) release() {
 	if o.target != nil {
-		o.target.active[o.ep]--
+		o.target.balance.Done(o.ep)
 		o.target = nil
 	}
 }
@@ -381,7 +381,7 @@ func (a *arrival) opaque() (opaque, bool) {
 	case c.Original():
 		e = t.edge(w, nil, -1)
 	default:
-		if i = c.Pick(w.rng.Uint64(), &t.cursor, t.active); i < 0 {
+		if i = w.pickStream(t, a.remote.Addr(), a.dialled); i < 0 {
 			return opaque{}, false
 		}
 		e = t.edge(w, c.Endpoints[i], i)
@@ -406,7 +406,7 @@ func (a *arrival) opaque() (opaque, bool) {
 	}
 	o := opaque{pool: to, connect: int64(c.ConnectTimeout), handle: t.streams(w, e), cluster: t.name()}
 	if i >= 0 {
-		t.active[i]++
+		t.balance.Begin(i)
 		o.target, o.ep = t, i
 	}
 	return o, true

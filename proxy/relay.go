@@ -208,7 +208,7 @@ func (r *relay) end(flag telemetry.Flag, reset bool) {
 		u.drop(reset)
 	}
 	if r.target != nil {
-		r.target.active[r.ep]--
+		r.target.balance.Done(r.ep)
 	}
 	local := r.a.localAddr()
 	r.a.close(reset)

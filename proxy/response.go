@@ -72,6 +72,7 @@ func (d *downstream) final(n int, f http1.Framing) {
 	w, x, u := d.w, &d.x, d.up
 	x.status = w.res.Status
 	x.resFraming = f
+	x.took(w.loop.Now())
 	if f.Kind == http1.Tunnel {
 		d.tunnel(n, f)
 		return
@@ -177,6 +178,9 @@ func (d *downstream) responseEdit() *http1.Edit {
 	if x.framing.Asked&http1.AskedOld != 0 && !d.last {
 		e.KeepAlive = true
 	}
+	if x.cookie {
+		e.Add = append(e.Add, d.setCookie())
+	}
 	if x.dest != nil && x.dest.Response != nil {
 		for i := range w.res.Fields {
 			f := &w.res.Fields[i]
@@ -240,6 +244,7 @@ func (d *downstream) upstreamEnded() {
 		d.forwardAgain()
 		return
 	}
+	x.failed(w.loop.Now())
 	d.dropUpstream(true)
 	x.details = "upstream_reset_before_response_started{connection_termination}"
 	d.reply(503, telemetry.FlagUC, "the upstream closed the connection before its answer")
@@ -248,10 +253,7 @@ func (d *downstream) upstreamEnded() {
 // forwardAgain asks for a fresh connection for a request that was sent before.
 func (d *downstream) forwardAgain() {
 	w, x := d.w, &d.x
-	if x.target != nil && x.ep >= 0 {
-		x.counted = true
-		x.target.active[x.ep]++
-	}
+	x.begun()
 	u, err := w.acquire(x.pool, durationOf(x.connect), d, true, false)
 	if err != nil {
 		d.connectFailed(nil, err)

@@ -61,8 +61,7 @@ type pool struct {
 // name.
 type target struct {
 	cluster *decide.Cluster
-	cursor  uint32
-	active  []int32
+	balance *decide.Balance
 	edges   []edge // by index of the cluster's Endpoints
 	others  map[*decide.Endpoint]*edge
 	label   string // Envoy's name of the cluster, made on first use
@@ -79,9 +78,7 @@ type edge struct {
 func (w *worker) target(c *decide.Cluster) *target {
 	t := w.targets[c]
 	if t == nil {
-		n := len(c.Endpoints)
-		t = &target{cluster: c, cursor: uint32(w.rng.Uint64()), active: make([]int32, n), edges: make([]edge, n)}
-		w.targets[c] = t
+		t = w.newTarget(c, nil)
 	}
 	return t
 }

@@ -36,6 +36,8 @@ type worker struct {
 	cipherHolder *socket
 	buffers      buffers
 
+	question decide.Ask
+
 	req   message.Request
 	res   message.Response
 	edit  http1.Edit
@@ -117,17 +119,7 @@ func (w *worker) current() *decide.Table {
 		return t
 	}
 	w.table = t
-	live := make(map[*decide.Cluster]struct{}, len(w.targets))
-	for _, subsets := range t.Clusters {
-		for _, c := range subsets {
-			live[c] = struct{}{}
-		}
-	}
-	for c := range w.targets {
-		if _, ok := live[c]; !ok {
-			delete(w.targets, c)
-		}
-	}
+	w.retarget(t)
 	return t
 }
 

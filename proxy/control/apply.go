@@ -47,6 +47,10 @@ func (st *state) apply(k kind, v *compiled) {
 	case kindEndpoint:
 		key, _, err := seinev1.ParseEndpointName(v.name)
 		if s := st.services[key]; s != nil && err == nil {
+			if old := s.endpoints[v.name]; old != nil && v.endpoint.Since.IsZero() && old.compiled.Addr == v.endpoint.Addr &&
+				(v.endpoint.Proto.Unhealthy || !old.compiled.Proto.Unhealthy) {
+				v.endpoint.Since = old.compiled.Since // else it is new, or well again
+			}
 			s.endpoints[v.name] = &endpoint{v.endpoint, v.version}
 			s.dirty, st.dirty = true, true
 		}

@@ -64,7 +64,7 @@ func (st *state) publish(old *view, now time.Time) (*view, time.Time) {
 		if _, keep := stale[key]; keep && s.latest == nil && s.clusters != nil {
 			continue
 		}
-		s.build()
+		s.build(now)
 		news = true
 	}
 	if !news {
@@ -103,25 +103,19 @@ func (st *state) complete(keys []string) bool {
 }
 
 // build makes the clusters anew; those that did not change keep their pointers.
-func (s *service) build() {
+func (s *service) build(now time.Time) {
 	s.dirty = false
-	old := s.clusters
 	if s.latest == nil {
 		s.clusters = map[string]*decide.Cluster{}
 		return
 	}
 	eps := make([]*decide.Endpoint, 0, len(s.endpoints))
 	for _, e := range s.endpoints {
+		if e.compiled.Since.IsZero() {
+			e.compiled.Since = now
+		}
 		eps = append(eps, e.compiled)
 	}
 	slices.SortFunc(eps, func(a, b *decide.Endpoint) int { return cmp.Compare(a.Proto.Id, b.Proto.Id) })
-	s.clusters = s.latest.Clusters(eps)
-	if s.clusters == nil {
-		s.clusters = map[string]*decide.Cluster{}
-	}
-	for subset, c := range s.clusters {
-		if o := old[subset]; o != nil && o.Service == c.Service && slices.Equal(o.Endpoints, c.Endpoints) {
-			s.clusters[subset] = o
-		}
-	}
+	s.clusters = s.latest.Update(s.clusters, eps)
 }

@@ -297,7 +297,7 @@ func (Service_Resolution) EnumDescriptor() ([]byte, []int) {
 type TrafficPolicy_Balancer int32
 
 const (
-	TrafficPolicy_DEFAULT       TrafficPolicy_Balancer = 0 // least request
+	TrafficPolicy_DEFAULT       TrafficPolicy_Balancer = 0 // two drawn, the one with less latency × requests in flight
 	TrafficPolicy_ROUND_ROBIN   TrafficPolicy_Balancer = 1
 	TrafficPolicy_LEAST_REQUEST TrafficPolicy_Balancer = 2 // power of two choices
 	TrafficPolicy_RANDOM        TrafficPolicy_Balancer = 3
@@ -2216,6 +2216,9 @@ type TrafficPolicy struct {
 	Sni             string                 `protobuf:"bytes,3,opt,name=sni,proto3" json:"sni,omitempty"`
 	SubjectAltNames []string               `protobuf:"bytes,4,rep,name=subject_alt_names,json=subjectAltNames,proto3" json:"subject_alt_names,omitempty"`
 	ConnectTimeout  *durationpb.Duration   `protobuf:"bytes,5,opt,name=connect_timeout,json=connectTimeout,proto3" json:"connect_timeout,omitempty"` // 10 s if absent
+	Hash            *ConsistentHash        `protobuf:"bytes,20,opt,name=hash,proto3" json:"hash,omitempty"`                                          // instead of the balancer
+	Warmup          *Warmup                `protobuf:"bytes,21,opt,name=warmup,proto3" json:"warmup,omitempty"`                                      // with DEFAULT, ROUND_ROBIN and LEAST_REQUEST
+	Locality        *Locality              `protobuf:"bytes,22,opt,name=locality,proto3" json:"locality,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -2285,6 +2288,314 @@ func (x *TrafficPolicy) GetConnectTimeout() *durationpb.Duration {
 	return nil
 }
 
+func (x *TrafficPolicy) GetHash() *ConsistentHash {
+	if x != nil {
+		return x.Hash
+	}
+	return nil
+}
+
+func (x *TrafficPolicy) GetWarmup() *Warmup {
+	if x != nil {
+		return x.Warmup
+	}
+	return nil
+}
+
+func (x *TrafficPolicy) GetLocality() *Locality {
+	if x != nil {
+		return x.Locality
+	}
+	return nil
+}
+
+// ConsistentHash sends equal keys to the same endpoint, as Envoy's ring hash and
+// Maglev do it.
+type ConsistentHash struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Key:
+	//
+	//	*ConsistentHash_Header
+	//	*ConsistentHash_Cookie_
+	//	*ConsistentHash_SourceIp
+	//	*ConsistentHash_Query
+	Key           isConsistentHash_Key `protobuf_oneof:"key"`
+	RingSize      uint64               `protobuf:"varint,5,opt,name=ring_size,json=ringSize,proto3" json:"ring_size,omitempty"`    // at least so many entries; 1,024 if 0
+	TableSize     uint32               `protobuf:"varint,6,opt,name=table_size,json=tableSize,proto3" json:"table_size,omitempty"` // Maglev with a table of that size, a prime; 0: ring hash
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConsistentHash) Reset() {
+	*x = ConsistentHash{}
+	mi := &file_seine_v1_mesh_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConsistentHash) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConsistentHash) ProtoMessage() {}
+
+func (x *ConsistentHash) ProtoReflect() protoreflect.Message {
+	mi := &file_seine_v1_mesh_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConsistentHash.ProtoReflect.Descriptor instead.
+func (*ConsistentHash) Descriptor() ([]byte, []int) {
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ConsistentHash) GetKey() isConsistentHash_Key {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *ConsistentHash) GetHeader() string {
+	if x != nil {
+		if x, ok := x.Key.(*ConsistentHash_Header); ok {
+			return x.Header
+		}
+	}
+	return ""
+}
+
+func (x *ConsistentHash) GetCookie() *ConsistentHash_Cookie {
+	if x != nil {
+		if x, ok := x.Key.(*ConsistentHash_Cookie_); ok {
+			return x.Cookie
+		}
+	}
+	return nil
+}
+
+func (x *ConsistentHash) GetSourceIp() bool {
+	if x != nil {
+		if x, ok := x.Key.(*ConsistentHash_SourceIp); ok {
+			return x.SourceIp
+		}
+	}
+	return false
+}
+
+func (x *ConsistentHash) GetQuery() string {
+	if x != nil {
+		if x, ok := x.Key.(*ConsistentHash_Query); ok {
+			return x.Query
+		}
+	}
+	return ""
+}
+
+func (x *ConsistentHash) GetRingSize() uint64 {
+	if x != nil {
+		return x.RingSize
+	}
+	return 0
+}
+
+func (x *ConsistentHash) GetTableSize() uint32 {
+	if x != nil {
+		return x.TableSize
+	}
+	return 0
+}
+
+type isConsistentHash_Key interface {
+	isConsistentHash_Key()
+}
+
+type ConsistentHash_Header struct {
+	Header string `protobuf:"bytes,1,opt,name=header,proto3,oneof"` // lower case
+}
+
+type ConsistentHash_Cookie_ struct {
+	Cookie *ConsistentHash_Cookie `protobuf:"bytes,2,opt,name=cookie,proto3,oneof"`
+}
+
+type ConsistentHash_SourceIp struct {
+	SourceIp bool `protobuf:"varint,3,opt,name=source_ip,json=sourceIp,proto3,oneof"`
+}
+
+type ConsistentHash_Query struct {
+	Query string `protobuf:"bytes,4,opt,name=query,proto3,oneof"` // name of a query parameter
+}
+
+func (*ConsistentHash_Header) isConsistentHash_Key() {}
+
+func (*ConsistentHash_Cookie_) isConsistentHash_Key() {}
+
+func (*ConsistentHash_SourceIp) isConsistentHash_Key() {}
+
+func (*ConsistentHash_Query) isConsistentHash_Key() {}
+
+// Warmup lets a new endpoint's share grow over a time.
+type Warmup struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Duration       *durationpb.Duration   `protobuf:"bytes,1,opt,name=duration,proto3" json:"duration,omitempty"`
+	MinimumPercent float64                `protobuf:"fixed64,2,opt,name=minimum_percent,json=minimumPercent,proto3" json:"minimum_percent,omitempty"` // of its weight, at the beginning
+	Aggression     float64                `protobuf:"fixed64,3,opt,name=aggression,proto3" json:"aggression,omitempty"`                               // 1: grows evenly
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *Warmup) Reset() {
+	*x = Warmup{}
+	mi := &file_seine_v1_mesh_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Warmup) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Warmup) ProtoMessage() {}
+
+func (x *Warmup) ProtoReflect() protoreflect.Message {
+	mi := &file_seine_v1_mesh_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Warmup.ProtoReflect.Descriptor instead.
+func (*Warmup) Descriptor() ([]byte, []int) {
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *Warmup) GetDuration() *durationpb.Duration {
+	if x != nil {
+		return x.Duration
+	}
+	return nil
+}
+
+func (x *Warmup) GetMinimumPercent() float64 {
+	if x != nil {
+		return x.MinimumPercent
+	}
+	return 0
+}
+
+func (x *Warmup) GetAggression() float64 {
+	if x != nil {
+		return x.Aggression
+	}
+	return 0
+}
+
+// Locality is Istio's localityLbSetting, as written; caller is filled in for the
+// workload whose proxy receives it.
+type Locality struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	Distribute       []*Locality_Distribute `protobuf:"bytes,1,rep,name=distribute,proto3" json:"distribute,omitempty"`
+	Failover         []*Locality_Failover   `protobuf:"bytes,2,rep,name=failover,proto3" json:"failover,omitempty"`
+	FailoverPriority []string               `protobuf:"bytes,3,rep,name=failover_priority,json=failoverPriority,proto3" json:"failover_priority,omitempty"` // label, or label=value
+	Disabled         bool                   `protobuf:"varint,4,opt,name=disabled,proto3" json:"disabled,omitempty"`
+	FailoverActive   bool                   `protobuf:"varint,5,opt,name=failover_active,json=failoverActive,proto3" json:"failover_active,omitempty"`                                                                    // outlierDetection is set: endpoints further away wait in reserve
+	Caller           string                 `protobuf:"bytes,6,opt,name=caller,proto3" json:"caller,omitempty"`                                                                                                           // REGION/ZONE/SUBZONE
+	CallerLabels     map[string]string      `protobuf:"bytes,7,rep,name=caller_labels,json=callerLabels,proto3" json:"caller_labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // those that failover_priority names
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *Locality) Reset() {
+	*x = Locality{}
+	mi := &file_seine_v1_mesh_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Locality) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Locality) ProtoMessage() {}
+
+func (x *Locality) ProtoReflect() protoreflect.Message {
+	mi := &file_seine_v1_mesh_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Locality.ProtoReflect.Descriptor instead.
+func (*Locality) Descriptor() ([]byte, []int) {
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *Locality) GetDistribute() []*Locality_Distribute {
+	if x != nil {
+		return x.Distribute
+	}
+	return nil
+}
+
+func (x *Locality) GetFailover() []*Locality_Failover {
+	if x != nil {
+		return x.Failover
+	}
+	return nil
+}
+
+func (x *Locality) GetFailoverPriority() []string {
+	if x != nil {
+		return x.FailoverPriority
+	}
+	return nil
+}
+
+func (x *Locality) GetDisabled() bool {
+	if x != nil {
+		return x.Disabled
+	}
+	return false
+}
+
+func (x *Locality) GetFailoverActive() bool {
+	if x != nil {
+		return x.FailoverActive
+	}
+	return false
+}
+
+func (x *Locality) GetCaller() string {
+	if x != nil {
+		return x.Caller
+	}
+	return ""
+}
+
+func (x *Locality) GetCallerLabels() map[string]string {
+	if x != nil {
+		return x.CallerLabels
+	}
+	return nil
+}
+
 type Endpoint struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`           // unique within the service's port
@@ -2295,13 +2606,14 @@ type Endpoint struct {
 	Locality      string                 `protobuf:"bytes,6,opt,name=locality,proto3" json:"locality,omitempty"`
 	Weight        uint32                 `protobuf:"varint,7,opt,name=weight,proto3" json:"weight,omitempty"`       // 1 if zero
 	Unhealthy     bool                   `protobuf:"varint,8,opt,name=unhealthy,proto3" json:"unhealthy,omitempty"` // not to be picked
+	Created       int64                  `protobuf:"varint,20,opt,name=created,proto3" json:"created,omitempty"`    // Unix seconds; 0: not known
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[22]
+	mi := &file_seine_v1_mesh_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2313,7 +2625,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[22]
+	mi := &file_seine_v1_mesh_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2326,7 +2638,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{22}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Endpoint) GetId() string {
@@ -2383,6 +2695,185 @@ func (x *Endpoint) GetUnhealthy() bool {
 		return x.Unhealthy
 	}
 	return false
+}
+
+func (x *Endpoint) GetCreated() int64 {
+	if x != nil {
+		return x.Created
+	}
+	return 0
+}
+
+type ConsistentHash_Cookie struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Path          string                 `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	Ttl           *durationpb.Duration   `protobuf:"bytes,3,opt,name=ttl,proto3" json:"ttl,omitempty"` // absent: a missing cookie is not made; 0: for the session
+	Attributes    []*Header              `protobuf:"bytes,4,rep,name=attributes,proto3" json:"attributes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConsistentHash_Cookie) Reset() {
+	*x = ConsistentHash_Cookie{}
+	mi := &file_seine_v1_mesh_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConsistentHash_Cookie) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConsistentHash_Cookie) ProtoMessage() {}
+
+func (x *ConsistentHash_Cookie) ProtoReflect() protoreflect.Message {
+	mi := &file_seine_v1_mesh_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConsistentHash_Cookie.ProtoReflect.Descriptor instead.
+func (*ConsistentHash_Cookie) Descriptor() ([]byte, []int) {
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{22, 0}
+}
+
+func (x *ConsistentHash_Cookie) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ConsistentHash_Cookie) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *ConsistentHash_Cookie) GetTtl() *durationpb.Duration {
+	if x != nil {
+		return x.Ttl
+	}
+	return nil
+}
+
+func (x *ConsistentHash_Cookie) GetAttributes() []*Header {
+	if x != nil {
+		return x.Attributes
+	}
+	return nil
+}
+
+type Locality_Distribute struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	From          string                 `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
+	To            map[string]uint32      `protobuf:"bytes,2,rep,name=to,proto3" json:"to,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"` // locality → share
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Locality_Distribute) Reset() {
+	*x = Locality_Distribute{}
+	mi := &file_seine_v1_mesh_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Locality_Distribute) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Locality_Distribute) ProtoMessage() {}
+
+func (x *Locality_Distribute) ProtoReflect() protoreflect.Message {
+	mi := &file_seine_v1_mesh_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Locality_Distribute.ProtoReflect.Descriptor instead.
+func (*Locality_Distribute) Descriptor() ([]byte, []int) {
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{24, 0}
+}
+
+func (x *Locality_Distribute) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *Locality_Distribute) GetTo() map[string]uint32 {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+type Locality_Failover struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	From          string                 `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"` // regions
+	To            string                 `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Locality_Failover) Reset() {
+	*x = Locality_Failover{}
+	mi := &file_seine_v1_mesh_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Locality_Failover) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Locality_Failover) ProtoMessage() {}
+
+func (x *Locality_Failover) ProtoReflect() protoreflect.Message {
+	mi := &file_seine_v1_mesh_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Locality_Failover.ProtoReflect.Descriptor instead.
+func (*Locality_Failover) Descriptor() ([]byte, []int) {
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{24, 1}
+}
+
+func (x *Locality_Failover) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *Locality_Failover) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
 }
 
 var File_seine_v1_mesh_proto protoreflect.FileDescriptor
@@ -2574,13 +3065,16 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\x06policy\x18\x03 \x01(\v2\x17.seine.v1.TrafficPolicyR\x06policy\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa4\x03\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xac\x04\n" +
 	"\rTrafficPolicy\x12<\n" +
 	"\bbalancer\x18\x01 \x01(\x0e2 .seine.v1.TrafficPolicy.BalancerR\bbalancer\x12-\n" +
 	"\x03tls\x18\x02 \x01(\x0e2\x1b.seine.v1.TrafficPolicy.TlsR\x03tls\x12\x10\n" +
 	"\x03sni\x18\x03 \x01(\tR\x03sni\x12*\n" +
 	"\x11subject_alt_names\x18\x04 \x03(\tR\x0fsubjectAltNames\x12B\n" +
-	"\x0fconnect_timeout\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x0econnectTimeout\"X\n" +
+	"\x0fconnect_timeout\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x0econnectTimeout\x12,\n" +
+	"\x04hash\x18\x14 \x01(\v2\x18.seine.v1.ConsistentHashR\x04hash\x12(\n" +
+	"\x06warmup\x18\x15 \x01(\v2\x10.seine.v1.WarmupR\x06warmup\x12.\n" +
+	"\blocality\x18\x16 \x01(\v2\x12.seine.v1.LocalityR\blocality\"X\n" +
 	"\bBalancer\x12\v\n" +
 	"\aDEFAULT\x10\x00\x12\x0f\n" +
 	"\vROUND_ROBIN\x10\x01\x12\x11\n" +
@@ -2595,7 +3089,52 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\n" +
 	"\x06SIMPLE\x10\x03\x12\n" +
 	"\n" +
-	"\x06MUTUAL\x10\x04\"\xbd\x02\n" +
+	"\x06MUTUAL\x10\x04\"\xf1\x02\n" +
+	"\x0eConsistentHash\x12\x18\n" +
+	"\x06header\x18\x01 \x01(\tH\x00R\x06header\x129\n" +
+	"\x06cookie\x18\x02 \x01(\v2\x1f.seine.v1.ConsistentHash.CookieH\x00R\x06cookie\x12\x1d\n" +
+	"\tsource_ip\x18\x03 \x01(\bH\x00R\bsourceIp\x12\x16\n" +
+	"\x05query\x18\x04 \x01(\tH\x00R\x05query\x12\x1b\n" +
+	"\tring_size\x18\x05 \x01(\x04R\bringSize\x12\x1d\n" +
+	"\n" +
+	"table_size\x18\x06 \x01(\rR\ttableSize\x1a\x8f\x01\n" +
+	"\x06Cookie\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\x12+\n" +
+	"\x03ttl\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x120\n" +
+	"\n" +
+	"attributes\x18\x04 \x03(\v2\x10.seine.v1.HeaderR\n" +
+	"attributesB\x05\n" +
+	"\x03key\"\x88\x01\n" +
+	"\x06Warmup\x125\n" +
+	"\bduration\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\bduration\x12'\n" +
+	"\x0fminimum_percent\x18\x02 \x01(\x01R\x0eminimumPercent\x12\x1e\n" +
+	"\n" +
+	"aggression\x18\x03 \x01(\x01R\n" +
+	"aggression\"\xd9\x04\n" +
+	"\bLocality\x12=\n" +
+	"\n" +
+	"distribute\x18\x01 \x03(\v2\x1d.seine.v1.Locality.DistributeR\n" +
+	"distribute\x127\n" +
+	"\bfailover\x18\x02 \x03(\v2\x1b.seine.v1.Locality.FailoverR\bfailover\x12+\n" +
+	"\x11failover_priority\x18\x03 \x03(\tR\x10failoverPriority\x12\x1a\n" +
+	"\bdisabled\x18\x04 \x01(\bR\bdisabled\x12'\n" +
+	"\x0ffailover_active\x18\x05 \x01(\bR\x0efailoverActive\x12\x16\n" +
+	"\x06caller\x18\x06 \x01(\tR\x06caller\x12I\n" +
+	"\rcaller_labels\x18\a \x03(\v2$.seine.v1.Locality.CallerLabelsEntryR\fcallerLabels\x1a\x8e\x01\n" +
+	"\n" +
+	"Distribute\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\tR\x04from\x125\n" +
+	"\x02to\x18\x02 \x03(\v2%.seine.v1.Locality.Distribute.ToEntryR\x02to\x1a5\n" +
+	"\aToEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01\x1a.\n" +
+	"\bFailover\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\tR\x04from\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\tR\x02to\x1a?\n" +
+	"\x11CallerLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xd7\x02\n" +
 	"\bEndpoint\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
@@ -2604,7 +3143,8 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\x06labels\x18\x05 \x03(\v2\x1e.seine.v1.Endpoint.LabelsEntryR\x06labels\x12\x1a\n" +
 	"\blocality\x18\x06 \x01(\tR\blocality\x12\x16\n" +
 	"\x06weight\x18\a \x01(\rR\x06weight\x12\x1c\n" +
-	"\tunhealthy\x18\b \x01(\bR\tunhealthy\x1a9\n" +
+	"\tunhealthy\x18\b \x01(\bR\tunhealthy\x12\x18\n" +
+	"\acreated\x18\x14 \x01(\x03R\acreated\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*}\n" +
@@ -2634,48 +3174,56 @@ func file_seine_v1_mesh_proto_rawDescGZIP() []byte {
 }
 
 var file_seine_v1_mesh_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_seine_v1_mesh_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_seine_v1_mesh_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_seine_v1_mesh_proto_goTypes = []any{
-	(Protocol)(0),               // 0: seine.v1.Protocol
-	(MtlsMode)(0),               // 1: seine.v1.MtlsMode
-	(AccessLog_Format)(0),       // 2: seine.v1.AccessLog.Format
-	(Answer_Kind)(0),            // 3: seine.v1.Answer.Kind
-	(Service_Resolution)(0),     // 4: seine.v1.Service.Resolution
-	(TrafficPolicy_Balancer)(0), // 5: seine.v1.TrafficPolicy.Balancer
-	(TrafficPolicy_Tls)(0),      // 6: seine.v1.TrafficPolicy.Tls
-	(*Ref)(nil),                 // 7: seine.v1.Ref
-	(*Workload)(nil),            // 8: seine.v1.Workload
-	(*Self)(nil),                // 9: seine.v1.Self
-	(*InboundPort)(nil),         // 10: seine.v1.InboundPort
-	(*AccessLog)(nil),           // 11: seine.v1.AccessLog
-	(*Answer)(nil),              // 12: seine.v1.Answer
-	(*StringMatch)(nil),         // 13: seine.v1.StringMatch
-	(*HeaderMatch)(nil),         // 14: seine.v1.HeaderMatch
-	(*QueryMatch)(nil),          // 15: seine.v1.QueryMatch
-	(*HttpMatch)(nil),           // 16: seine.v1.HttpMatch
-	(*HttpRule)(nil),            // 17: seine.v1.HttpRule
-	(*TcpMatch)(nil),            // 18: seine.v1.TcpMatch
-	(*TcpRule)(nil),             // 19: seine.v1.TcpRule
-	(*Destination)(nil),         // 20: seine.v1.Destination
-	(*Redirect)(nil),            // 21: seine.v1.Redirect
-	(*DirectResponse)(nil),      // 22: seine.v1.DirectResponse
-	(*Rewrite)(nil),             // 23: seine.v1.Rewrite
-	(*HeaderOps)(nil),           // 24: seine.v1.HeaderOps
-	(*Header)(nil),              // 25: seine.v1.Header
-	(*Service)(nil),             // 26: seine.v1.Service
-	(*Subset)(nil),              // 27: seine.v1.Subset
-	(*TrafficPolicy)(nil),       // 28: seine.v1.TrafficPolicy
-	(*Endpoint)(nil),            // 29: seine.v1.Endpoint
-	nil,                         // 30: seine.v1.Self.LabelsEntry
-	nil,                         // 31: seine.v1.HttpMatch.SourceLabelsEntry
-	nil,                         // 32: seine.v1.TcpMatch.SourceLabelsEntry
-	nil,                         // 33: seine.v1.Subset.LabelsEntry
-	nil,                         // 34: seine.v1.Endpoint.LabelsEntry
-	(*durationpb.Duration)(nil), // 35: google.protobuf.Duration
+	(Protocol)(0),                 // 0: seine.v1.Protocol
+	(MtlsMode)(0),                 // 1: seine.v1.MtlsMode
+	(AccessLog_Format)(0),         // 2: seine.v1.AccessLog.Format
+	(Answer_Kind)(0),              // 3: seine.v1.Answer.Kind
+	(Service_Resolution)(0),       // 4: seine.v1.Service.Resolution
+	(TrafficPolicy_Balancer)(0),   // 5: seine.v1.TrafficPolicy.Balancer
+	(TrafficPolicy_Tls)(0),        // 6: seine.v1.TrafficPolicy.Tls
+	(*Ref)(nil),                   // 7: seine.v1.Ref
+	(*Workload)(nil),              // 8: seine.v1.Workload
+	(*Self)(nil),                  // 9: seine.v1.Self
+	(*InboundPort)(nil),           // 10: seine.v1.InboundPort
+	(*AccessLog)(nil),             // 11: seine.v1.AccessLog
+	(*Answer)(nil),                // 12: seine.v1.Answer
+	(*StringMatch)(nil),           // 13: seine.v1.StringMatch
+	(*HeaderMatch)(nil),           // 14: seine.v1.HeaderMatch
+	(*QueryMatch)(nil),            // 15: seine.v1.QueryMatch
+	(*HttpMatch)(nil),             // 16: seine.v1.HttpMatch
+	(*HttpRule)(nil),              // 17: seine.v1.HttpRule
+	(*TcpMatch)(nil),              // 18: seine.v1.TcpMatch
+	(*TcpRule)(nil),               // 19: seine.v1.TcpRule
+	(*Destination)(nil),           // 20: seine.v1.Destination
+	(*Redirect)(nil),              // 21: seine.v1.Redirect
+	(*DirectResponse)(nil),        // 22: seine.v1.DirectResponse
+	(*Rewrite)(nil),               // 23: seine.v1.Rewrite
+	(*HeaderOps)(nil),             // 24: seine.v1.HeaderOps
+	(*Header)(nil),                // 25: seine.v1.Header
+	(*Service)(nil),               // 26: seine.v1.Service
+	(*Subset)(nil),                // 27: seine.v1.Subset
+	(*TrafficPolicy)(nil),         // 28: seine.v1.TrafficPolicy
+	(*ConsistentHash)(nil),        // 29: seine.v1.ConsistentHash
+	(*Warmup)(nil),                // 30: seine.v1.Warmup
+	(*Locality)(nil),              // 31: seine.v1.Locality
+	(*Endpoint)(nil),              // 32: seine.v1.Endpoint
+	nil,                           // 33: seine.v1.Self.LabelsEntry
+	nil,                           // 34: seine.v1.HttpMatch.SourceLabelsEntry
+	nil,                           // 35: seine.v1.TcpMatch.SourceLabelsEntry
+	nil,                           // 36: seine.v1.Subset.LabelsEntry
+	(*ConsistentHash_Cookie)(nil), // 37: seine.v1.ConsistentHash.Cookie
+	(*Locality_Distribute)(nil),   // 38: seine.v1.Locality.Distribute
+	(*Locality_Failover)(nil),     // 39: seine.v1.Locality.Failover
+	nil,                           // 40: seine.v1.Locality.CallerLabelsEntry
+	nil,                           // 41: seine.v1.Locality.Distribute.ToEntry
+	nil,                           // 42: seine.v1.Endpoint.LabelsEntry
+	(*durationpb.Duration)(nil),   // 43: google.protobuf.Duration
 }
 var file_seine_v1_mesh_proto_depIdxs = []int32{
 	8,  // 0: seine.v1.Self.workload:type_name -> seine.v1.Workload
-	30, // 1: seine.v1.Self.labels:type_name -> seine.v1.Self.LabelsEntry
+	33, // 1: seine.v1.Self.labels:type_name -> seine.v1.Self.LabelsEntry
 	10, // 2: seine.v1.Self.inbound:type_name -> seine.v1.InboundPort
 	1,  // 3: seine.v1.Self.default_mtls:type_name -> seine.v1.MtlsMode
 	7,  // 4: seine.v1.Self.default_mtls_source:type_name -> seine.v1.Ref
@@ -2697,7 +3245,7 @@ var file_seine_v1_mesh_proto_depIdxs = []int32{
 	13, // 20: seine.v1.HttpMatch.authority:type_name -> seine.v1.StringMatch
 	14, // 21: seine.v1.HttpMatch.headers:type_name -> seine.v1.HeaderMatch
 	15, // 22: seine.v1.HttpMatch.query:type_name -> seine.v1.QueryMatch
-	31, // 23: seine.v1.HttpMatch.source_labels:type_name -> seine.v1.HttpMatch.SourceLabelsEntry
+	34, // 23: seine.v1.HttpMatch.source_labels:type_name -> seine.v1.HttpMatch.SourceLabelsEntry
 	16, // 24: seine.v1.HttpRule.match:type_name -> seine.v1.HttpMatch
 	7,  // 25: seine.v1.HttpRule.source:type_name -> seine.v1.Ref
 	20, // 26: seine.v1.HttpRule.destinations:type_name -> seine.v1.Destination
@@ -2706,8 +3254,8 @@ var file_seine_v1_mesh_proto_depIdxs = []int32{
 	23, // 29: seine.v1.HttpRule.rewrite:type_name -> seine.v1.Rewrite
 	24, // 30: seine.v1.HttpRule.request_headers:type_name -> seine.v1.HeaderOps
 	24, // 31: seine.v1.HttpRule.response_headers:type_name -> seine.v1.HeaderOps
-	35, // 32: seine.v1.HttpRule.timeout:type_name -> google.protobuf.Duration
-	32, // 33: seine.v1.TcpMatch.source_labels:type_name -> seine.v1.TcpMatch.SourceLabelsEntry
+	43, // 32: seine.v1.HttpRule.timeout:type_name -> google.protobuf.Duration
+	35, // 33: seine.v1.TcpMatch.source_labels:type_name -> seine.v1.TcpMatch.SourceLabelsEntry
 	18, // 34: seine.v1.TcpRule.match:type_name -> seine.v1.TcpMatch
 	7,  // 35: seine.v1.TcpRule.source:type_name -> seine.v1.Ref
 	20, // 36: seine.v1.TcpRule.destinations:type_name -> seine.v1.Destination
@@ -2720,18 +3268,29 @@ var file_seine_v1_mesh_proto_depIdxs = []int32{
 	28, // 43: seine.v1.Service.policy:type_name -> seine.v1.TrafficPolicy
 	27, // 44: seine.v1.Service.subsets:type_name -> seine.v1.Subset
 	7,  // 45: seine.v1.Service.source:type_name -> seine.v1.Ref
-	33, // 46: seine.v1.Subset.labels:type_name -> seine.v1.Subset.LabelsEntry
+	36, // 46: seine.v1.Subset.labels:type_name -> seine.v1.Subset.LabelsEntry
 	28, // 47: seine.v1.Subset.policy:type_name -> seine.v1.TrafficPolicy
 	5,  // 48: seine.v1.TrafficPolicy.balancer:type_name -> seine.v1.TrafficPolicy.Balancer
 	6,  // 49: seine.v1.TrafficPolicy.tls:type_name -> seine.v1.TrafficPolicy.Tls
-	35, // 50: seine.v1.TrafficPolicy.connect_timeout:type_name -> google.protobuf.Duration
-	8,  // 51: seine.v1.Endpoint.workload:type_name -> seine.v1.Workload
-	34, // 52: seine.v1.Endpoint.labels:type_name -> seine.v1.Endpoint.LabelsEntry
-	53, // [53:53] is the sub-list for method output_type
-	53, // [53:53] is the sub-list for method input_type
-	53, // [53:53] is the sub-list for extension type_name
-	53, // [53:53] is the sub-list for extension extendee
-	0,  // [0:53] is the sub-list for field type_name
+	43, // 50: seine.v1.TrafficPolicy.connect_timeout:type_name -> google.protobuf.Duration
+	29, // 51: seine.v1.TrafficPolicy.hash:type_name -> seine.v1.ConsistentHash
+	30, // 52: seine.v1.TrafficPolicy.warmup:type_name -> seine.v1.Warmup
+	31, // 53: seine.v1.TrafficPolicy.locality:type_name -> seine.v1.Locality
+	37, // 54: seine.v1.ConsistentHash.cookie:type_name -> seine.v1.ConsistentHash.Cookie
+	43, // 55: seine.v1.Warmup.duration:type_name -> google.protobuf.Duration
+	38, // 56: seine.v1.Locality.distribute:type_name -> seine.v1.Locality.Distribute
+	39, // 57: seine.v1.Locality.failover:type_name -> seine.v1.Locality.Failover
+	40, // 58: seine.v1.Locality.caller_labels:type_name -> seine.v1.Locality.CallerLabelsEntry
+	8,  // 59: seine.v1.Endpoint.workload:type_name -> seine.v1.Workload
+	42, // 60: seine.v1.Endpoint.labels:type_name -> seine.v1.Endpoint.LabelsEntry
+	43, // 61: seine.v1.ConsistentHash.Cookie.ttl:type_name -> google.protobuf.Duration
+	25, // 62: seine.v1.ConsistentHash.Cookie.attributes:type_name -> seine.v1.Header
+	41, // 63: seine.v1.Locality.Distribute.to:type_name -> seine.v1.Locality.Distribute.ToEntry
+	64, // [64:64] is the sub-list for method output_type
+	64, // [64:64] is the sub-list for method input_type
+	64, // [64:64] is the sub-list for extension type_name
+	64, // [64:64] is the sub-list for extension extendee
+	0,  // [0:64] is the sub-list for field type_name
 }
 
 func init() { file_seine_v1_mesh_proto_init() }
@@ -2745,13 +3304,19 @@ func file_seine_v1_mesh_proto_init() {
 		(*StringMatch_Regex)(nil),
 		(*StringMatch_Present)(nil),
 	}
+	file_seine_v1_mesh_proto_msgTypes[22].OneofWrappers = []any{
+		(*ConsistentHash_Header)(nil),
+		(*ConsistentHash_Cookie_)(nil),
+		(*ConsistentHash_SourceIp)(nil),
+		(*ConsistentHash_Query)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_seine_v1_mesh_proto_rawDesc), len(file_seine_v1_mesh_proto_rawDesc)),
 			NumEnums:      7,
-			NumMessages:   28,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,0 +1,113 @@
+//go:build linux
+
+package proxy
+
+import (
+	"net/netip"
+
+	"github.com/seinemesh/seine/decide"
+	"github.com/seinemesh/seine/message"
+)
+
+// newTarget begins to balance a cluster. What before, the same cluster of the
+// last table, knew of its endpoints is kept.
+func (w *worker) newTarget(c *decide.Cluster, before *target) *target {
+	var was *decide.Balance
+	if before != nil {
+		was = before.balance
+	}
+	now := w.loop.Now()
+	t := &target{
+		cluster: c, edges: make([]edge, len(c.Endpoints)),
+		balance: c.NewBalance(was, w.rng.Uint64(), now, w.loop.Wall(now)),
+	}
+	w.targets[c] = t
+	return t
+}
+
+// retarget drops what was derived from clusters that are not in the table any
+// more, and hands what it knew to their successors.
+func (w *worker) retarget(t *decide.Table) {
+	for c, old := range w.targets {
+		next := t.Cluster(c.Service.Key, c.Subset)
+		if next == c {
+			continue
+		}
+		delete(w.targets, c)
+		if next != nil && w.targets[next] == nil {
+			w.newTarget(next, old)
+		}
+	}
+}
+
+// pick chooses an endpoint of the target for the request in worker.req; -1 if
+// there is none. attempt is how many were chosen before and turned down.
+func (d *downstream) pick(t *target, attempt uint32) int {
+	w, x, c := d.w, &d.x, t.cluster
+	if i := c.Dialled(d.dialled); i >= 0 {
+		return i
+	}
+	w.question = decide.Ask{Draw: w.rng.Uint64(), Now: w.loop.Now(), Attempt: attempt}
+	if k := c.HashKey(); k != nil {
+		if attempt == 0 {
+			x.hash, x.hashed = k.Request(&w.req, d.remote.Addr())
+			x.cookie = false
+			if !x.hashed && k.MakesCookie() {
+				x.cookie, x.hashed = true, true
+				x.hash = decide.HashBytes(d.cookie())
+			}
+		}
+		w.question.Hash, w.question.Hashed = x.hash, x.hashed
+	}
+	return t.balance.Pick(&w.question)
+}
+
+// cookie is the value of the cookie that binds the client to an endpoint, valid
+// until text3 is used again.
+func (d *downstream) cookie() []byte {
+	d.w.text3 = decide.AppendCookie(d.w.text3[:0], d.remote, d.dialled)
+	return d.w.text3
+}
+
+// setCookie is the header field that gives it to the client.
+func (d *downstream) setCookie() message.Field {
+	w := d.w
+	value := d.cookie()
+	n := len(value)
+	w.text3 = d.x.target.cluster.HashKey().AppendSetCookie(value, value)
+	return message.Field{Name: bytesOf("set-cookie"), Value: w.text3[n:]}
+}
+
+// pickStream chooses an endpoint for a connection of opaque bytes.
+func (w *worker) pickStream(t *target, source netip.Addr, dialled netip.AddrPort) int {
+	if i := t.cluster.Dialled(dialled); i >= 0 {
+		return i
+	}
+	w.question = decide.Ask{Draw: w.rng.Uint64(), Now: w.loop.Now()}
+	if k := t.cluster.HashKey(); k != nil {
+		w.question.Hash, w.question.Hashed = k.Connection(source)
+	}
+	return t.balance.Pick(&w.question)
+}
+
+// begun counts the request to its endpoint.
+func (x *exchange) begun() {
+	if x.target != nil && x.ep >= 0 && !x.counted {
+		x.counted = true
+		x.target.balance.Begin(x.ep)
+	}
+}
+
+// took tells the balancer how long the endpoint took to begin its answer.
+func (x *exchange) took(now int64) {
+	if x.counted {
+		x.target.balance.Took(x.ep, now-x.sentAt, now, x.status >= 500)
+	}
+}
+
+// failed tells the balancer that no answer came, or no connection.
+func (x *exchange) failed(now int64) {
+	if x.counted {
+		x.target.balance.Failed(x.ep, now-max(x.sentAt, x.start), now)
+	}
+}
