@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -76,7 +77,7 @@ func summarize(samples []sample, all []plane) []result {
 					}
 				}
 				if len(values) > 0 {
-					m := median(values)
+					m := math.Round(100*median(values)) / 100
 					*f.to = &m
 				}
 			}
