@@ -74,7 +74,9 @@ func (r *runner) exec(spec sandbox.Spec, sink func([]byte), files []*os.File, la
 }
 
 // programEnv is the environment of our own programs.
-func (r *runner) programEnv() []string { return keepEnv("PATH", "HOME", "TMPDIR", "TZ", "GODEBUG", "GORACE") }
+func (r *runner) programEnv() []string {
+	return keepEnv("PATH", "HOME", "TMPDIR", "TZ", "GODEBUG", "GORACE")
+}
 
 func keepEnv(names ...string) []string {
 	var env []string
@@ -90,6 +92,9 @@ func keepEnv(names ...string) []string {
 // it is, where to listen, and what its description says.
 func (m *member) environment() []string {
 	env := keepEnv("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR")
+	if m.r.Home != "" {
+		env = append(env, "HOME="+m.r.Home, "USER="+m.r.User, "LOGNAME="+m.r.User)
+	}
 	addr := m.entry.Addr.String()
 	env = append(env,
 		"HOSTNAME="+m.entry.Instance, "POD_NAME="+m.entry.Instance, "POD_NAMESPACE="+m.entry.Namespace, "POD_IP="+addr,
@@ -113,7 +118,24 @@ func (m *member) environment() []string {
 		own = append(own, k+"="+v)
 	}
 	slices.Sort(own)
-	return append(env, own...)
+	return lastOfEach(append(env, own...))
+}
+
+// lastOfEach leaves of variables that are set twice the last: programs differ
+// in which one they take.
+func lastOfEach(env []string) []string {
+	at := map[string]int{}
+	out := env[:0:0]
+	for _, kv := range env {
+		name, _, _ := strings.Cut(kv, "=")
+		if i, twice := at[name]; twice {
+			out[i] = kv
+			continue
+		}
+		at[name] = len(out)
+		out = append(out, kv)
+	}
+	return out
 }
 
 // files are the files that a program of this member sees in place of the host's.

@@ -195,8 +195,9 @@ func (m *member) application() process.Options {
 		},
 		Start: func() (process.Program, error) {
 			spec := sandbox.Spec{Args: m.local.Command, Env: m.environment(), Dir: dir}
+			spec.UID, spec.GID = m.r.UID, m.r.GID
 			if m.r.world.isolated {
-				spec.NewUser, spec.UID, spec.GID = m.r.Own, m.r.UID, m.r.GID
+				spec.NewUser = m.r.Own
 				m.enclose(&spec)
 			}
 			return m.r.exec(spec, log, nil, m.site.launch)

@@ -88,5 +88,6 @@ type job struct {
 	Logs         bool
 	Publish      []config.Publish // in the order of the listeners
 	UID, GID     int              // who runs workloads, as the host counts
+	User, Home   string           // of UID, where that is not who started this
 	Own          bool             // workloads get user namespaces, to be UID again
 }

@@ -24,6 +24,7 @@ type printer struct {
 type print struct {
 	text  string
 	table bool
+	leave bool // the table stays where it is, and what follows goes below it
 }
 
 const printQueue = 4096
@@ -71,6 +72,9 @@ func (p *printer) line(who string, colour int, text string) {
 // ends with a line feed.
 func (p *printer) table(text string) { p.put(print{text: text, table: true}) }
 
+// leave ends the table's life.
+func (p *printer) leave() { p.put(print{leave: true}) }
+
 // clean makes control characters visible, so that no program's output moves
 // the cursor or colours the screen.
 func clean(s string) string {
@@ -93,6 +97,9 @@ func (p *printer) run() {
 		}
 		for more := true; more; {
 			switch {
+			case m.leave:
+				b.WriteString(below)
+				below = ""
 			case m.table && p.terminal:
 				below = m.text
 			case m.table:

@@ -100,6 +100,9 @@ func (r *runner) run(ctx context.Context) error {
 	}
 	watchers.Go(func() { r.follow(watchCtx, source) })
 	err = r.wait(ctx)
+	stopWatching()
+	watchers.Wait()
+	r.print.leave()
 	r.print.event("stopping")
 	return err
 }

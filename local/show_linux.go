@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -65,6 +66,9 @@ func (r *runner) screen(table *stat.Table, err error) string {
 	}
 	for _, w := range r.waiting() {
 		fmt.Fprintf(&b, "%s\n", cut("not ready: "+clean(w), o.Width))
+	}
+	if r.print.terminal {
+		fmt.Fprintf(&b, "%s\n", cut("logs: "+filepath.Join(r.RunDir, logsDir)+"   Ctrl-C stops", o.Width))
 	}
 	if height > 2 {
 		return top(b.String(), height-1)

@@ -8,11 +8,14 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/term"
 
@@ -86,8 +89,10 @@ func Up(ctx context.Context, kill <-chan struct{}, opt Options) (err error) {
 func check(opt Options) (*job, error) {
 	j := &job{
 		MeshConfig: opt.MeshConfig, RunDir: or(opt.RunDir, rundir.Default()), StateDir: or(opt.StateDir, rundir.DefaultState()),
-		CertTTL: opt.CertTTL, For: opt.For, ReadyTimeout: opt.ReadyTimeout, Logs: opt.Logs, UID: os.Getuid(), GID: os.Getgid(),
-		Own: os.Geteuid() != 0,
+		CertTTL: opt.CertTTL, For: opt.For, ReadyTimeout: opt.ReadyTimeout, Logs: opt.Logs, Own: os.Geteuid() != 0,
+	}
+	if err := j.runAs(); err != nil {
+		return nil, err
 	}
 	var err error
 	if j.StateDir, err = filepath.Abs(j.StateDir); err != nil {
@@ -105,10 +110,10 @@ func check(opt Options) (*job, error) {
 	}
 	for _, f := range res.Findings {
 		if f.Severity == config.Error && f.Kind == "Workload" {
-			return nil, errors.New(f.String()) // of two with one name, nobody knows which is meant
+			return nil, errors.New(clean(f.String())) // of two with one name, nobody knows which is meant
 		}
 		if f.Severity >= config.Warning {
-			fmt.Fprintln(opt.Err, f.String())
+			fmt.Fprintln(opt.Err, clean(f.String()))
 		}
 	}
 	if len(res.Local) == 0 {
@@ -127,6 +132,26 @@ func check(opt Options) (*job, error) {
 	}
 	j.Publish = res.Publish
 	return j, nil
+}
+
+// runAs finds who runs workloads: this user, or, under sudo, the one who called
+// it, for a root without capabilities still owns root's files.
+func (j *job) runAs() error {
+	j.UID, j.GID = os.Getuid(), os.Getgid()
+	id, by := os.Getenv("SUDO_UID"), os.Getenv("SUDO_GID")
+	if j.Own || id == "" || id == "0" {
+		return nil
+	}
+	var err, err2 error
+	j.UID, err = strconv.Atoi(id)
+	j.GID, err2 = strconv.Atoi(by)
+	if err != nil || err2 != nil || j.UID < 0 || j.GID < 0 {
+		return fmt.Errorf("SUDO_UID=%q and SUDO_GID=%q are not ids", id, by)
+	}
+	if u, err := user.LookupId(id); err == nil {
+		j.User, j.Home = u.Username, u.HomeDir
+	}
+	return nil
 }
 
 func or(a, b string) string {
@@ -231,7 +256,9 @@ func serveHost(ctx context.Context, wg *sync.WaitGroup, dir string) error {
 	mesh := []netip.Prefix{config.DefaultVIPs, instances}
 	server := &hostdial.Server{Refuse: func(a netip.AddrPort) string { return hostdial.Refuse(a, mesh) }}
 	wg.Go(func() { _ = server.Serve(ctx, dial) })
-	wg.Go(func() { _ = dns.ReadUpstream("/etc/resolv.conf").ServeUnix(ctx, names) })
+	wg.Go(func() {
+		_ = dns.ServeUnix(ctx, names, func() *dns.Upstream { return dns.ReadUpstream("/etc/resolv.conf") })
+	})
 	return nil
 }
 
@@ -293,6 +320,12 @@ func isolated(ctx context.Context, kill <-chan struct{}, j *job, listen []*os.Fi
 		case <-kill:
 			_ = ch.send(order{Kill: true})
 		case <-done:
+			return
+		}
+		select {
+		case <-time.After(lastPatience):
+			_ = cmd.Process.Kill() // the kernel ends the rest
+		case <-done:
 		}
 	}()
 	last, err := talk(ch, j)
@@ -310,6 +343,9 @@ func isolated(ctx context.Context, kill <-chan struct{}, j *job, listen []*os.Fi
 	}
 	return "", err
 }
+
+// lastPatience is how long a hub that was told to end at once may take.
+const lastPatience = 3 * time.Second
 
 // talk starts the mesh and hears how it ends.
 func talk(ch *channel, j *job) (last notice, err error) {
@@ -344,7 +380,11 @@ func shared(ctx context.Context, kill <-chan struct{}, j *job, listen []*os.File
 // refusal says that and why isolation does not work, with the one command that
 // allows it where it is known.
 func refusal(why string) string {
-	return "this kernel refuses the namespaces that isolation needs (" + why + ")" + remedy("/proc/sys")
+	how := remedy("/proc/sys")
+	if how == "" && os.Geteuid() == 0 {
+		how = ": a container needs --privileged for that"
+	}
+	return "this kernel refuses the namespaces that isolation needs (" + why + ")" + how
 }
 
 func remedy(sys string) string {

@@ -235,7 +235,9 @@ func TestUpstream(t *testing.T) {
 	done := make(chan error, 1)
 	dead := netip.MustParseAddrPort("127.0.0.1:1") // asked first; refuses
 	go func() {
-		done <- (&Upstream{Servers: []netip.AddrPort{dead, netip.MustParseAddrPort(resolver)}}).ServeUnix(ctx, l)
+		done <- ServeUnix(ctx, l, func() *Upstream {
+			return &Upstream{Servers: []netip.AddrPort{dead, netip.MustParseAddrPort(resolver)}}
+		})
 	}()
 	defer func() { cancel(); <-done }()
 	s := New(Options{Lookup: config.Lookup, Forward: DialUnix(path)})

@@ -62,11 +62,12 @@ func exchange(ctx context.Context, q *dns.Msg, server string) (*dns.Msg, error) 
 	return reply, nil
 }
 
-// ServeUnix answers on l, with DNS's TCP framing, by asking u, until ctx ends;
-// it closes l. It is the host's side of DialUnix.
-func (u *Upstream) ServeUnix(ctx context.Context, l net.Listener) error {
+// ServeUnix answers on l, with DNS's TCP framing, by asking what upstream gives
+// for each question (a host changes its resolvers with its networks), until ctx
+// ends; it closes l. It is the host's side of DialUnix.
+func ServeUnix(ctx context.Context, l net.Listener, upstream func() *Upstream) error {
 	s := &dns.Server{Listener: l, ReadTimeout: 5 * time.Second, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
-		reply, err := u.Exchange(ctx, q)
+		reply, err := upstream().Exchange(ctx, q)
 		if err != nil {
 			reply = new(dns.Msg)
 			reply.SetRcode(q, dns.RcodeServerFailure)
