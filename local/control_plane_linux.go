@@ -40,7 +40,11 @@ func (r *runner) seined() process.Options {
 			last := r.control.last
 			r.mu.Unlock()
 			if rep.Phase == process.Waiting {
-				r.print.event("%s (traffic goes on with what the proxies know)", ended("seined", rep, last))
+				text := ended("seined", rep, last)
+				if r.served.Load() {
+					text += " (traffic goes on with what the proxies know)"
+				}
+				r.print.event("%s", text)
 			}
 			if rep.Phase == process.Running && rep.Restarts > 0 {
 				r.print.event("seined was started again")
@@ -85,6 +89,7 @@ func (r *runner) awaitControl(ctx context.Context) error {
 	deadline := r.clock.After(controlPatience)
 	for {
 		if r.api.healthy(ctx) {
+			r.served.Store(true)
 			r.print.event("seined is ready at %s", rundir.Socket(r.RunDir))
 			return nil
 		}

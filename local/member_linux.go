@@ -132,6 +132,14 @@ func (m *member) prepare() error {
 		return err
 	}
 	if !m.r.world.isolated {
+		for _, p := range m.entry.Ports {
+			if !m.entry.Sidecar {
+				break // the program listens there itself, if it can
+			}
+			if err := canListen(m.entry.Addr, uint16(p.Number)); err != nil {
+				return err
+			}
+		}
 		if m.apps, err = freePorts(len(m.entry.Ports)); err != nil {
 			return err
 		}

@@ -56,7 +56,8 @@ type Options struct {
 // Addresses. Services have theirs out of config.DefaultVIPs.
 var (
 	instances = config.DefaultInstances
-	// loopbacks are the instances' addresses without namespaces.
+	// loopbacks are the instances' addresses without namespaces; a second mesh
+	// takes the next /16, and so on for loopbackTries.
 	loopbacks = netip.MustParsePrefix("127.77.0.0/16")
 )
 

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/seinemesh/seine/ca"
@@ -42,9 +43,10 @@ type runner struct {
 	numbers int                 // how many sites were made
 
 	mu      sync.Mutex
-	trust   string // trust domain
-	domain  string // cluster domain
-	control status // of seined
+	trust   string      // trust domain
+	domain  string      // cluster domain
+	control status      // of seined
+	served  atomic.Bool // seined has been ready
 	moved   chan struct{}
 }
 

@@ -51,7 +51,9 @@ func (t *Table) writeServices(b *strings.Builder, o TextOptions) {
 	}
 	namespaces, tcp := map[string]bool{}, false
 	for i := range t.Services {
-		namespaces[t.Services[i].Namespace] = true
+		if n := t.Services[i].Namespace; n != telemetry.Unknown {
+			namespaces[n] = true
+		}
 		tcp = tcp || t.Services[i].TCP != nil
 	}
 	head := []string{"SERVICE", "VERSION", "RPS", "SUCCESS", "P50", "P90", "P99", "SHARE"}
@@ -63,7 +65,7 @@ func (t *Table) writeServices(b *strings.Builder, o TextOptions) {
 	for i := range t.Services {
 		s := &t.Services[i]
 		name := s.Name
-		if len(namespaces) > 1 {
+		if len(namespaces) > 1 && s.Namespace != telemetry.Unknown {
 			name = s.Namespace + "/" + s.Name
 		}
 		shown := name

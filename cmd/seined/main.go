@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -22,7 +23,7 @@ func main() {
 	err := command().ExecuteContext(ctx)
 	stop()
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "seined:", err)
+		fmt.Fprintln(os.Stderr, "seined:", strings.TrimPrefix(err.Error(), "seined: "))
 		os.Exit(1)
 	}
 }
