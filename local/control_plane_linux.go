@@ -37,11 +37,11 @@ func (r *runner) seined() process.Options {
 		Report: func(rep process.Report) {
 			r.mu.Lock()
 			r.control.Report = rep
-			last := r.control.last
+			last, served := r.control.last, r.control.ready
 			r.mu.Unlock()
 			if rep.Phase == process.Waiting {
 				text := ended("seined", rep, last)
-				if r.served.Load() {
+				if served {
 					text += " (traffic goes on with what the proxies know)"
 				}
 				r.print.event("%s", text)
@@ -89,7 +89,9 @@ func (r *runner) awaitControl(ctx context.Context) error {
 	deadline := r.clock.After(controlPatience)
 	for {
 		if r.api.healthy(ctx) {
-			r.served.Store(true)
+			r.mu.Lock()
+			r.control.ready = true // and stays so, whatever becomes of it
+			r.mu.Unlock()
 			r.print.event("seined is ready at %s", rundir.Socket(r.RunDir))
 			return nil
 		}

@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/seinemesh/seine/ca"
@@ -43,10 +42,9 @@ type runner struct {
 	numbers int                 // how many sites were made
 
 	mu      sync.Mutex
-	trust   string      // trust domain
-	domain  string      // cluster domain
-	control status      // of seined
-	served  atomic.Bool // seined has been ready
+	trust   string // trust domain
+	domain  string // cluster domain
+	control status // of seined
 	moved   chan struct{}
 }
 
