@@ -1,5 +1,7 @@
 package http1
 
+import "strings"
+
 // Error is why a message is refused. All of them are made beforehand; compare
 // by pointer or read the fields.
 type Error struct {
@@ -8,7 +10,10 @@ type Error struct {
 	Clause string // what it breaks, as "RFC 9112 §6.3"
 }
 
-func (e *Error) Error() string { return e.Reason + " (" + e.Clause + ")" }
+// Error is plain ASCII, so that it may stand in a header field.
+func (e *Error) Error() string {
+	return e.Reason + " (" + strings.ReplaceAll(e.Clause, "§", "section ") + ")"
+}
 
 // side tells whose message it is: a client's, or an upstream's.
 type side uint8
