@@ -244,7 +244,7 @@ func TestEveryErrorCanBeAnswered(t *testing.T) {
 	for status := 400; status < 600; status++ {
 		e := Error{Status: status, Reason: "why", Clause: "RFC 0 §0"}
 		b := AppendSimple(nil, e.Status, e.Error(), false, pair("connection", "close"))
-		if !bytes.HasSuffix(b, []byte("why (RFC 0 §0)")) {
+		if !bytes.HasSuffix(b, []byte("why (RFC 0 section 0)")) {
 			t.Errorf("%q", b)
 		}
 	}
