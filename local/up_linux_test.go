@@ -393,6 +393,9 @@ func TestChanges(t *testing.T) {
 	s.awaitOutput("configuration not taken, the last good one stays: ")
 	s.write(strings.Replace(good, "serve, one", "serve, two", 1))
 	s.awaitOutput("configuration taken again", "web-1 | terminated", "web-3 | terminated", "web-1 | serving [two]", "web-3 | serving [two]")
+	if text := s.out.String(); strings.Index(text, "web-1 | serving [two]") > strings.Index(text, "web-2 | terminated") {
+		t.Error("the second instance was stopped before the first was back")
+	}
 	s.write(strings.Replace(webYAML, "replicas: 2", "replicas: 0", 1))
 	s.await("the instances to be gone", func() bool { return strings.Count(s.out.String(), "| terminated") == 6 })
 	// The published port's change cannot be followed, and that is said.

@@ -260,3 +260,47 @@ func TestReadUpstream(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// Whatever arrives, there is one answer, with the question's id.
+func FuzzAnswer(f *testing.F) {
+	for _, name := range []string{"billing-service.", "db.default.svc.cluster.local.", "www.example.com.", "."} {
+		q := new(dns.Msg)
+		q.SetQuestion(name, dns.TypeA)
+		q.SetEdns0(4096, true)
+		data, err := q.Pack()
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
+	}
+	r := config.Build([]config.File{{Name: "mesh.yaml", Data: []byte(resources)}}, config.Options{})
+	s := New(Options{Lookup: config.Lookup, Forward: outside})
+	s.Set(r.Snapshot)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		q := new(dns.Msg)
+		if q.Unpack(data) != nil {
+			return
+		}
+		reply := s.Answer(context.Background(), netip.MustParseAddr("10.244.1.1"), q)
+		if reply.Id != q.Id || !reply.Response {
+			t.Errorf("%v", reply)
+		}
+	})
+}
+
+func FuzzReadUpstream(f *testing.F) {
+	f.Add([]byte("nameserver 192.0.2.53\noptions ndots:5\n"))
+	f.Add([]byte("nameserver\nnameserver fe80::1%eth0\nsearch\n\x00"))
+	dir := f.TempDir()
+	f.Fuzz(func(t *testing.T, data []byte) {
+		path := filepath.Join(dir, "resolv.conf")
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range ReadUpstream(path).Servers {
+			if !s.IsValid() {
+				t.Errorf("%v", s)
+			}
+		}
+	})
+}

@@ -111,15 +111,10 @@ func (s *Server) answer(ctx context.Context, c *net.UnixConn) error {
 	// A client that goes away, or ctx, ends the wait for its request.
 	stop := context.AfterFunc(ctx, func() { c.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
-	line, err := bufio.NewReaderSize(io.LimitReader(c, maxRequest), maxRequest).ReadString('\n')
+	to, err := readRequest(c)
 	if err != nil {
-		return fmt.Errorf("request: want IP:PORT and a line feed within %d bytes", maxRequest)
+		return err
 	}
-	to, err := netip.ParseAddrPort(strings.TrimSuffix(line, "\n"))
-	if err != nil {
-		return fmt.Errorf("request: want IP:PORT: %v", err)
-	}
-	to = netip.AddrPortFrom(to.Addr().Unmap(), to.Port())
 	refuse := s.Refuse
 	if refuse == nil {
 		refuse = func(a netip.AddrPort) string { return Refuse(a, nil) }
@@ -139,6 +134,19 @@ func (s *Server) answer(ctx context.Context, c *net.UnixConn) error {
 	}
 	defer conn.Close()
 	return send(c, conn)
+}
+
+// readRequest reads one line.
+func readRequest(r io.Reader) (netip.AddrPort, error) {
+	line, err := bufio.NewReaderSize(io.LimitReader(r, maxRequest), maxRequest).ReadString('\n')
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("request: want IP:PORT and a line feed within %d bytes", maxRequest)
+	}
+	to, err := netip.ParseAddrPort(strings.TrimSuffix(line, "\n"))
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("request: want IP:PORT: %w", err)
+	}
+	return netip.AddrPortFrom(to.Addr().Unmap(), to.Port()), nil
 }
 
 // Refuse is the rule for what the outside is: not the mesh's own prefixes, which

@@ -195,3 +195,18 @@ func TestTimeout(t *testing.T) {
 		t.Errorf("got %q, %v", got, err)
 	}
 }
+
+func FuzzRequest(f *testing.F) {
+	for _, s := range []string{"10.0.0.1:80\n", "[2001:db8::1%eth0]:80\n", "a\n", "\n", "", "1.1.1.1:99999\n", "[::ffff:127.0.0.1]:1\n"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		to, err := readRequest(strings.NewReader(s))
+		if err != nil {
+			return
+		}
+		if !to.IsValid() || to.Addr().Is4In6() || len(s) < 3 {
+			t.Errorf("%q is %v", s, to)
+		}
+	})
+}

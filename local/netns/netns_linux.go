@@ -151,7 +151,7 @@ func NewHub(prefix netip.Prefix) (*Hub, error) {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = bridgeName
 	// Without a MAC of its own the bridge would change its MAC with its members.
-	attrs.HardwareAddr = net.HardwareAddr{0x02, 0x5e, 0x14, 0, 0, 1}
+	attrs.HardwareAddr = hardware(hub.Addr)
 	if err := h.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
 		h.Close()
 		return nil, fmt.Errorf("netns: make the bridge %s: %w", bridgeName, err)
@@ -186,7 +186,11 @@ func (h *Hub) Attach(ns *NS, name string, addr netip.Addr) error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = name
 	attrs.MasterIndex = h.bridge.Attrs().Index
-	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(ns.FD())}
+	veth := &netlink.Veth{
+		LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(ns.FD()),
+		// An address that comes back has the MAC that its neighbours remember.
+		PeerHardwareAddr: hardware(addr),
+	}
 	if err := h.handle.LinkAdd(veth); err != nil {
 		return fmt.Errorf("netns: make the pair %s–eth0: %w", name, err)
 	}
@@ -228,6 +232,12 @@ func (h *Hub) Detach(name string) error {
 		return fmt.Errorf("netns: remove %s: %w", name, err)
 	}
 	return nil
+}
+
+// hardware is a locally administered MAC that follows from an address.
+func hardware(a netip.Addr) net.HardwareAddr {
+	raw := a.As16()
+	return append(net.HardwareAddr{0x02, 0x5e}, raw[12:]...)
 }
 
 func address(a netip.Addr, bits int) *netlink.Addr {

@@ -3,11 +3,13 @@
 package netns
 
 import (
+	"errors"
 	"io"
 	"net"
 	"net/netip"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -80,6 +82,24 @@ func TestMembersReachHubAndEachOther(t *testing.T) {
 	ports, err := members["b"].Listening()
 	if diff := cmp.Diff(map[uint16]bool{80: true}, ports); err != nil || diff != "" {
 		t.Errorf("listening: %v %s", err, diff)
+	}
+	// Another member with the same address is reached at once: its neighbours
+	// remember no other MAC.
+	for range 2 {
+		if err := hub.Detach("vb"); err != nil {
+			t.Fatal(err)
+		}
+		again, err := New()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer again.Close()
+		if err := hub.Attach(again, "vb", netip.MustParseAddr("10.244.200.2")); err != nil {
+			t.Fatal(err)
+		}
+		if err := members["a"].Do(func() error { _, err := net.Dial("tcp", "10.244.200.2:80"); return err }); !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("the new member: %v", err)
+		}
 	}
 	if err := hub.Detach("vb"); err != nil {
 		t.Fatal(err)
