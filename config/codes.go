@@ -44,6 +44,7 @@ const (
 	codeUselessMatch  = "SEINE0207" // a match that an earlier one of the same rule covers
 	codeRootNamespace = "SEINE0208" // which namespace is the root
 	codePublishClash  = "SEINE0209" // two published ports with one number
+	codeRetries       = "SEINE0215" // retries that do not do what they seem to
 )
 
 // istioCodes are the messages of `istioctl analyze` that say the same.

@@ -19,7 +19,7 @@ var virtualServiceFields = fields("hosts", "gateways", "exportTo",
 	"http.match.headers.**", "http.match.port", "http.match.sourceLabels.**", "http.match.gateways", "http.match.queryParams.**",
 	"http.match.ignoreUriCase", "http.match.statPrefix", "http.match.withoutHeaders.**", "http.match.sourceNamespace",
 	"http.route.destination.host", "http.route.destination.subset", "http.route.destination.port.number", "http.route.weight", "http.route.headers.**",
-	"http.redirect.**", "http.directResponse.**", "http.rewrite.**", "http.timeout", "http.headers.**",
+	"http.redirect.**", "http.directResponse.**", "http.rewrite.**", "http.timeout", "http.headers.**", "http.retries.**",
 	"tcp.match.destinationSubnets", "tcp.match.port", "tcp.match.sourceLabels.**", "tcp.match.gateways", "tcp.match.sourceNamespace",
 	"tcp.route.destination.host", "tcp.route.destination.subset", "tcp.route.destination.port.number", "tcp.route.weight")
 
@@ -183,6 +183,9 @@ func (c *routeConverter) http(r *networking.HTTPRoute, i int, path string) *sein
 		}
 		c.plain(rw.Uri, at+".uri")
 		c.plain(rw.Authority, at+".authority")
+	}
+	if rt := r.Retries; rt != nil {
+		rule.Retry = c.retry(rt, r.Timeout, path+".retries")
 	}
 	authority := ""
 	rule.RequestHeaders = c.headers(r.Headers.GetRequest(), path+".headers.request", &authority)

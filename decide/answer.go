@@ -26,6 +26,7 @@ type Rule struct {
 	ID           string // "default/billing-route[0]"
 	Destinations []Destination
 	Timeout      time.Duration // 0: none
+	Retry        *Retry        // nil: a request is sent once
 	// Request and Response are for an answer of the proxy's own (redirect,
 	// direct response). A forwarded request takes its Destination's, which
 	// hold the rule's already.

@@ -89,6 +89,12 @@ func compileRule(p *seinev1.HttpRule) (*Rule, error) {
 		}
 		return r, nil
 	}
+	if r.Retry, err = compileRetry(p.Retry); err != nil {
+		return nil, err
+	}
+	if r.Retry != nil && r.Timeout > 0 && r.Retry.PerTry >= r.Timeout {
+		r.Retry.PerTry = 0 // as Envoy: the timeout of the whole comes first
+	}
 	r.Destinations, r.total, err = compileDestinations(p.Destinations)
 	if err != nil {
 		return nil, err

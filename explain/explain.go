@@ -128,9 +128,17 @@ type Response struct {
 	Removed []string          `json:"removed,omitempty"`
 }
 
-// Retries, Fault and Authorization are for later versions.
+// Retries says when a request that failed is sent again. Attempts counts those
+// after the first try.
 type Retries struct {
-	Attempts int `json:"attempts"`
+	Attempts          int    `json:"attempts"`
+	PerTryTimeout     string `json:"perTryTimeout,omitempty"`
+	RetryOn           string `json:"retryOn,omitempty"`
+	Backoff           string `json:"backoff,omitempty"`
+	PreviousHosts     bool   `json:"previousHosts,omitempty"` // an endpoint that was tried may be tried again
+	RemoteLocalities  bool   `json:"remoteLocalities,omitempty"`
+	NonIdempotentToo  bool   `json:"nonIdempotentToo,omitempty"`
+	FromConfiguration bool   `json:"fromConfiguration,omitempty"` // else the mesh's default
 }
 
 // Fault is an injected delay or abort.

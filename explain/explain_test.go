@@ -60,7 +60,7 @@ var goldens = []struct {
 	{name: "testers-by-label", q: Question{From: "default,team=red", URL: "http://catalog:8080/items"}},
 	{name: "redirect", q: Question{URL: "http://catalog:8080/old/x?q=1"}},
 	{name: "respond", q: Question{URL: "http://catalog:8080/teapot"}},
-	{name: "unsupported-retries", q: Question{URL: "http://catalog:8080/retried"}},
+	{name: "retries", q: Question{URL: "http://catalog:8080/retried"}},
 	{name: "rewrite", q: Question{Method: "HEAD", URL: "http://catalog:8080/api/x?v=1", Headers: []string{"x-secret: s", "accept: a", "Accept: b"}}},
 	{name: "no-route", q: Question{Method: "POST", URL: "http://catalog:8080/api/x?v=2"}},
 	{name: "gone", q: Question{URL: "http://catalog:8080/gone"}},

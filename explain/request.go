@@ -46,6 +46,7 @@ func (e *explanation) request(a *decide.Answer, direct bool, port uint16) error 
 		e.say("It answers itself: %d.", e.a.Status)
 	default:
 		e.sent(r, match, head)
+		e.retries(r.Retry)
 		if err := e.upstream(r.Destinations, a, r); err != nil {
 			return err
 		}

@@ -86,6 +86,9 @@ func (a *Answer) WriteText(w io.Writer, colored bool) error {
 	if a.Timeout != "" {
 		line("timeout", "%s", a.Timeout)
 	}
+	if r := a.Retries; r != nil {
+		line("retries", "%s", r)
+	}
 	if a.Mtls != "" {
 		line("mtls", "%s", a.Mtls)
 	}

@@ -23,7 +23,7 @@ func ruleFor(s *mesh.Snapshot, w *mesh.Workload, r *seinev1.HttpRule, keep []int
 	out := &seinev1.HttpRule{
 		Name: r.Name, Index: r.Index, Match: r.Match, Source: r.Source, Redirect: r.Redirect,
 		DirectResponse: r.DirectResponse, Rewrite: r.Rewrite, RequestHeaders: r.RequestHeaders,
-		ResponseHeaders: r.ResponseHeaders, Timeout: r.Timeout, Unsupported: r.Unsupported,
+		ResponseHeaders: r.ResponseHeaders, Timeout: r.Timeout, Unsupported: r.Unsupported, Retry: r.Retry,
 		Destinations: destinations(s, w, r.Destinations, port),
 	}
 	if len(keep) < len(r.Match) {

@@ -62,6 +62,8 @@ type exchange struct {
 	replay     []byte
 	replayable bool
 
+	retry retrying
+
 	// The outcome.
 	status   int
 	flag     telemetry.Flag
@@ -72,15 +74,16 @@ type exchange struct {
 	line     logLine
 }
 
-// tooLargeToRepeat bounds what is kept of a request for a second attempt.
-const tooLargeToRepeat = 16 << 10
+// tooLargeToRepeat bounds what is kept of a request, head and body, for another
+// attempt.
+const tooLargeToRepeat = 64 << 10
 
 // remember keeps sent bytes for a second attempt.
 func (x *exchange) remember(w *worker, p []byte) {
 	if !x.replayable || len(p) == 0 {
 		return
 	}
-	if len(x.replay)+len(p) > tooLargeToRepeat+scratchSize || (x.transmitted && len(x.replay)+len(p) > tooLargeToRepeat) {
+	if len(x.replay)+len(p) > tooLargeToRepeat {
 		x.forget(w)
 		return
 	}

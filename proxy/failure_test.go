@@ -197,7 +197,7 @@ func TestWrongIdentity(t *testing.T) {
 	if res.StatusCode != 503 {
 		t.Errorf("%s %q", res.Status, body)
 	}
-	p.client.flagged(t, "UF")
+	p.client.flagged(t, "UF,URX")
 	t.Log(body)
 }
 

@@ -3,6 +3,7 @@
 package proxy
 
 import (
+	"github.com/seinemesh/seine/decide"
 	"github.com/seinemesh/seine/message"
 	"github.com/seinemesh/seine/proxy/http1"
 	"github.com/seinemesh/seine/telemetry"
@@ -19,12 +20,10 @@ var neverBack = message.SetOf(message.XEnvoyPeerMetadata, message.XEnvoyPeerMeta
 func (d *downstream) forward() {
 	w, x := d.w, &d.x
 	x.begun()
-	if x.timeout > 0 && !d.limit.Armed() || d.phase == waiting {
+	if d.phase == waiting {
 		w.loop.Disarm(&d.limit)
-		if x.timeout > 0 {
-			w.loop.Arm(&d.limit, w.loop.Now()+x.timeout)
-		}
 	}
+	d.firstTry()
 	var u *upstream
 	var err error
 	if x.connects {
@@ -73,8 +72,11 @@ func (d *downstream) connectFailed(u *upstream, err error) {
 	if !d.x.transmitted {
 		d.parse()
 	}
+	if d.retriesFailure(decide.ConnectFailed) {
+		return
+	}
 	d.x.details = "upstream_reset_before_response_started"
-	d.reply(503, telemetry.FlagUF, connectCause(err))
+	d.reply(503, d.x.flagged(telemetry.FlagUF), d.x.told(connectCause(err)))
 	if u != nil {
 		d.ready()
 	}
@@ -86,7 +88,9 @@ func (d *downstream) transmit() {
 	w, x, u := d.w, &d.x, d.up
 	head := d.data[:x.head]
 	e := w.requestEdit(d)
-	out, perr := http1.AppendRequest(append(w.out[:0], u.greeting()...), head, &w.req, x.framing, e)
+	out := append(w.out[:0], u.greeting()...)
+	greeted := len(out)
+	out, perr := http1.AppendRequest(out, head, &w.req, x.framing, e)
 	if perr != nil {
 		d.up = nil
 		u.drop(true)
@@ -104,9 +108,10 @@ func (d *downstream) transmit() {
 		d.refuse(perr)
 		return
 	}
-	x.replayable = u.served > 0
+	x.replayable = x.keeps(u)
 	if x.replayable {
-		x.remember(w, out)
+		x.retry.head = len(out) - greeted
+		x.remember(w, out[greeted:])
 		x.remember(w, body)
 	}
 	x.transmitted, x.local = true, u.local
@@ -121,15 +126,22 @@ func (d *downstream) transmit() {
 	x.unsent = u.lost != nil
 	d.consume(x.head + n)
 	w.loop.Arm(&d.idle, w.loop.Now()+int64(w.p.o.StreamIdle))
+	if x.reqDone {
+		d.startClocks()
+	}
 }
 
-// repeat sends a request again that a kept connection did not answer.
+// repeat sends what is kept of a request again.
 func (d *downstream) repeat() {
 	w, x, u := d.w, &d.x, d.up
 	d.phase = exchanging
 	d.moved = w.loop.Now()
-	u.send(u.greeting(), x.replay)
-	x.forget(w)
+	x.sentAt, x.local = d.moved, u.local
+	u.send(w.headAgain(d), x.replay[x.retry.head:])
+	x.unsent = x.unsent && u.lost != nil
+	if !x.retry.policy.May(x.idempotent) {
+		x.forget(w)
+	}
 }
 
 // exchange moves the bodies in both directions.
@@ -195,6 +207,9 @@ func (d *downstream) pumpRequest() bool {
 		return false
 	}
 	x.reqDone = done
+	if done {
+		d.startClocks()
+	}
 	return n > 0
 }
 
@@ -250,5 +265,6 @@ func (w *worker) requestEdit(d *downstream) *http1.Edit {
 			e.Add = append(e.Add, message.Field{Name: bytesOf(p.Name), Value: bytesOf(p.Value)})
 		}
 	}
+	w.countTry(d)
 	return e
 }

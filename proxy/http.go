@@ -46,6 +46,7 @@ type downstream struct {
 
 	idle  loop.Timer // slow heads, idle connections, stalled streams, lingering
 	limit loop.Timer // the route's timeout, the wait for an answer
+	try   loop.Timer // the timeout of one try, the pause before the next
 
 	up *upstream
 	x  exchange
@@ -62,6 +63,7 @@ type downstream struct {
 func (w *worker) serveHTTP(d *downstream) {
 	d.idle.Fire = d.idled
 	d.limit.Fire = d.overdue
+	d.try.Fire = d.tryOver
 	d.owner = d
 	w.conns[d] = struct{}{}
 	d.rest()
@@ -299,7 +301,7 @@ func (d *downstream) overdue() {
 			return
 		}
 		d.x.details = "response_timeout"
-		d.reply(504, telemetry.FlagUT, "the route's timeout has passed")
+		d.reply(504, telemetry.FlagUT, d.x.told("the route's timeout has passed"))
 	}
 	d.ready()
 }
@@ -365,6 +367,7 @@ func (d *downstream) end(reset bool) {
 	delete(w.conns, d)
 	w.loop.Drop(&d.idle)
 	w.loop.Drop(&d.limit)
+	w.loop.Drop(&d.try)
 	d.close(reset)
 	w.loop.Reserve(-1)
 }

@@ -14,6 +14,7 @@ func (d *downstream) observe() {
 	w, x := d.w, &d.x
 	w.inflight.Add(-1)
 	w.loop.Disarm(&d.limit)
+	w.loop.Disarm(&d.try)
 	now := w.loop.Now()
 	h := x.handle
 	if h == nil {
@@ -63,7 +64,7 @@ func (d *downstream) log(now, reqBytes, resBytes int64) {
 			e.ServerName = d.session.SNI()
 		}
 	}
-	e.UpstreamLocal = x.local
+	e.UpstreamLocal, e.Attempts = x.local, x.retry.number
 	w.ring.Append(e)
 	x.line.drop(w)
 }

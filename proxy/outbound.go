@@ -139,7 +139,7 @@ func (d *downstream) routed(a *decide.Answer, authority []byte, port uint16, dir
 		d.respond(int(r.Direct.Status), telemetry.FlagNone, "", string(r.Direct.Body), added(r.Response)...)
 		return false
 	}
-	x.timeout = int64(r.Timeout)
+	x.timeout, x.retry.policy = int64(r.Timeout), r.Retry
 	return d.toward(a, r.Pick(w.rng.Uint64()), r.ID, authority, port, direct)
 }
 
@@ -165,7 +165,7 @@ func (d *downstream) toward(a *decide.Answer, dest *decide.Destination, id strin
 	tgt := w.target(c)
 	x.cluster = tgt.name()
 	var e *edge
-	x.ep = -1
+	x.ep, x.retry.direct = -1, direct
 	switch {
 	case direct:
 		ep := c.Endpoint(a.Proto.DirectEndpoint)

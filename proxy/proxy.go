@@ -145,6 +145,8 @@ type Proxy struct {
 	registry *metrics.Registry
 	log      *slog.Logger
 	counters counters
+	retries  retryCounters
+	budgets  budgets
 	workers  []*worker
 	doors    []*door
 	ports    map[uint16]bool // our own listeners' ports
@@ -181,6 +183,7 @@ func New(o Options, tables Tables) (*Proxy, error) {
 		overParked:       r.Counter("seine_proxy_over_parked_total", "Requests and connections refused because too many wait for the control plane."),
 		overConnections:  r.Counter("seine_proxy_over_connections_total", "Connections refused at the bound of open connections."),
 	}
+	p.retries = newRetryCounters(r)
 	r.GaugeFunc("seine_proxy_connections", "Accepted connections that are open.", func() float64 { return float64(p.connections()) })
 	r.GaugeFunc("seine_proxy_inflight", "Requests and opaque connections under way.", func() float64 { return float64(p.inflight()) })
 	for range o.Loops {

@@ -50,6 +50,7 @@ func (r *relay) start() {
 	if d := r.tunnel; d != nil {
 		w.loop.Drop(&d.idle)
 		w.loop.Drop(&d.limit)
+		w.loop.Drop(&d.try)
 		delete(w.conns, d)
 	} else {
 		w.inflight.Add(1)

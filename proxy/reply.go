@@ -36,6 +36,7 @@ func (d *downstream) respond(status int, flag telemetry.Flag, cause, body string
 	x.release()
 	x.forget(w)
 	w.loop.Disarm(&d.limit)
+	w.loop.Disarm(&d.try)
 	delete(w.parked, d)
 	x.status, x.flag, x.cause = status, flag, cause
 	if x.details == "" {

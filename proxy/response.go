@@ -3,6 +3,7 @@
 package proxy
 
 import (
+	"github.com/seinemesh/seine/decide"
 	"github.com/seinemesh/seine/message"
 	"github.com/seinemesh/seine/proxy/http1"
 	"github.com/seinemesh/seine/telemetry"
@@ -27,7 +28,7 @@ func (d *downstream) pumpResponse() bool {
 	}
 	if !x.resStarted {
 		x.resStarted = true
-		if x.replayable || x.replay != nil {
+		if x.replay != nil && x.retry.policy == nil {
 			x.forget(w)
 		}
 	}
@@ -73,6 +74,9 @@ func (d *downstream) final(n int, f http1.Framing) {
 	x.status = w.res.Status
 	x.resFraming = f
 	x.took(w.loop.Now())
+	if x.retry.policy != nil && d.retriesAnswer(n, f) {
+		return
+	}
 	if f.Kind == http1.Tunnel {
 		d.tunnel(n, f)
 		return
@@ -209,6 +213,7 @@ func (d *downstream) complete() {
 		d.last = true
 	}
 	x.details = "via_upstream"
+	d.retryEnded()
 	d.observe()
 	if d.last {
 		d.phase = closing
@@ -235,7 +240,7 @@ func (d *downstream) upstreamEnded() {
 	}
 	if !x.resStarted && u.served > 0 && !x.retried && x.replayable && (x.idempotent || x.unsent) {
 		x.retried = true
-		x.replayable = false
+		x.replayable = x.retry.policy != nil
 		d.up = nil
 		u.drop(true)
 		w.p.counters.repeated.Inc()
@@ -246,8 +251,11 @@ func (d *downstream) upstreamEnded() {
 	}
 	x.failed(w.loop.Now())
 	d.dropUpstream(true)
+	if d.retriesFailure(decide.Reset) {
+		return
+	}
 	x.details = "upstream_reset_before_response_started{connection_termination}"
-	d.reply(503, telemetry.FlagUC, "the upstream closed the connection before its answer")
+	d.reply(503, x.flagged(telemetry.FlagUC), x.told("the upstream closed the connection before its answer"))
 }
 
 // forwardAgain asks for a fresh connection for a request that was sent before.
@@ -265,9 +273,12 @@ func (d *downstream) forwardAgain() {
 // upstreamBroke: what came is no response.
 func (d *downstream) upstreamBroke(perr *http1.Error) {
 	d.dropUpstream(true)
-	d.x.details = "upstream_protocol_error"
 	d.w.p.counters.badResponses.Inc()
-	d.reply(502, telemetry.FlagUPE, perr.Reason)
+	if d.retriesFailure(decide.Reset) {
+		return
+	}
+	d.x.details = "upstream_protocol_error"
+	d.reply(502, d.x.flagged(telemetry.FlagUPE), d.x.told(perr.Reason))
 }
 
 // cutShort ends a response that cannot be completed, so that the client sees

@@ -65,6 +65,7 @@ type target struct {
 	edges   []edge // by index of the cluster's Endpoints
 	others  map[*decide.Endpoint]*edge
 	label   string // Envoy's name of the cluster, made on first use
+	budget  *budget
 }
 
 type edge struct {

@@ -46,6 +46,7 @@ type worker struct {
 	text3 []byte // x-forwarded-for
 	name  []byte // lookup names
 	ids   [64]byte
+	count []byte // the number of a try
 
 	table   *decide.Table
 	targets map[*decide.Cluster]*target

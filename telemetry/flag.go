@@ -38,6 +38,12 @@ const (
 	FlagURX        // retry or connect attempts exhausted
 	FlagUT         // upstream request timeout
 
+	// The last try's flag beside URX, as Envoy writes them.
+	FlagUFURX
+	FlagUCURX
+	FlagUPEURX
+	FlagUTURX
+
 	// NumFlags is how many flags there are, FlagNone among them.
 	NumFlags
 )
@@ -66,6 +72,23 @@ func ParseFlag(letters string) (Flag, bool) {
 		}
 	}
 	return FlagNone, false
+}
+
+// Exhausted is f of a request whose retries are all used up.
+func (f Flag) Exhausted() Flag {
+	switch f {
+	case FlagUF:
+		return FlagUFURX
+	case FlagUC:
+		return FlagUCURX
+	case FlagUPE:
+		return FlagUPEURX
+	case FlagUT:
+		return FlagUTURX
+	case FlagNone:
+		return FlagURX
+	}
+	return f
 }
 
 var flags = [NumFlags]struct{ letters, meaning string }{
@@ -99,4 +122,9 @@ var flags = [NumFlags]struct{ letters, meaning string }{
 	FlagUR:    {"UR", "The upstream reset the stream."},
 	FlagURX:   {"URX", "All retries or connection attempts are used up."},
 	FlagUT:    {"UT", "The upstream did not answer within the timeout of the route."},
+
+	FlagUFURX:  {"UF,URX", "No connection to any upstream that was tried could be made, and all retries are used up."},
+	FlagUCURX:  {"UC,URX", "The last upstream that was tried closed the connection, and all retries are used up."},
+	FlagUPEURX: {"UPE,URX", "The last upstream that was tried broke the protocol, and all retries are used up."},
+	FlagUTURX:  {"UT,URX", "The last try got no answer within the time for one, and all retries are used up."},
 }

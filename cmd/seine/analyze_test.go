@@ -45,7 +45,7 @@ func TestAnalyze(t *testing.T) {
 	service := "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{name: http, port: 80}]}\n"
 	route := "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: a}\nspec: {hosts: [a], http: [{route: [{destination: {host: HOST}}], EXTRA}]}\n"
 	good := write("good.yaml", service)
-	warns := write("warns.yaml", strings.NewReplacer("HOST", "a", "EXTRA", "retries: {attempts: 2}").Replace(route))
+	warns := write("warns.yaml", strings.NewReplacer("HOST", "a", "EXTRA", "retries: {attempts: 20}").Replace(route))
 	wrong := write("wrong.yaml", strings.NewReplacer("HOST", "b", "EXTRA", "").Replace(route))
 	typo := write("typo.yaml", strings.NewReplacer("HOST", "a", "EXTRA", "timout: 1s").Replace(route))
 

@@ -61,6 +61,8 @@ type Entry struct {
 	UpstreamCluster                   string // outbound|8080|v1|billing-service.default.svc.cluster.local
 	ServerName                        string // SNI
 	RouteName                         string
+
+	Attempts int // how often the request was sent upstream; written if it was more than once
 }
 
 // Options of New. Only Out is required.

@@ -139,6 +139,10 @@ func appendJSON(b []byte, r *record) []byte {
 	b = stringField(b, `,"upstream_cluster":`, r.values[upstreamCluster])
 	b = addrField(b, `,"upstream_host":`, r.upstreamHost)
 	b = addrField(b, `,"upstream_local_address":`, r.upstreamLocal)
+	if r.attempts > 1 { // not in Istio's default; Envoy's UPSTREAM_REQUEST_ATTEMPT_COUNT
+		b = append(b, `,"upstream_request_attempt_count":`...)
+		b = strconv.AppendUint(b, uint64(r.attempts), 10)
+	}
 	if r.service < 0 {
 		b = append(b, `,"upstream_service_time":null`...)
 	} else { // a header's value, and so a string, in Envoy

@@ -20,7 +20,7 @@ const (
 	// A record: its length (4, a multiple of 8 that includes itself), the
 	// numbers, the addresses, then each value with its length (2).
 	addrSize   = 1 + 16 + 2
-	fixedSize  = 4 + 8*5 + 2 + 1 + 4*addrSize
+	fixedSize  = 4 + 8*5 + 2 + 1 + 4*addrSize + 1
 	skip       = ^uint32(0) // in place of a length: the next record is at the ring's start
 	truncation = "…"
 )
@@ -113,6 +113,7 @@ type record struct {
 	received, sent                  int64
 	code                            uint16
 	flag                            telemetry.Flag
+	attempts                        uint8
 	upstreamHost, upstreamLocal     netip.AddrPort
 	downstreamLocal, downstreamPeer netip.AddrPort
 	values                          [numValues][]byte
@@ -182,6 +183,7 @@ func (e *Entry) encode(b []byte, size uint32) {
 	b = appendAddr(b, e.UpstreamLocal)
 	b = appendAddr(b, e.DownstreamLocal)
 	b = appendAddr(b, e.DownstreamRemote)
+	b = append(b, byte(min(e.Attempts, 255)))
 	for i := range numValues {
 		v, s := e.value(i)
 		n := len(v) + len(s)
@@ -214,6 +216,7 @@ func (rec *record) decode(b []byte) {
 	rec.upstreamLocal = readAddr(b[47+addrSize:])
 	rec.downstreamLocal = readAddr(b[47+2*addrSize:])
 	rec.downstreamPeer = readAddr(b[47+3*addrSize:])
+	rec.attempts = b[47+4*addrSize]
 	b = b[fixedSize:]
 	for i := range rec.values {
 		n := int(le.Uint16(b))

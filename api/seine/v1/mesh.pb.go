@@ -291,7 +291,7 @@ func (x Service_Resolution) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Service_Resolution.Descriptor instead.
 func (Service_Resolution) EnumDescriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{19, 0}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{20, 0}
 }
 
 type TrafficPolicy_Balancer int32
@@ -346,7 +346,7 @@ func (x TrafficPolicy_Balancer) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use TrafficPolicy_Balancer.Descriptor instead.
 func (TrafficPolicy_Balancer) EnumDescriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{21, 0}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{22, 0}
 }
 
 type TrafficPolicy_Tls int32
@@ -401,7 +401,7 @@ func (x TrafficPolicy_Tls) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use TrafficPolicy_Tls.Descriptor instead.
 func (TrafficPolicy_Tls) EnumDescriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{21, 1}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{22, 1}
 }
 
 // Ref names the user's resource that a decision comes from.
@@ -1337,6 +1337,7 @@ type HttpRule struct {
 	ResponseHeaders *HeaderOps             `protobuf:"bytes,10,opt,name=response_headers,json=responseHeaders,proto3" json:"response_headers,omitempty"`
 	Timeout         *durationpb.Duration   `protobuf:"bytes,11,opt,name=timeout,proto3" json:"timeout,omitempty"`         // absent: none
 	Unsupported     []string               `protobuf:"bytes,12,rep,name=unsupported,proto3" json:"unsupported,omitempty"` // paths of fields that this version does not implement
+	Retry           *Retry                 `protobuf:"bytes,20,opt,name=retry,proto3" json:"retry,omitempty"`             // absent: the mesh's default policy
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -1455,6 +1456,107 @@ func (x *HttpRule) GetUnsupported() []string {
 	return nil
 }
 
+func (x *HttpRule) GetRetry() *Retry {
+	if x != nil {
+		return x.Retry
+	}
+	return nil
+}
+
+// Retry says when a request that failed is sent again. Fields that the user
+// left out have their defaults here already.
+type Retry struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	Attempts         uint32                 `protobuf:"varint,1,opt,name=attempts,proto3" json:"attempts,omitempty"`                                         // after the first try; 0: never
+	PerTryTimeout    *durationpb.Duration   `protobuf:"bytes,2,opt,name=per_try_timeout,json=perTryTimeout,proto3" json:"per_try_timeout,omitempty"`         // absent: the route's timeout alone
+	On               []string               `protobuf:"bytes,3,rep,name=on,proto3" json:"on,omitempty"`                                                      // conditions and status codes; none: the default ones
+	Backoff          *durationpb.Duration   `protobuf:"bytes,4,opt,name=backoff,proto3" json:"backoff,omitempty"`                                            // base of the exponential back-off; absent: 25 ms
+	AnyHost          bool                   `protobuf:"varint,5,opt,name=any_host,json=anyHost,proto3" json:"any_host,omitempty"`                            // may go to an endpoint that was tried before
+	RemoteLocalities bool                   `protobuf:"varint,6,opt,name=remote_localities,json=remoteLocalities,proto3" json:"remote_localities,omitempty"` // rather to a locality that was not tried
+	OtherHost        bool                   `protobuf:"varint,7,opt,name=other_host,json=otherHost,proto3" json:"other_host,omitempty"`                      // not to one that was tried before even where requests are bound by a hash
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *Retry) Reset() {
+	*x = Retry{}
+	mi := &file_seine_v1_mesh_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Retry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Retry) ProtoMessage() {}
+
+func (x *Retry) ProtoReflect() protoreflect.Message {
+	mi := &file_seine_v1_mesh_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Retry.ProtoReflect.Descriptor instead.
+func (*Retry) Descriptor() ([]byte, []int) {
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Retry) GetAttempts() uint32 {
+	if x != nil {
+		return x.Attempts
+	}
+	return 0
+}
+
+func (x *Retry) GetPerTryTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.PerTryTimeout
+	}
+	return nil
+}
+
+func (x *Retry) GetOn() []string {
+	if x != nil {
+		return x.On
+	}
+	return nil
+}
+
+func (x *Retry) GetBackoff() *durationpb.Duration {
+	if x != nil {
+		return x.Backoff
+	}
+	return nil
+}
+
+func (x *Retry) GetAnyHost() bool {
+	if x != nil {
+		return x.AnyHost
+	}
+	return false
+}
+
+func (x *Retry) GetRemoteLocalities() bool {
+	if x != nil {
+		return x.RemoteLocalities
+	}
+	return false
+}
+
+func (x *Retry) GetOtherHost() bool {
+	if x != nil {
+		return x.OtherHost
+	}
+	return false
+}
+
 type TcpMatch struct {
 	state              protoimpl.MessageState `protogen:"open.v1"`
 	Port               uint32                 `protobuf:"varint,1,opt,name=port,proto3" json:"port,omitempty"`
@@ -1468,7 +1570,7 @@ type TcpMatch struct {
 
 func (x *TcpMatch) Reset() {
 	*x = TcpMatch{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[11]
+	mi := &file_seine_v1_mesh_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1480,7 +1582,7 @@ func (x *TcpMatch) String() string {
 func (*TcpMatch) ProtoMessage() {}
 
 func (x *TcpMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[11]
+	mi := &file_seine_v1_mesh_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1493,7 +1595,7 @@ func (x *TcpMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TcpMatch.ProtoReflect.Descriptor instead.
 func (*TcpMatch) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{11}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *TcpMatch) GetPort() uint32 {
@@ -1543,7 +1645,7 @@ type TcpRule struct {
 
 func (x *TcpRule) Reset() {
 	*x = TcpRule{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[12]
+	mi := &file_seine_v1_mesh_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1555,7 +1657,7 @@ func (x *TcpRule) String() string {
 func (*TcpRule) ProtoMessage() {}
 
 func (x *TcpRule) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[12]
+	mi := &file_seine_v1_mesh_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1568,7 +1670,7 @@ func (x *TcpRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TcpRule.ProtoReflect.Descriptor instead.
 func (*TcpRule) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{12}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *TcpRule) GetIndex() int32 {
@@ -1613,7 +1715,7 @@ type Destination struct {
 
 func (x *Destination) Reset() {
 	*x = Destination{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[13]
+	mi := &file_seine_v1_mesh_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1625,7 +1727,7 @@ func (x *Destination) String() string {
 func (*Destination) ProtoMessage() {}
 
 func (x *Destination) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[13]
+	mi := &file_seine_v1_mesh_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1638,7 +1740,7 @@ func (x *Destination) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Destination.ProtoReflect.Descriptor instead.
 func (*Destination) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{13}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Destination) GetHost() string {
@@ -1698,7 +1800,7 @@ type Redirect struct {
 
 func (x *Redirect) Reset() {
 	*x = Redirect{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[14]
+	mi := &file_seine_v1_mesh_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1710,7 +1812,7 @@ func (x *Redirect) String() string {
 func (*Redirect) ProtoMessage() {}
 
 func (x *Redirect) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[14]
+	mi := &file_seine_v1_mesh_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1723,7 +1825,7 @@ func (x *Redirect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Redirect.ProtoReflect.Descriptor instead.
 func (*Redirect) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{14}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Redirect) GetUri() string {
@@ -1785,7 +1887,7 @@ type DirectResponse struct {
 
 func (x *DirectResponse) Reset() {
 	*x = DirectResponse{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[15]
+	mi := &file_seine_v1_mesh_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1797,7 +1899,7 @@ func (x *DirectResponse) String() string {
 func (*DirectResponse) ProtoMessage() {}
 
 func (x *DirectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[15]
+	mi := &file_seine_v1_mesh_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1810,7 +1912,7 @@ func (x *DirectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirectResponse.ProtoReflect.Descriptor instead.
 func (*DirectResponse) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{15}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DirectResponse) GetStatus() uint32 {
@@ -1839,7 +1941,7 @@ type Rewrite struct {
 
 func (x *Rewrite) Reset() {
 	*x = Rewrite{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[16]
+	mi := &file_seine_v1_mesh_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1851,7 +1953,7 @@ func (x *Rewrite) String() string {
 func (*Rewrite) ProtoMessage() {}
 
 func (x *Rewrite) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[16]
+	mi := &file_seine_v1_mesh_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1864,7 +1966,7 @@ func (x *Rewrite) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rewrite.ProtoReflect.Descriptor instead.
 func (*Rewrite) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{16}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Rewrite) GetUri() string {
@@ -1907,7 +2009,7 @@ type HeaderOps struct {
 
 func (x *HeaderOps) Reset() {
 	*x = HeaderOps{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[17]
+	mi := &file_seine_v1_mesh_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1919,7 +2021,7 @@ func (x *HeaderOps) String() string {
 func (*HeaderOps) ProtoMessage() {}
 
 func (x *HeaderOps) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[17]
+	mi := &file_seine_v1_mesh_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1932,7 +2034,7 @@ func (x *HeaderOps) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeaderOps.ProtoReflect.Descriptor instead.
 func (*HeaderOps) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{17}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *HeaderOps) GetSet() []*Header {
@@ -1966,7 +2068,7 @@ type Header struct {
 
 func (x *Header) Reset() {
 	*x = Header{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[18]
+	mi := &file_seine_v1_mesh_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1978,7 +2080,7 @@ func (x *Header) String() string {
 func (*Header) ProtoMessage() {}
 
 func (x *Header) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[18]
+	mi := &file_seine_v1_mesh_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1991,7 +2093,7 @@ func (x *Header) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Header.ProtoReflect.Descriptor instead.
 func (*Header) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{18}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Header) GetName() string {
@@ -2030,7 +2132,7 @@ type Service struct {
 
 func (x *Service) Reset() {
 	*x = Service{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[19]
+	mi := &file_seine_v1_mesh_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2042,7 +2144,7 @@ func (x *Service) String() string {
 func (*Service) ProtoMessage() {}
 
 func (x *Service) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[19]
+	mi := &file_seine_v1_mesh_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2055,7 +2157,7 @@ func (x *Service) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Service.ProtoReflect.Descriptor instead.
 func (*Service) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{19}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Service) GetHost() string {
@@ -2160,7 +2262,7 @@ type Subset struct {
 
 func (x *Subset) Reset() {
 	*x = Subset{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[20]
+	mi := &file_seine_v1_mesh_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2172,7 +2274,7 @@ func (x *Subset) String() string {
 func (*Subset) ProtoMessage() {}
 
 func (x *Subset) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[20]
+	mi := &file_seine_v1_mesh_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2185,7 +2287,7 @@ func (x *Subset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Subset.ProtoReflect.Descriptor instead.
 func (*Subset) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{20}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Subset) GetName() string {
@@ -2225,7 +2327,7 @@ type TrafficPolicy struct {
 
 func (x *TrafficPolicy) Reset() {
 	*x = TrafficPolicy{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[21]
+	mi := &file_seine_v1_mesh_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2237,7 +2339,7 @@ func (x *TrafficPolicy) String() string {
 func (*TrafficPolicy) ProtoMessage() {}
 
 func (x *TrafficPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[21]
+	mi := &file_seine_v1_mesh_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2250,7 +2352,7 @@ func (x *TrafficPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrafficPolicy.ProtoReflect.Descriptor instead.
 func (*TrafficPolicy) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{21}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *TrafficPolicy) GetBalancer() TrafficPolicy_Balancer {
@@ -2328,7 +2430,7 @@ type ConsistentHash struct {
 
 func (x *ConsistentHash) Reset() {
 	*x = ConsistentHash{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[22]
+	mi := &file_seine_v1_mesh_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2340,7 +2442,7 @@ func (x *ConsistentHash) String() string {
 func (*ConsistentHash) ProtoMessage() {}
 
 func (x *ConsistentHash) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[22]
+	mi := &file_seine_v1_mesh_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2353,7 +2455,7 @@ func (x *ConsistentHash) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsistentHash.ProtoReflect.Descriptor instead.
 func (*ConsistentHash) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{22}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ConsistentHash) GetKey() isConsistentHash_Key {
@@ -2453,7 +2555,7 @@ type Warmup struct {
 
 func (x *Warmup) Reset() {
 	*x = Warmup{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[23]
+	mi := &file_seine_v1_mesh_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2465,7 +2567,7 @@ func (x *Warmup) String() string {
 func (*Warmup) ProtoMessage() {}
 
 func (x *Warmup) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[23]
+	mi := &file_seine_v1_mesh_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2478,7 +2580,7 @@ func (x *Warmup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Warmup.ProtoReflect.Descriptor instead.
 func (*Warmup) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{23}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Warmup) GetDuration() *durationpb.Duration {
@@ -2519,7 +2621,7 @@ type Locality struct {
 
 func (x *Locality) Reset() {
 	*x = Locality{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[24]
+	mi := &file_seine_v1_mesh_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2531,7 +2633,7 @@ func (x *Locality) String() string {
 func (*Locality) ProtoMessage() {}
 
 func (x *Locality) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[24]
+	mi := &file_seine_v1_mesh_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2544,7 +2646,7 @@ func (x *Locality) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Locality.ProtoReflect.Descriptor instead.
 func (*Locality) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{24}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Locality) GetDistribute() []*Locality_Distribute {
@@ -2613,7 +2715,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[25]
+	mi := &file_seine_v1_mesh_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2625,7 +2727,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[25]
+	mi := &file_seine_v1_mesh_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2638,7 +2740,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{25}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Endpoint) GetId() string {
@@ -2716,7 +2818,7 @@ type ConsistentHash_Cookie struct {
 
 func (x *ConsistentHash_Cookie) Reset() {
 	*x = ConsistentHash_Cookie{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[30]
+	mi := &file_seine_v1_mesh_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2728,7 +2830,7 @@ func (x *ConsistentHash_Cookie) String() string {
 func (*ConsistentHash_Cookie) ProtoMessage() {}
 
 func (x *ConsistentHash_Cookie) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[30]
+	mi := &file_seine_v1_mesh_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2741,7 +2843,7 @@ func (x *ConsistentHash_Cookie) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsistentHash_Cookie.ProtoReflect.Descriptor instead.
 func (*ConsistentHash_Cookie) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{22, 0}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{23, 0}
 }
 
 func (x *ConsistentHash_Cookie) GetName() string {
@@ -2782,7 +2884,7 @@ type Locality_Distribute struct {
 
 func (x *Locality_Distribute) Reset() {
 	*x = Locality_Distribute{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[31]
+	mi := &file_seine_v1_mesh_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2794,7 +2896,7 @@ func (x *Locality_Distribute) String() string {
 func (*Locality_Distribute) ProtoMessage() {}
 
 func (x *Locality_Distribute) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[31]
+	mi := &file_seine_v1_mesh_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2807,7 +2909,7 @@ func (x *Locality_Distribute) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Locality_Distribute.ProtoReflect.Descriptor instead.
 func (*Locality_Distribute) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{24, 0}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{25, 0}
 }
 
 func (x *Locality_Distribute) GetFrom() string {
@@ -2834,7 +2936,7 @@ type Locality_Failover struct {
 
 func (x *Locality_Failover) Reset() {
 	*x = Locality_Failover{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[32]
+	mi := &file_seine_v1_mesh_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2846,7 +2948,7 @@ func (x *Locality_Failover) String() string {
 func (*Locality_Failover) ProtoMessage() {}
 
 func (x *Locality_Failover) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[32]
+	mi := &file_seine_v1_mesh_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2859,7 +2961,7 @@ func (x *Locality_Failover) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Locality_Failover.ProtoReflect.Descriptor instead.
 func (*Locality_Failover) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{24, 1}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{25, 1}
 }
 
 func (x *Locality_Failover) GetFrom() string {
@@ -2976,7 +3078,7 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\bgateways\x18\v \x03(\tR\bgateways\x1a?\n" +
 	"\x11SourceLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb6\x04\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xdd\x04\n" +
 	"\bHttpRule\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x05R\x05index\x12)\n" +
@@ -2990,7 +3092,17 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\x10response_headers\x18\n" +
 	" \x01(\v2\x13.seine.v1.HeaderOpsR\x0fresponseHeaders\x123\n" +
 	"\atimeout\x18\v \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12 \n" +
-	"\vunsupported\x18\f \x03(\tR\vunsupported\"\xa2\x02\n" +
+	"\vunsupported\x18\f \x03(\tR\vunsupported\x12%\n" +
+	"\x05retry\x18\x14 \x01(\v2\x0f.seine.v1.RetryR\x05retry\"\x92\x02\n" +
+	"\x05Retry\x12\x1a\n" +
+	"\battempts\x18\x01 \x01(\rR\battempts\x12A\n" +
+	"\x0fper_try_timeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\rperTryTimeout\x12\x0e\n" +
+	"\x02on\x18\x03 \x03(\tR\x02on\x123\n" +
+	"\abackoff\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\abackoff\x12\x19\n" +
+	"\bany_host\x18\x05 \x01(\bR\aanyHost\x12+\n" +
+	"\x11remote_localities\x18\x06 \x01(\bR\x10remoteLocalities\x12\x1d\n" +
+	"\n" +
+	"other_host\x18\a \x01(\bR\totherHost\"\xa2\x02\n" +
 	"\bTcpMatch\x12\x12\n" +
 	"\x04port\x18\x01 \x01(\rR\x04port\x12/\n" +
 	"\x13destination_subnets\x18\x02 \x03(\tR\x12destinationSubnets\x12I\n" +
@@ -3174,7 +3286,7 @@ func file_seine_v1_mesh_proto_rawDescGZIP() []byte {
 }
 
 var file_seine_v1_mesh_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_seine_v1_mesh_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_seine_v1_mesh_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_seine_v1_mesh_proto_goTypes = []any{
 	(Protocol)(0),                 // 0: seine.v1.Protocol
 	(MtlsMode)(0),                 // 1: seine.v1.MtlsMode
@@ -3194,36 +3306,37 @@ var file_seine_v1_mesh_proto_goTypes = []any{
 	(*QueryMatch)(nil),            // 15: seine.v1.QueryMatch
 	(*HttpMatch)(nil),             // 16: seine.v1.HttpMatch
 	(*HttpRule)(nil),              // 17: seine.v1.HttpRule
-	(*TcpMatch)(nil),              // 18: seine.v1.TcpMatch
-	(*TcpRule)(nil),               // 19: seine.v1.TcpRule
-	(*Destination)(nil),           // 20: seine.v1.Destination
-	(*Redirect)(nil),              // 21: seine.v1.Redirect
-	(*DirectResponse)(nil),        // 22: seine.v1.DirectResponse
-	(*Rewrite)(nil),               // 23: seine.v1.Rewrite
-	(*HeaderOps)(nil),             // 24: seine.v1.HeaderOps
-	(*Header)(nil),                // 25: seine.v1.Header
-	(*Service)(nil),               // 26: seine.v1.Service
-	(*Subset)(nil),                // 27: seine.v1.Subset
-	(*TrafficPolicy)(nil),         // 28: seine.v1.TrafficPolicy
-	(*ConsistentHash)(nil),        // 29: seine.v1.ConsistentHash
-	(*Warmup)(nil),                // 30: seine.v1.Warmup
-	(*Locality)(nil),              // 31: seine.v1.Locality
-	(*Endpoint)(nil),              // 32: seine.v1.Endpoint
-	nil,                           // 33: seine.v1.Self.LabelsEntry
-	nil,                           // 34: seine.v1.HttpMatch.SourceLabelsEntry
-	nil,                           // 35: seine.v1.TcpMatch.SourceLabelsEntry
-	nil,                           // 36: seine.v1.Subset.LabelsEntry
-	(*ConsistentHash_Cookie)(nil), // 37: seine.v1.ConsistentHash.Cookie
-	(*Locality_Distribute)(nil),   // 38: seine.v1.Locality.Distribute
-	(*Locality_Failover)(nil),     // 39: seine.v1.Locality.Failover
-	nil,                           // 40: seine.v1.Locality.CallerLabelsEntry
-	nil,                           // 41: seine.v1.Locality.Distribute.ToEntry
-	nil,                           // 42: seine.v1.Endpoint.LabelsEntry
-	(*durationpb.Duration)(nil),   // 43: google.protobuf.Duration
+	(*Retry)(nil),                 // 18: seine.v1.Retry
+	(*TcpMatch)(nil),              // 19: seine.v1.TcpMatch
+	(*TcpRule)(nil),               // 20: seine.v1.TcpRule
+	(*Destination)(nil),           // 21: seine.v1.Destination
+	(*Redirect)(nil),              // 22: seine.v1.Redirect
+	(*DirectResponse)(nil),        // 23: seine.v1.DirectResponse
+	(*Rewrite)(nil),               // 24: seine.v1.Rewrite
+	(*HeaderOps)(nil),             // 25: seine.v1.HeaderOps
+	(*Header)(nil),                // 26: seine.v1.Header
+	(*Service)(nil),               // 27: seine.v1.Service
+	(*Subset)(nil),                // 28: seine.v1.Subset
+	(*TrafficPolicy)(nil),         // 29: seine.v1.TrafficPolicy
+	(*ConsistentHash)(nil),        // 30: seine.v1.ConsistentHash
+	(*Warmup)(nil),                // 31: seine.v1.Warmup
+	(*Locality)(nil),              // 32: seine.v1.Locality
+	(*Endpoint)(nil),              // 33: seine.v1.Endpoint
+	nil,                           // 34: seine.v1.Self.LabelsEntry
+	nil,                           // 35: seine.v1.HttpMatch.SourceLabelsEntry
+	nil,                           // 36: seine.v1.TcpMatch.SourceLabelsEntry
+	nil,                           // 37: seine.v1.Subset.LabelsEntry
+	(*ConsistentHash_Cookie)(nil), // 38: seine.v1.ConsistentHash.Cookie
+	(*Locality_Distribute)(nil),   // 39: seine.v1.Locality.Distribute
+	(*Locality_Failover)(nil),     // 40: seine.v1.Locality.Failover
+	nil,                           // 41: seine.v1.Locality.CallerLabelsEntry
+	nil,                           // 42: seine.v1.Locality.Distribute.ToEntry
+	nil,                           // 43: seine.v1.Endpoint.LabelsEntry
+	(*durationpb.Duration)(nil),   // 44: google.protobuf.Duration
 }
 var file_seine_v1_mesh_proto_depIdxs = []int32{
 	8,  // 0: seine.v1.Self.workload:type_name -> seine.v1.Workload
-	33, // 1: seine.v1.Self.labels:type_name -> seine.v1.Self.LabelsEntry
+	34, // 1: seine.v1.Self.labels:type_name -> seine.v1.Self.LabelsEntry
 	10, // 2: seine.v1.Self.inbound:type_name -> seine.v1.InboundPort
 	1,  // 3: seine.v1.Self.default_mtls:type_name -> seine.v1.MtlsMode
 	7,  // 4: seine.v1.Self.default_mtls_source:type_name -> seine.v1.Ref
@@ -3235,7 +3348,7 @@ var file_seine_v1_mesh_proto_depIdxs = []int32{
 	3,  // 10: seine.v1.Answer.kind:type_name -> seine.v1.Answer.Kind
 	0,  // 11: seine.v1.Answer.protocol:type_name -> seine.v1.Protocol
 	17, // 12: seine.v1.Answer.http:type_name -> seine.v1.HttpRule
-	19, // 13: seine.v1.Answer.tcp:type_name -> seine.v1.TcpRule
+	20, // 13: seine.v1.Answer.tcp:type_name -> seine.v1.TcpRule
 	7,  // 14: seine.v1.Answer.source:type_name -> seine.v1.Ref
 	13, // 15: seine.v1.HeaderMatch.value:type_name -> seine.v1.StringMatch
 	13, // 16: seine.v1.QueryMatch.value:type_name -> seine.v1.StringMatch
@@ -3245,52 +3358,55 @@ var file_seine_v1_mesh_proto_depIdxs = []int32{
 	13, // 20: seine.v1.HttpMatch.authority:type_name -> seine.v1.StringMatch
 	14, // 21: seine.v1.HttpMatch.headers:type_name -> seine.v1.HeaderMatch
 	15, // 22: seine.v1.HttpMatch.query:type_name -> seine.v1.QueryMatch
-	34, // 23: seine.v1.HttpMatch.source_labels:type_name -> seine.v1.HttpMatch.SourceLabelsEntry
+	35, // 23: seine.v1.HttpMatch.source_labels:type_name -> seine.v1.HttpMatch.SourceLabelsEntry
 	16, // 24: seine.v1.HttpRule.match:type_name -> seine.v1.HttpMatch
 	7,  // 25: seine.v1.HttpRule.source:type_name -> seine.v1.Ref
-	20, // 26: seine.v1.HttpRule.destinations:type_name -> seine.v1.Destination
-	21, // 27: seine.v1.HttpRule.redirect:type_name -> seine.v1.Redirect
-	22, // 28: seine.v1.HttpRule.direct_response:type_name -> seine.v1.DirectResponse
-	23, // 29: seine.v1.HttpRule.rewrite:type_name -> seine.v1.Rewrite
-	24, // 30: seine.v1.HttpRule.request_headers:type_name -> seine.v1.HeaderOps
-	24, // 31: seine.v1.HttpRule.response_headers:type_name -> seine.v1.HeaderOps
-	43, // 32: seine.v1.HttpRule.timeout:type_name -> google.protobuf.Duration
-	35, // 33: seine.v1.TcpMatch.source_labels:type_name -> seine.v1.TcpMatch.SourceLabelsEntry
-	18, // 34: seine.v1.TcpRule.match:type_name -> seine.v1.TcpMatch
-	7,  // 35: seine.v1.TcpRule.source:type_name -> seine.v1.Ref
-	20, // 36: seine.v1.TcpRule.destinations:type_name -> seine.v1.Destination
-	24, // 37: seine.v1.Destination.request_headers:type_name -> seine.v1.HeaderOps
-	24, // 38: seine.v1.Destination.response_headers:type_name -> seine.v1.HeaderOps
-	25, // 39: seine.v1.HeaderOps.set:type_name -> seine.v1.Header
-	25, // 40: seine.v1.HeaderOps.add:type_name -> seine.v1.Header
-	0,  // 41: seine.v1.Service.protocol:type_name -> seine.v1.Protocol
-	4,  // 42: seine.v1.Service.resolution:type_name -> seine.v1.Service.Resolution
-	28, // 43: seine.v1.Service.policy:type_name -> seine.v1.TrafficPolicy
-	27, // 44: seine.v1.Service.subsets:type_name -> seine.v1.Subset
-	7,  // 45: seine.v1.Service.source:type_name -> seine.v1.Ref
-	36, // 46: seine.v1.Subset.labels:type_name -> seine.v1.Subset.LabelsEntry
-	28, // 47: seine.v1.Subset.policy:type_name -> seine.v1.TrafficPolicy
-	5,  // 48: seine.v1.TrafficPolicy.balancer:type_name -> seine.v1.TrafficPolicy.Balancer
-	6,  // 49: seine.v1.TrafficPolicy.tls:type_name -> seine.v1.TrafficPolicy.Tls
-	43, // 50: seine.v1.TrafficPolicy.connect_timeout:type_name -> google.protobuf.Duration
-	29, // 51: seine.v1.TrafficPolicy.hash:type_name -> seine.v1.ConsistentHash
-	30, // 52: seine.v1.TrafficPolicy.warmup:type_name -> seine.v1.Warmup
-	31, // 53: seine.v1.TrafficPolicy.locality:type_name -> seine.v1.Locality
-	37, // 54: seine.v1.ConsistentHash.cookie:type_name -> seine.v1.ConsistentHash.Cookie
-	43, // 55: seine.v1.Warmup.duration:type_name -> google.protobuf.Duration
-	38, // 56: seine.v1.Locality.distribute:type_name -> seine.v1.Locality.Distribute
-	39, // 57: seine.v1.Locality.failover:type_name -> seine.v1.Locality.Failover
-	40, // 58: seine.v1.Locality.caller_labels:type_name -> seine.v1.Locality.CallerLabelsEntry
-	8,  // 59: seine.v1.Endpoint.workload:type_name -> seine.v1.Workload
-	42, // 60: seine.v1.Endpoint.labels:type_name -> seine.v1.Endpoint.LabelsEntry
-	43, // 61: seine.v1.ConsistentHash.Cookie.ttl:type_name -> google.protobuf.Duration
-	25, // 62: seine.v1.ConsistentHash.Cookie.attributes:type_name -> seine.v1.Header
-	41, // 63: seine.v1.Locality.Distribute.to:type_name -> seine.v1.Locality.Distribute.ToEntry
-	64, // [64:64] is the sub-list for method output_type
-	64, // [64:64] is the sub-list for method input_type
-	64, // [64:64] is the sub-list for extension type_name
-	64, // [64:64] is the sub-list for extension extendee
-	0,  // [0:64] is the sub-list for field type_name
+	21, // 26: seine.v1.HttpRule.destinations:type_name -> seine.v1.Destination
+	22, // 27: seine.v1.HttpRule.redirect:type_name -> seine.v1.Redirect
+	23, // 28: seine.v1.HttpRule.direct_response:type_name -> seine.v1.DirectResponse
+	24, // 29: seine.v1.HttpRule.rewrite:type_name -> seine.v1.Rewrite
+	25, // 30: seine.v1.HttpRule.request_headers:type_name -> seine.v1.HeaderOps
+	25, // 31: seine.v1.HttpRule.response_headers:type_name -> seine.v1.HeaderOps
+	44, // 32: seine.v1.HttpRule.timeout:type_name -> google.protobuf.Duration
+	18, // 33: seine.v1.HttpRule.retry:type_name -> seine.v1.Retry
+	44, // 34: seine.v1.Retry.per_try_timeout:type_name -> google.protobuf.Duration
+	44, // 35: seine.v1.Retry.backoff:type_name -> google.protobuf.Duration
+	36, // 36: seine.v1.TcpMatch.source_labels:type_name -> seine.v1.TcpMatch.SourceLabelsEntry
+	19, // 37: seine.v1.TcpRule.match:type_name -> seine.v1.TcpMatch
+	7,  // 38: seine.v1.TcpRule.source:type_name -> seine.v1.Ref
+	21, // 39: seine.v1.TcpRule.destinations:type_name -> seine.v1.Destination
+	25, // 40: seine.v1.Destination.request_headers:type_name -> seine.v1.HeaderOps
+	25, // 41: seine.v1.Destination.response_headers:type_name -> seine.v1.HeaderOps
+	26, // 42: seine.v1.HeaderOps.set:type_name -> seine.v1.Header
+	26, // 43: seine.v1.HeaderOps.add:type_name -> seine.v1.Header
+	0,  // 44: seine.v1.Service.protocol:type_name -> seine.v1.Protocol
+	4,  // 45: seine.v1.Service.resolution:type_name -> seine.v1.Service.Resolution
+	29, // 46: seine.v1.Service.policy:type_name -> seine.v1.TrafficPolicy
+	28, // 47: seine.v1.Service.subsets:type_name -> seine.v1.Subset
+	7,  // 48: seine.v1.Service.source:type_name -> seine.v1.Ref
+	37, // 49: seine.v1.Subset.labels:type_name -> seine.v1.Subset.LabelsEntry
+	29, // 50: seine.v1.Subset.policy:type_name -> seine.v1.TrafficPolicy
+	5,  // 51: seine.v1.TrafficPolicy.balancer:type_name -> seine.v1.TrafficPolicy.Balancer
+	6,  // 52: seine.v1.TrafficPolicy.tls:type_name -> seine.v1.TrafficPolicy.Tls
+	44, // 53: seine.v1.TrafficPolicy.connect_timeout:type_name -> google.protobuf.Duration
+	30, // 54: seine.v1.TrafficPolicy.hash:type_name -> seine.v1.ConsistentHash
+	31, // 55: seine.v1.TrafficPolicy.warmup:type_name -> seine.v1.Warmup
+	32, // 56: seine.v1.TrafficPolicy.locality:type_name -> seine.v1.Locality
+	38, // 57: seine.v1.ConsistentHash.cookie:type_name -> seine.v1.ConsistentHash.Cookie
+	44, // 58: seine.v1.Warmup.duration:type_name -> google.protobuf.Duration
+	39, // 59: seine.v1.Locality.distribute:type_name -> seine.v1.Locality.Distribute
+	40, // 60: seine.v1.Locality.failover:type_name -> seine.v1.Locality.Failover
+	41, // 61: seine.v1.Locality.caller_labels:type_name -> seine.v1.Locality.CallerLabelsEntry
+	8,  // 62: seine.v1.Endpoint.workload:type_name -> seine.v1.Workload
+	43, // 63: seine.v1.Endpoint.labels:type_name -> seine.v1.Endpoint.LabelsEntry
+	44, // 64: seine.v1.ConsistentHash.Cookie.ttl:type_name -> google.protobuf.Duration
+	26, // 65: seine.v1.ConsistentHash.Cookie.attributes:type_name -> seine.v1.Header
+	42, // 66: seine.v1.Locality.Distribute.to:type_name -> seine.v1.Locality.Distribute.ToEntry
+	67, // [67:67] is the sub-list for method output_type
+	67, // [67:67] is the sub-list for method input_type
+	67, // [67:67] is the sub-list for extension type_name
+	67, // [67:67] is the sub-list for extension extendee
+	0,  // [0:67] is the sub-list for field type_name
 }
 
 func init() { file_seine_v1_mesh_proto_init() }
@@ -3304,7 +3420,7 @@ func file_seine_v1_mesh_proto_init() {
 		(*StringMatch_Regex)(nil),
 		(*StringMatch_Present)(nil),
 	}
-	file_seine_v1_mesh_proto_msgTypes[22].OneofWrappers = []any{
+	file_seine_v1_mesh_proto_msgTypes[23].OneofWrappers = []any{
 		(*ConsistentHash_Header)(nil),
 		(*ConsistentHash_Cookie_)(nil),
 		(*ConsistentHash_SourceIp)(nil),
@@ -3316,7 +3432,7 @@ func file_seine_v1_mesh_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_seine_v1_mesh_proto_rawDesc), len(file_seine_v1_mesh_proto_rawDesc)),
 			NumEnums:      7,
-			NumMessages:   36,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
