@@ -325,15 +325,15 @@ func TestEscaping(t *testing.T) {
 
 func TestScrapeWhileCounting(t *testing.T) {
 	r := New(Options{})
-	const loops, each = 4, 2000
+	const loops, each = 4, 1000
 	var wg sync.WaitGroup
 	for i := range loops {
 		s := r.Shard()
 		wg.Go(func() {
 			l := labels()
 			for j := range each {
-				if j%200 == 0 {
-					l.Service = fmt.Sprintf("s%d", j/200)
+				if j%500 == 0 {
+					l.Service = fmt.Sprintf("s%d", j/500)
 				}
 				s.Requests(l).Observe(200+j%7+i, telemetry.Flag(j%3), int64(j), 0, int64(j))
 				s.TCP(l).Opened()
