@@ -36,7 +36,7 @@ FUZZTIME ?= 30s
 fuzz: ## every fuzz target for FUZZTIME
 	./test/fuzz.sh $(FUZZTIME)
 
-bench: build ## side by side with Envoy, nginx and HAProxy; writes bench/results
+bench: ## side by side with Envoy, nginx and HAProxy; writes bench/results
 	./bench/run.sh
 
 generate: ## regenerate the wire types (needs protoc)
