@@ -64,6 +64,9 @@ func inbound(s *mesh.Snapshot, q Question) (*Answer, error) {
 	case v.Action == decide.Reject:
 		e.a.Outcome, e.a.Reason = Reject, Policy
 		e.say("The connection is reset; nothing reaches the application.")
+	case v.Action == decide.Terminate && arrival == decide.OtherTLS:
+		e.a.Outcome, e.a.Reason = Reject, Policy
+		e.say("The caller has no certificate of the mesh: the handshake fails, and nothing reaches the application.")
 	case v.Action == decide.Terminate && !e.trusted(self):
 		e.a.Outcome, e.a.Reason = Reject, Policy
 		e.say("The caller's certificate is of another trust domain than %s: the handshake fails.", self.Proto.TrustDomain)
@@ -105,12 +108,23 @@ func (e *explanation) arrives(self *decide.Self) (decide.Arrival, string, error)
 		if p := self.Inbound(uint16(e.a.Port)); p.Mode() == seinev1.MtlsMode_MTLS_DISABLE {
 			return decide.Plaintext, fmt.Sprintf("%s comes in plaintext, as its sidecar knows that mutual TLS is disabled here.", from.Key()), nil
 		}
+		if e.sendsPlaintext(from, self) {
+			return decide.Plaintext, fmt.Sprintf("%s comes in plaintext, as a DestinationRule tells its sidecar.", from.Key()), nil
+		}
 		e.q.Principal = mesh.SPIFFE(e.s.Settings.TrustDomain, from.Namespace, from.ServiceAccount)
 		return decide.MeshTLS, fmt.Sprintf("%s comes in mutual TLS as %s.", from.Key(), e.q.Principal), nil
 	case e.url.scheme == "tls":
 		return decide.OtherTLS, "The caller comes in TLS of its own, not the mesh's.", nil
 	}
 	return decide.Plaintext, "The caller comes in plaintext (--principal or --from make it mutual TLS).", nil
+}
+
+// sendsPlaintext reports whether a DestinationRule makes from call the port's
+// service in plaintext.
+func (e *explanation) sendsPlaintext(from *mesh.Workload, self *decide.Self) bool {
+	p := self.Inbound(uint16(e.a.Port))
+	svc := plan.Service(e.s, from, seinev1.ServiceKey(p.Proto.Service, p.Proto.ServicePort))
+	return p.Declared && svc.GetPolicy().GetTls() == seinev1.TrafficPolicy_TLS_DISABLE
 }
 
 // spiffe takes an identity with or without its scheme, as policies write it.

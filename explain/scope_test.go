@@ -108,3 +108,40 @@ func TestCallerChecked(t *testing.T) {
 		}
 	}
 }
+
+const strictBilling = `
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: default, namespace: seine-system}
+spec: {mtls: {mode: STRICT}}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: plain, namespace: careless}
+spec: {host: billing.default.svc.cluster.local, trafficPolicy: {tls: {mode: DISABLE}}}
+`
+
+// At the receiving end only a certificate of the mesh passes STRICT: neither
+// somebody's TLS, nor a caller whose DestinationRule makes it speak plaintext.
+func TestInboundStrict(t *testing.T) {
+	s := built(t, twoSubsets+strictBilling)
+	for _, c := range []struct {
+		q       Question
+		outcome string
+		step    string
+	}{
+		{Question{URL: "tls://billing:8080"}, Reject, "no certificate of the mesh"},
+		{Question{From: "careless,app=x"}, Reject, "a DestinationRule tells"},
+		{Question{From: "default,app=x"}, Forward, "mutual TLS as spiffe://cluster.local/ns/default/sa/default"},
+	} {
+		c.q.To = "default/v1:8080"
+		a, err := Explain(s, c.q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a.Outcome != c.outcome || !slices.ContainsFunc(a.Steps, func(s string) bool { return strings.Contains(s, c.step) }) {
+			t.Errorf("%+v: %s %q", c.q, a.Outcome, a.Steps)
+		}
+	}
+}
