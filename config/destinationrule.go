@@ -13,7 +13,7 @@ import (
 
 func policyFields(prefix string) []string {
 	var out []string
-	for _, p := range []string{"loadBalancer.simple", "connectionPool.tcp.connectTimeout", "tls.mode", "tls.sni", "tls.subjectAltNames"} {
+	for _, p := range append([]string{"connectionPool.tcp.connectTimeout", "tls.mode", "tls.sni", "tls.subjectAltNames"}, balancerFields...) {
 		out = append(out, prefix+"."+p, prefix+".portLevelSettings."+p)
 	}
 	return append(out, prefix+".portLevelSettings.port.number")
@@ -180,19 +180,7 @@ func (l layer) proto() *seinev1.TrafficPolicy {
 		return nil
 	}
 	out := &seinev1.TrafficPolicy{ConnectTimeout: l.pool.GetTcp().GetConnectTimeout()}
-	if s, ok := l.lb.GetLbPolicy().(*networking.LoadBalancerSettings_Simple); ok {
-		switch s.Simple {
-		case networking.LoadBalancerSettings_ROUND_ROBIN:
-			out.Balancer = seinev1.TrafficPolicy_ROUND_ROBIN
-		//lint:ignore SA1019 it is the name that 2019's resources use
-		case networking.LoadBalancerSettings_LEAST_REQUEST, networking.LoadBalancerSettings_LEAST_CONN:
-			out.Balancer = seinev1.TrafficPolicy_LEAST_REQUEST
-		case networking.LoadBalancerSettings_RANDOM:
-			out.Balancer = seinev1.TrafficPolicy_RANDOM
-		case networking.LoadBalancerSettings_PASSTHROUGH:
-			out.Balancer = seinev1.TrafficPolicy_PASSTHROUGH
-		}
-	}
+	balancing(out, l.lb)
 	if l.tls != nil {
 		out.Sni, out.SubjectAltNames = l.tls.Sni, l.tls.SubjectAltNames
 		out.Tls = map[networking.ClientTLSSettings_TLSmode]seinev1.TrafficPolicy_Tls{
@@ -216,6 +204,7 @@ func (c *policyConverter) layer(pool *networking.ConnectionPoolSettings, lb *net
 	if t := pool.GetTcp().GetConnectTimeout(); t != nil && t.AsDuration() == 0 {
 		c.d.fail(codeDuration, path+".connectionPool.tcp.connectTimeout", nil, "must be longer than nothing")
 	}
+	c.balancer(lb, path+".loadBalancer")
 	if tls != nil {
 		at := path + ".tls.mode"
 		switch tls.Mode {

@@ -115,7 +115,7 @@ func (b *builder) serviceEntry(o *object) {
 		}
 		base.Endpoints = append(base.Endpoints, mesh.Endpoint{
 			Address: address, Ports: e.Ports, Labels: e.Labels, ServiceAccount: e.ServiceAccount,
-			Namespace: o.ref.Namespace, Locality: e.Locality, Weight: e.Weight,
+			Namespace: o.ref.Namespace, Locality: place(e.Locality, e.Labels), Weight: e.Weight,
 		})
 	}
 	if base.Resolution == seinev1.Service_STATIC && len(spec.Endpoints) == 0 && base.Selector == nil {
@@ -178,7 +178,7 @@ func (b *builder) workloadEntry(o *object) {
 		Sidecar:   marked(AnnotationSidecar) || labels[labelTLSMode] == "istio",
 		Gateway:   marked(AnnotationGateway),
 		Unhealthy: o.annotations[AnnotationHealthy] == "false" || labels[AnnotationHealthy] == "false",
-		Locality:  spec.Locality, Weight: spec.Weight,
+		Locality:  place(spec.Locality, labels), Weight: spec.Weight,
 	}
 	for _, name := range sortedKeys(spec.Ports) {
 		if p := spec.Ports[name]; p < 1 || p > 65535 {

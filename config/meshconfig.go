@@ -9,8 +9,8 @@ import (
 	"github.com/seinemesh/seine/mesh"
 )
 
-var meshConfigFields = fields("trustDomain", "rootNamespace", "outboundTrafficPolicy.mode", "accessLogFile", "accessLogEncoding",
-	"enableAutoMtls", "enablePrometheusMerge")
+var meshConfigFields = fields(append([]string{"trustDomain", "rootNamespace", "outboundTrafficPolicy.mode", "accessLogFile", "accessLogEncoding",
+	"enableAutoMtls", "enablePrometheusMerge"}, localityFields...)...)
 
 // meshConfig lays Istio's MeshConfig over the settings: the bare message, or
 // what `kubectl get configmap istio` holds under data.mesh.
@@ -48,6 +48,9 @@ func (b *builder) meshConfig(f File) {
 	}
 	if mc.RootNamespace != "" {
 		b.settings.RootNamespace = mc.RootNamespace
+	}
+	if checkLocality(d, mc.LocalityLbSetting, "localityLbSetting"); !d.bad {
+		b.parts.Locality = localityProto(mc.LocalityLbSetting)
 	}
 	if p := mc.OutboundTrafficPolicy; p != nil {
 		b.settings.RegistryOnly = p.Mode == meshv1.MeshConfig_OutboundTrafficPolicy_REGISTRY_ONLY

@@ -172,4 +172,5 @@ type Parts struct {
 	VirtualServices  []*VirtualService
 	DestinationRules []*DestinationRule
 	PeerAuth         []*PeerAuthentication
+	Locality         *seinev1.Locality // for hosts whose DestinationRule has none (MeshConfig); nil: Istio's default, enabled
 }

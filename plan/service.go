@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
 
 	seinev1 "github.com/seinemesh/seine/api/seine/v1"
 	"github.com/seinemesh/seine/mesh"
@@ -30,6 +33,7 @@ func Service(s *mesh.Snapshot, w *mesh.Workload, key string) *seinev1.Service {
 	}
 	dr := DestinationRule(s, w, svc)
 	if dr == nil {
+		out.Policy = forCaller(s, w, nil)
 		return out
 	}
 	out.Source = dr.Proto()
@@ -38,11 +42,11 @@ func Service(s *mesh.Snapshot, w *mesh.Workload, key string) *seinev1.Service {
 			out.Unsupported = append(out.Unsupported, u.Path)
 		}
 	}
-	out.Policy = policyOn(p.Number, dr.Policy, dr.PortPolicies)
+	out.Policy = forCaller(s, w, policyOn(p.Number, dr.Policy, dr.PortPolicies))
 	for i := range dr.Subsets {
 		sub := &dr.Subsets[i]
 		out.Subsets = append(out.Subsets, &seinev1.Subset{
-			Name: sub.Name, Labels: sub.Labels, Policy: policyOn(p.Number, sub.Policy, sub.PortPolicies),
+			Name: sub.Name, Labels: sub.Labels, Policy: forCaller(s, w, policyOn(p.Number, sub.Policy, sub.PortPolicies)),
 		})
 	}
 	return out
@@ -53,6 +57,42 @@ func policyOn(port uint32, policy *seinev1.TrafficPolicy, ports map[uint32]*sein
 		return p
 	}
 	return policy
+}
+
+// forCaller completes a policy's localityLbSetting by where w is: the mesh's
+// where the DestinationRule has none (Istio's GetLocalityLbSetting). Endpoints
+// further away wait in reserve only together with outlierDetection.
+func forCaller(s *mesh.Snapshot, w *mesh.Workload, p *seinev1.TrafficPolicy) *seinev1.TrafficPolicy {
+	l := p.GetLocality()
+	if l == nil {
+		l = s.Locality
+	}
+	watched := false
+	if l.GetDisabled() || len(l.GetDistribute()) == 0 && !watched {
+		return p
+	}
+	out, here := &seinev1.TrafficPolicy{}, &seinev1.Locality{}
+	if p != nil {
+		out = proto.Clone(p).(*seinev1.TrafficPolicy)
+	}
+	if l != nil {
+		here = proto.Clone(l).(*seinev1.Locality)
+	}
+	out.Locality, here.Caller, here.FailoverActive = here, w.Locality, watched
+	for _, text := range here.FailoverPriority {
+		name, _, written := strings.Cut(text, "=")
+		value, ok := w.Labels[name]
+		if !ok && name == "topology.istio.io/cluster" {
+			value, ok = s.Settings.ClusterID, true
+		}
+		if ok && !written {
+			if here.CallerLabels == nil {
+				here.CallerLabels = map[string]string{}
+			}
+			here.CallerLabels[name] = value
+		}
+	}
+	return out
 }
 
 // lookUp finds what a key names: a port of a service that w sees, or a workload
@@ -158,6 +198,9 @@ func member(s *mesh.Snapshot, t *mesh.Workload, port uint32) *seinev1.Endpoint {
 	e := &seinev1.Endpoint{
 		Id: endpointID(t), Address: t.Addresses[0].String(), Port: port, Workload: WorkloadOf(s, t),
 		Labels: t.Labels, Locality: t.Locality, Weight: t.Weight, Unhealthy: t.Unhealthy,
+	}
+	if !t.Created.IsZero() {
+		e.Created = t.Created.Unix()
 	}
 	if mode, _ := Mtls(s, t, port); mode == seinev1.MtlsMode_MTLS_DISABLE {
 		e.Workload.Identity = ""
