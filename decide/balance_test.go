@@ -92,8 +92,8 @@ func TestDefaultBeatsTheOthers(t *testing.T) {
 	results := map[seinev1.TrafficPolicy_Balancer]result{}
 	for _, p := range []seinev1.TrafficPolicy_Balancer{seinev1.TrafficPolicy_ROUND_ROBIN, seinev1.TrafficPolicy_LEAST_REQUEST, seinev1.TrafficPolicy_DEFAULT} {
 		c := policed(t, &seinev1.TrafficPolicy{Balancer: p}, addresses(8))
-		lat, picks := simulate(c, 400, 60_000, slow)
-		x := result{quantile(lat, 0.5), quantile(lat, 0.99), quantile(lat, 0.999), float64(picks[3]) / 60_000}
+		lat, picks := simulate(c, 400, 30_000, slow)
+		x := result{quantile(lat, 0.5), quantile(lat, 0.99), quantile(lat, 0.999), float64(picks[3]) / 30_000}
 		results[p] = x
 		t.Logf("%-13v P50 %v P99 %v P99.9 %v, slow endpoint %.2f %% of requests", p, x.p50.Round(100*time.Microsecond), x.p99.Round(100*time.Microsecond), x.p999.Round(100*time.Microsecond), 100*x.share)
 	}
@@ -240,12 +240,12 @@ func TestWarmup(t *testing.T) {
 		r := rand.New(rand.NewPCG(3, 4))
 		share := func(age int64) float64 {
 			n := 0
-			for range 20_000 {
+			for range 10_000 {
 				if b.Pick(&Ask{Draw: r.Uint64(), Now: 100*second + age}) == 2 {
 					n++
 				}
 			}
-			return float64(n) / 20_000
+			return float64(n) / 10_000
 		}
 		for _, at := range []struct {
 			age  int64

@@ -97,6 +97,33 @@ func (c *Cluster) distribute(d *seinev1.Locality_Distribute) []group {
 	return out
 }
 
+// Tier is a group of endpoints as localityLbSetting makes them.
+type Tier struct {
+	Level      int    // 0 is used first, the others are in reserve
+	Weight, Of uint64 // share among those of its level
+	Endpoints  []*Endpoint
+}
+
+// Tiers are the groups of the cluster's endpoints: one unless localityLbSetting
+// says otherwise.
+func (c *Cluster) Tiers() []Tier {
+	var out []Tier
+	for i := range c.groups {
+		g := &c.groups[i]
+		t := Tier{Level: g.level, Weight: g.weight}
+		for p := range g.set.n {
+			t.Endpoints = append(t.Endpoints, c.Endpoints[g.set.at(p)])
+		}
+		for _, o := range c.groups {
+			if o.level == g.level {
+				t.Of += o.weight
+			}
+		}
+		out = append(out, t)
+	}
+	return out
+}
+
 // within reports whether a locality is meant by a rule's "region/zone/subzone",
 // in which "*" and what is left out mean any (Istio's LocalityMatch).
 func within(locality, rule string) bool {

@@ -1,6 +1,7 @@
 package explain
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -278,6 +279,73 @@ var balancers = map[seinev1.TrafficPolicy_Balancer]string{
 	seinev1.TrafficPolicy_ROUND_ROBIN: "ROUND_ROBIN", seinev1.TrafficPolicy_RANDOM: "RANDOM", seinev1.TrafficPolicy_PASSTHROUGH: "PASSTHROUGH",
 }
 
+// balancer is the name of how an endpoint is picked, as Envoy calls it.
+func balancer(c *decide.Cluster) string {
+	switch h := c.Policy.Hash; {
+	case h == nil:
+		return balancers[c.Policy.Balancer]
+	case h.TableSize > 0:
+		return "MAGLEV"
+	}
+	return "RING_HASH"
+}
+
+// tellBalancer says how an endpoint is picked.
+func (e *explanation) tellBalancer(c *decide.Cluster) {
+	p := c.Policy
+	hashed := func(what string, size uint64) {
+		with := "ring hash"
+		if p.Hash.TableSize > 0 {
+			with, size = "Maglev", uint64(p.Hash.TableSize)
+		}
+		if size > 0 {
+			with += fmt.Sprintf(" of %d entries", size)
+		}
+		e.once("Equal values of %s go to the same endpoint (%s).", what, with)
+	}
+	switch h := p.Hash; {
+	case h.GetHeader() != "":
+		hashed("the header "+h.GetHeader(), h.RingSize)
+	case h.GetCookie() != nil:
+		hashed("the cookie "+h.GetCookie().Name, h.RingSize)
+		if h.GetCookie().Ttl != nil {
+			e.once("A client without the cookie %s gets it with the answer.", h.GetCookie().Name)
+		}
+	case h.GetQuery() != "":
+		hashed("the query parameter "+h.GetQuery(), h.RingSize)
+	case h.GetSourceIp():
+		hashed("the caller's address", h.RingSize)
+	case p.Balancer == seinev1.TrafficPolicy_PASSTHROUGH:
+		e.once("The endpoint at the address that was dialled is taken; if that is the service's own, one is drawn.")
+	case p.Balancer == seinev1.TrafficPolicy_DEFAULT && len(c.Endpoints) > 1:
+		e.once("No balancer is written: of two endpoints that are drawn, the one with less latency × requests in flight is taken.")
+	}
+	if w := p.Warmup; w != nil && p.Hash == nil && (p.Balancer == seinev1.TrafficPolicy_DEFAULT || p.Balancer == seinev1.TrafficPolicy_ROUND_ROBIN || p.Balancer == seinev1.TrafficPolicy_LEAST_REQUEST) {
+		e.once("A new endpoint warms up for %s, from %g %% of its share.", w.Duration.AsDuration(), w.MinimumPercent)
+	}
+	tiers := c.Tiers()
+	if len(tiers) < 2 && (p.Locality == nil || p.Locality.Caller == "" || len(p.Locality.Distribute) == 0) {
+		return
+	}
+	for _, t := range tiers {
+		var places []string
+		for _, ep := range t.Endpoints {
+			if name := cmp.Or(ep.Proto.Locality, "no locality"); !slices.Contains(places, name) {
+				places = append(places, name)
+			}
+		}
+		where := strings.Join(places, ", ")
+		switch {
+		case t.Level > 0:
+			e.once("In reserve %d: the endpoints in %s.", t.Level, where)
+		case len(p.Locality.Distribute) > 0:
+			e.once("%s: %s of the requests from %s (localityLbSetting).", where, percent(t.Weight, t.Of), p.Locality.Caller)
+		default:
+			e.once("First: the endpoints in %s, as the caller's locality is %s (localityLbSetting).", where, cmp.Or(p.Locality.Caller, "not known"))
+		}
+	}
+}
+
 var tlsModes = map[seinev1.TrafficPolicy_Tls]string{
 	seinev1.TrafficPolicy_AUTO: "auto", seinev1.TrafficPolicy_TLS_DISABLE: "none", seinev1.TrafficPolicy_ISTIO_MUTUAL: "istio_mutual",
 	seinev1.TrafficPolicy_SIMPLE: "simple", seinev1.TrafficPolicy_MUTUAL: "simple",
@@ -315,7 +383,7 @@ func (e *explanation) destination(d *decide.Destination, a *decide.Answer, first
 		e.once("%s holds for %s.", decide.Source(p.Source), d.Host)
 	}
 	if first {
-		e.a.Upstream = &Upstream{LB: balancers[c.Policy.Balancer], ConnectTimeout: seconds(c.ConnectTimeout), TLS: tlsModes[c.Policy.Tls]}
+		e.a.Upstream = &Upstream{LB: balancer(c), ConnectTimeout: seconds(c.ConnectTimeout), TLS: tlsModes[c.Policy.Tls]}
 	}
 	if c.Original() {
 		e.say("%s is reached at the address that was dialled, whichever that is.", d.Host)
@@ -342,6 +410,9 @@ func (e *explanation) destination(d *decide.Destination, a *decide.Answer, first
 		}
 		e.say("%s has no healthy endpoint: 503.", destinationName(d))
 		return failure{NoEndpoints, "UH"}, nil
+	}
+	if a.Proto.DirectEndpoint == "" {
+		e.tellBalancer(c)
 	}
 	return e.endpoints(c, list, d, first), nil
 }
