@@ -239,3 +239,31 @@ func TestSelf(t *testing.T) {
 		t.Errorf("prefixes %s", got)
 	}
 }
+
+// TestForCaller: localityLbSetting reaches the proxy with where its workload is.
+func TestForCaller(t *testing.T) {
+	shares := &seinev1.Locality{Distribute: []*seinev1.Locality_Distribute{{From: "eu", To: map[string]uint32{"eu": 100}}}}
+	parts := fixture()
+	s := snapshot(parts)
+	w := *caller(s)
+	w.Locality, w.Labels = "eu/a/1", map[string]string{"version": "v7"}
+	none := &seinev1.TrafficPolicy{Balancer: seinev1.TrafficPolicy_RANDOM}
+	if forCaller(s, &w, none) != none || forCaller(s, &w, nil) != nil {
+		t.Error("a policy that does not look at places is copied")
+	}
+	written := &seinev1.TrafficPolicy{Balancer: seinev1.TrafficPolicy_RANDOM, Locality: shares}
+	p := forCaller(s, &w, written)
+	if p == written || p.Balancer != written.Balancer || p.Locality.Caller != "eu/a/1" || len(p.Locality.Distribute) != 1 || shares.Caller != "" {
+		t.Errorf("%v", p)
+	}
+	if off := (&seinev1.TrafficPolicy{Locality: &seinev1.Locality{Disabled: true}}); forCaller(s, &w, off) != off {
+		t.Error("disabled")
+	}
+	s.Locality = shares
+	if p := forCaller(s, &w, nil); p.GetLocality().GetCaller() != "eu/a/1" {
+		t.Errorf("the mesh's setting: %v", p)
+	}
+	if p := Service(s, &w, fqdn("ledger")+"/7000"); p.GetPolicy().GetLocality().GetCaller() != "eu/a/1" {
+		t.Errorf("without a DestinationRule: %v", p)
+	}
+}
