@@ -14,7 +14,7 @@ const maxOrder = 1024
 type balancer uint8
 
 const (
-	peakEWMA balancer = iota // docs/decisions/010
+	peakEWMA balancer = iota // docs/decisions/011
 	roundRobin
 	leastRequest
 	random
