@@ -82,8 +82,9 @@ func (b *budget) take(now int64) bool {
 // budgets are the process's by cluster. A loop asks when it first uses a
 // cluster of a new table, never for a request.
 type budgets struct {
-	mu sync.Mutex
-	m  map[budgetKey]*budget
+	mu      sync.Mutex
+	m       map[budgetKey]*budget
+	sweepAt int
 }
 
 type budgetKey struct{ service, subset string }
@@ -98,13 +99,14 @@ func (b *budgets) of(w *worker, c *decide.Cluster) *budget {
 	if b.m == nil {
 		b.m = map[budgetKey]*budget{}
 	}
-	if n := len(b.m); n >= 64 && n&(n-1) == 0 { // clusters that are gone
+	if len(b.m) >= b.sweepAt { // clusters that are gone
 		t := w.p.tables.Table()
 		for k := range b.m {
 			if t.Cluster(k.service, k.subset) == nil {
 				delete(b.m, k)
 			}
 		}
+		b.sweepAt = 2*len(b.m) + 64
 	}
 	p := &budget{}
 	b.m[k] = p
@@ -278,6 +280,7 @@ func (d *downstream) tryOver() {
 	case x.headSent || d.phase != connecting && d.phase != exchanging:
 		return
 	}
+	x.failed(d.w.loop.Now())
 	d.dropUpstream(true)
 	if d.retriesFailure(decide.TryTimeout) {
 		return

@@ -21,6 +21,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	seinev1 "github.com/seinemesh/seine/api/seine/v1"
+	"github.com/seinemesh/seine/decide"
 	"github.com/seinemesh/seine/telemetry/accesslog"
 )
 
@@ -493,5 +494,32 @@ func TestTimeoutCountsFromWhole(t *testing.T) {
 	c.write("b")
 	if res, _ := c.response("POST"); res.StatusCode != 200 {
 		t.Error(res.Status)
+	}
+}
+
+// TestBudgetsForget: budgets of clusters that are gone are dropped, the others
+// keep what they have.
+func TestBudgetsForget(t *testing.T) {
+	f := &tables{}
+	f.cur.Store(billingTable(t, nil).build())
+	w := &worker{p: &Proxy{tables: f}}
+	live := w.p.tables.Table().Cluster(billing+"/8080", "")
+	kept := w.p.budgets.of(w, live)
+	kept.requested(1)
+	for i := range 10_000 {
+		w.p.budgets.of(w, &decide.Cluster{Service: &decide.Service{Key: fmt.Sprint(i)}})
+	}
+	if n := len(w.p.budgets.m); n > 200 {
+		t.Errorf("%d budgets", n)
+	}
+	if w.p.budgets.of(w, live) != kept {
+		t.Error("a living cluster's budget was dropped")
+	}
+}
+
+func BenchmarkBudget(b *testing.B) {
+	var g budget
+	for i := range b.N {
+		g.requested(int64(i) * 10_000)
 	}
 }
