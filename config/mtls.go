@@ -90,14 +90,14 @@ func (a *analysis) serverMode(w *mesh.Workload, port uint32, s *mesh.Service, se
 			}
 			return 0
 		case len(p.Selector) > 0:
-			if p.Namespace != w.Namespace || !mesh.Selects(p.Selector, w.Labels) {
+			if p.Namespace != w.Namespace || p.Namespace == a.b.settings.RootNamespace || !mesh.Selects(p.Selector, w.Labels) {
 				return 0
 			}
 			if p.Ports[port] != seinev1.MtlsMode_MTLS_UNSPECIFIED {
 				return 4
 			}
 			return 3
-		case p.MeshWide || p.Namespace == a.b.settings.RootNamespace:
+		case p.MeshWide || p.Kind == "PeerAuthentication" && p.Namespace == a.b.settings.RootNamespace:
 			return 1
 		case p.Namespace == w.Namespace:
 			return 2

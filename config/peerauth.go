@@ -40,7 +40,7 @@ func (b *builder) peerAuthentication(o *object) {
 		d.fail(codeInvalid, "spec.portLevelMtls", nil, "needs a selector: ports are those of workloads, not of a namespace")
 	}
 	if len(pa.Selector) > 0 && o.ref.Namespace == b.settings.RootNamespace {
-		b.note(o, codePolicyTarget, Info, "spec.selector", "selects workloads of %s only, though it is the root namespace: without selector it holds for the whole mesh", o.ref.Namespace)
+		b.note(o, codePolicyTarget, Warning, "spec.selector", "has no effect: a selector in the root namespace (%s) selects nothing, as in Istio; remove the selector, so that it holds for the whole mesh, or move it to the workloads' namespace", o.ref.Namespace)
 	}
 	if o.ref.Namespace == "istio-system" && b.settings.RootNamespace != "istio-system" && len(pa.Selector) == 0 {
 		b.note(o, codeRootNamespace, Warning, "metadata.namespace", "holds for istio-system only, which is not this mesh's root namespace: for the whole mesh, move it to %s", b.settings.RootNamespace)

@@ -99,8 +99,11 @@ func describe(m *seinev1.HttpMatch) string {
 	if m.Port != 0 {
 		out = append(out, fmt.Sprintf("port %d", m.Port))
 	}
-	for k, v := range m.SourceLabels {
-		out = append(out, "caller "+k+"="+v)
+	for _, k := range sorted(m.SourceLabels) {
+		out = append(out, "caller "+k+"="+m.SourceLabels[k])
+	}
+	if m.SourceNamespace != "" {
+		out = append(out, "caller in namespace "+m.SourceNamespace)
 	}
 	if len(out) == 0 {
 		return "everything"
