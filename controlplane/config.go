@@ -36,6 +36,7 @@ type ConfigState struct {
 	Loaded     time.Time `json:"loaded"` // when it was taken
 	Services   int       `json:"services"`
 	Workloads  int       `json:"workloads"`
+	Healthy    int       `json:"healthy"` // of the workloads, those that may be called
 	// Read is when files were read last; they are what runs if Error is empty.
 	Read     time.Time       `json:"read"`
 	Error    string          `json:"error,omitempty"` // why they were not taken
@@ -89,6 +90,12 @@ func (c *configuration) take(e files.Event) {
 	c.snap = snap
 	c.state.Generation, c.state.Loaded = snap.Generation, now
 	c.state.Services, c.state.Workloads = len(snap.Services), len(snap.Workloads)
+	c.state.Healthy = 0
+	for _, w := range snap.Workloads {
+		if !w.Unhealthy {
+			c.state.Healthy++
+		}
+	}
 	c.log.Info("configuration taken", "generation", snap.Generation, "services", len(snap.Services), "workloads", len(snap.Workloads), "findings", len(e.Findings))
 	c.publish(snap)
 }

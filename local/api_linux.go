@@ -62,17 +62,33 @@ func get(ctx context.Context, c *http.Client, url string) (*http.Response, error
 
 // table asks for the golden signals.
 func (a *api) table(ctx context.Context) (*stat.Table, error) {
-	res, err := get(ctx, a.control, "http://seined/api/v1/stat")
-	if err != nil {
+	var t stat.Table
+	if err := a.ask(ctx, "stat", &t); err != nil {
 		return nil, err
+	}
+	return &t, nil
+}
+
+// callable asks how many workloads the control plane lets be called.
+func (a *api) callable(ctx context.Context) (int, error) {
+	var c struct {
+		Healthy int `json:"healthy"`
+	}
+	err := a.ask(ctx, "config", &c)
+	return c.Healthy, err
+}
+
+func (a *api) ask(ctx context.Context, what string, into any) error {
+	res, err := get(ctx, a.control, "http://seined/api/v1/"+what)
+	if err != nil {
+		return err
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("seined answers %s", res.Status)
+		return fmt.Errorf("ask seined for %s: %s", what, res.Status)
 	}
-	var t stat.Table
-	if err := json.NewDecoder(io.LimitReader(res.Body, 16<<20)).Decode(&t); err != nil {
-		return nil, fmt.Errorf("seined's table: %w", err)
+	if err := json.NewDecoder(io.LimitReader(res.Body, 16<<20)).Decode(into); err != nil {
+		return fmt.Errorf("ask seined for %s: %w", what, err)
 	}
-	return &t, nil
+	return nil
 }

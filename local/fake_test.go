@@ -23,6 +23,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/seinemesh/seine/config"
 	"github.com/seinemesh/seine/local/netns/netnstest"
 	"github.com/seinemesh/seine/local/sandbox"
 	"github.com/seinemesh/seine/stat"
@@ -61,7 +62,8 @@ func terminated() <-chan struct{} {
 
 func playControl(args []string) error {
 	f := flag.NewFlagSet("seined", flag.ContinueOnError)
-	f.Func("config", "", func(string) error { return nil })
+	entries := ""
+	f.Func("config", "", func(v string) error { entries = v; return nil }) // the last is local's own
 	state, socket := f.String("state", "", ""), f.String("socket", "", "")
 	for _, name := range []string{"listen", "http", "join-secret", "cert-ttl", "mesh-config"} {
 		f.String(name, "", "")
@@ -79,6 +81,16 @@ func playControl(args []string) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(http.ResponseWriter, *http.Request) {})
 	mux.HandleFunc("GET /api/v1/stat", func(w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(stat.Table{}) })
+	mux.HandleFunc("GET /api/v1/config", func(w http.ResponseWriter, _ *http.Request) {
+		names, _ := filepath.Glob(filepath.Join(entries, "*.yaml"))
+		healthy := 0
+		for _, name := range names {
+			if text, err := os.ReadFile(name); err == nil && !strings.Contains(string(text), config.AnnotationHealthy) {
+				healthy++
+			}
+		}
+		fmt.Fprintf(w, `{"healthy": %d}`, healthy)
+	})
 	go func() { _ = http.Serve(l, mux) }()
 	<-terminated()
 	return nil

@@ -40,6 +40,7 @@ type runner struct {
 	latest  chan *config.Result // what should run; the newest only
 	members map[string]*member  // apply's; read under mu
 	numbers int                 // how many sites were made
+	foreign int                 // instances that the user's files describe, and that run elsewhere
 
 	mu      sync.Mutex
 	trust   string // trust domain
@@ -67,6 +68,11 @@ func (r *runner) run(ctx context.Context) error {
 	}
 	r.adopt(first)
 	r.config = first
+	for _, w := range first.Snapshot.Workloads { // none of ours is described yet
+		if !w.Unhealthy {
+			r.foreign++
+		}
+	}
 	if r.world.isolated {
 		if err := r.resolver(background, &helpers); err != nil {
 			return err
@@ -131,10 +137,8 @@ func (r *runner) begin(ctx context.Context, members []*member) error {
 		}
 		break
 	}
-	// The control plane reads what it is told after a moment of quiet.
-	select {
-	case <-r.clock.After(settling):
-	case <-ctx.Done():
+	r.heard(ctx)
+	if ctx.Err() != nil {
 		return nil
 	}
 	if err := r.startGateway(); err != nil {
@@ -142,6 +146,30 @@ func (r *runner) begin(ctx context.Context, members []*member) error {
 	}
 	r.start(callers)
 	return nil
+}
+
+// heard waits, for a bounded time, until the control plane knows of every
+// instance that is ready: it reads what it is told after a moment of quiet.
+func (r *runner) heard(ctx context.Context) {
+	patience := r.clock.After(serversFirst)
+	for {
+		want := r.foreign
+		for _, m := range r.list() {
+			if m.notReady() == "" {
+				want++
+			}
+		}
+		if n, err := r.api.callable(ctx); err == nil && n >= want {
+			return
+		}
+		select {
+		case <-r.clock.After(lookSoon):
+		case <-patience:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 const (
@@ -277,6 +305,9 @@ func (r *runner) wait(ctx context.Context) error {
 	for {
 		waiting := r.waiting()
 		if !ready && len(waiting) == 0 {
+			if r.heard(ctx); ctx.Err() != nil {
+				return nil
+			}
 			ready, deadline = true, nil
 			r.announce()
 			if r.For >= 0 {
