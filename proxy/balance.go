@@ -69,13 +69,16 @@ func (d *downstream) cookie() []byte {
 	return d.w.text3
 }
 
-// setCookie is the header field that gives it to the client.
-func (d *downstream) setCookie() message.Field {
-	w := d.w
+// giveCookie adds the header field that gives it to the client.
+func (d *downstream) giveCookie() {
+	w, k := d.w, d.x.target.cluster.HashKey()
+	if k == nil || !k.MakesCookie() { // a retry met another configuration
+		return
+	}
 	value := d.cookie()
 	n := len(value)
-	w.text3 = d.x.target.cluster.HashKey().AppendSetCookie(value, value)
-	return message.Field{Name: bytesOf("set-cookie"), Value: w.text3[n:]}
+	w.text3 = k.AppendSetCookie(value, value)
+	w.edit.Add = append(w.edit.Add, message.Field{Name: bytesOf("set-cookie"), Value: w.text3[n:]})
 }
 
 // pickStream chooses an endpoint for a connection of opaque bytes.

@@ -183,7 +183,7 @@ func (d *downstream) responseEdit() *http1.Edit {
 		e.KeepAlive = true
 	}
 	if x.cookie {
-		e.Add = append(e.Add, d.setCookie())
+		d.giveCookie()
 	}
 	if x.dest != nil && x.dest.Response != nil {
 		for i := range w.res.Fields {
