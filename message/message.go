@@ -9,6 +9,8 @@ type Field struct {
 	ID   Name // the interned name, Other if it is not one that Seine acts upon
 	Hop  bool // for this connection only (RFC 9110 §7.6.1): read, never forwarded; set by the codec
 	Drop bool // not to be forwarded; set (and cleared) by whoever decides
+	// Never says that no compression on the way may keep it (RFC 7541 §6.2.3). HTTP/2 only.
+	Never bool
 	// Line is where the field's line starts in the head that it was parsed
 	// from, so that an unchanged head is forwarded in whole ranges. HTTP/1 only.
 	Line  uint32

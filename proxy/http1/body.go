@@ -1,7 +1,6 @@
 package http1
 
 import (
-	"bytes"
 	"math"
 
 	"github.com/seinemesh/seine/message"
@@ -382,30 +381,9 @@ func (b *Body) addName(c byte) {
 	}
 }
 
-// forbidden reports whether the field may not be a trailer: RFC 9110 §6.5.1
-// forbids all that frame the message, route it, authenticate, or say how the
-// content is to be read; and what the mesh states itself must not come in by the back door.
-func (b *Body) forbidden() bool {
-	name := b.name[:b.nameLen]
-	for _, n := range notTrailers {
-		if string(name) == n { // a longer name was cut to a length that none of them has
-			return true
-		}
-	}
-	for _, n := range everyRecipientPrefix {
-		if bytes.HasPrefix(name, []byte(n)) {
-			return true
-		}
-	}
-	return false
-}
+// forbidden reports whether the field may not be a trailer. A longer name was cut
+// to a length that none of the forbidden ones has.
+func (b *Body) forbidden() bool { return !message.MayTrail(b.name[:b.nameLen]) }
 
 // longestForbidden is more than the length of the longest name that forbidden looks for.
 const longestForbidden = len("proxy-authorization") + 1
-
-var notTrailers = [...]string{
-	"host", "content-length", "transfer-encoding", "trailer", "connection", "keep-alive", "proxy-connection",
-	"te", "upgrade", "expect", "max-forwards", "range", "content-encoding", "content-type", "content-range",
-	"authorization", "proxy-authorization", "proxy-authenticate", "www-authenticate", "cookie", "set-cookie",
-	"cache-control", "forwarded", "location", "age", "date", "expires", "vary",
-}

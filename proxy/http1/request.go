@@ -229,62 +229,21 @@ func parseTarget(target []byte, req *message.Request) *rule {
 	return nil
 }
 
-// path checks the path before the query. The query may hold every printable
-// byte: browsers and people send { } | ^ " there as they are, and nothing but the
-// application reads it.
+// path checks the path before the query.
 func path(p []byte) *rule {
-	for i := 0; i < len(p); i++ {
-		c := p[i]
-		if pathByte[c] {
-			continue
-		}
-		switch {
-		case c == '?':
-			return nil
-		case c != '%':
-			return lawTargetByte
-		case i+2 >= len(p) || hex[p[i+1]] == 0 || hex[p[i+2]] == 0:
-			return lawEscape
-		}
+	switch i := message.Path(p); {
+	case i < 0:
+		return nil
+	case p[i] == '%':
+		return lawEscape
 	}
-	return nil
+	return lawTargetByte
 }
 
-// authority checks host or host:port. port is 0 if there is none. It is
-// stricter than RFC 3986 in three things that no client sends and that programs
-// read differently: an empty port, a port with leading zeros, IPvFuture and zones.
+// authority checks host or host:port. port is 0 if there is none.
 func authority(b []byte) (port int, bad *rule) {
-	i := 0
-	if len(b) > 0 && b[0] == '[' {
-		i = bytes.IndexByte(b, ']') + 1
-		if i == 0 || !ipv6(b[1:i-1]) {
-			return 0, lawAuthority
-		}
-	} else {
-		for i < len(b) && hostByte[b[i]] {
-			if b[i] == '%' && (i+2 >= len(b) || hex[b[i+1]] == 0 || hex[b[i+2]] == 0) {
-				return 0, lawAuthority
-			}
-			i++
-		}
-		if i == 0 {
-			return 0, lawAuthority
-		}
-	}
-	if i == len(b) {
-		return 0, nil
-	}
-	digits := b[i+1:]
-	if b[i] != ':' || len(digits) == 0 || len(digits) > 5 || digits[0] == '0' {
-		return 0, lawAuthority
-	}
-	for _, c := range digits {
-		if !digit(c) {
-			return 0, lawAuthority
-		}
-		port = port*10 + int(c-'0')
-	}
-	if port > 65535 {
+	port, ok := message.Authority(b)
+	if !ok {
 		return 0, lawAuthority
 	}
 	return port, nil

@@ -26,6 +26,7 @@ var rules = []rule{
 	{"mesh", append([]string{"config", "plan", "decide", "discovery", "local", "proxy", "ca", "stat", "telemetry", "net/http", "google.golang.org/grpc"}, foreign...)},
 	{"message", []string{"api", "mesh", "decide", "proxy", "net/http"}},
 	{"proxy/http1", []string{"decide", "mesh", "api", "proxy/loop", "net/http", "os"}},
+	{"proxy/http2", []string{"decide", "mesh", "api", "proxy/loop", "net/http", "os", "golang.org/x/net"}},
 	{"proxy/sniff", []string{"decide", "mesh", "api", "proxy/loop", "net/http", "os"}},
 	{"discovery", []string{"local", "proxy", "config", "cmd"}},
 	{"config", []string{"plan", "discovery", "local", "proxy", "cmd"}},
