@@ -10,7 +10,7 @@ import (
 )
 
 var meshConfigFields = fields(append([]string{"trustDomain", "rootNamespace", "outboundTrafficPolicy.mode", "accessLogFile", "accessLogEncoding",
-	"enableAutoMtls", "enablePrometheusMerge"}, localityFields...)...)
+	"enableAutoMtls", "enablePrometheusMerge", "defaultHttpRetryPolicy.**"}, localityFields...)...)
 
 // meshConfig lays Istio's MeshConfig over the settings: the bare message, or
 // what `kubectl get configmap istio` holds under data.mesh.
@@ -51,6 +51,10 @@ func (b *builder) meshConfig(f File) {
 	}
 	if checkLocality(d, mc.LocalityLbSetting, "localityLbSetting"); !d.bad {
 		b.parts.Locality = localityProto(mc.LocalityLbSetting)
+	}
+	if r := mc.DefaultHttpRetryPolicy; r != nil {
+		c := &routeConverter{b: b, o: o, d: d}
+		b.parts.DefaultRetry = c.retry(r, nil, "defaultHttpRetryPolicy")
 	}
 	if p := mc.OutboundTrafficPolicy; p != nil {
 		b.settings.RegistryOnly = p.Mode == meshv1.MeshConfig_OutboundTrafficPolicy_REGISTRY_ONLY

@@ -173,4 +173,5 @@ type Parts struct {
 	DestinationRules []*DestinationRule
 	PeerAuth         []*PeerAuthentication
 	Locality         *seinev1.Locality // for hosts whose DestinationRule has none (MeshConfig); nil: Istio's default, enabled
+	DefaultRetry     *seinev1.Retry    // of HTTP rules that have none (MeshConfig defaultHttpRetryPolicy); nil: Istio's default
 }

@@ -26,6 +26,16 @@ import (
 // first bytes; if they are HTTP, the answer to the Host decides, and this one
 // only where that says so (decide.Self.Next).
 func Answer(s *mesh.Snapshot, w *mesh.Workload, name string) *seinev1.Answer {
+	a := answer(s, w, name)
+	for _, r := range a.Http { // each made for this answer
+		if r.Retry == nil && len(r.Destinations) > 0 {
+			r.Retry = s.DefaultRetry
+		}
+	}
+	return a
+}
+
+func answer(s *mesh.Snapshot, w *mesh.Workload, name string) *seinev1.Answer {
 	n, err := seinev1.ParseAnswerName(name)
 	switch {
 	case err != nil:

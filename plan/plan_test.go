@@ -399,3 +399,21 @@ func TestImports(t *testing.T) {
 		}
 	}
 }
+
+// TestDefaultRetry: the mesh's policy holds for rules that have none.
+func TestDefaultRetry(t *testing.T) {
+	p := fixture()
+	p.DefaultRetry = &seinev1.Retry{Attempts: 7}
+	s := snapshot(p)
+	for _, name := range []string{"http/80/billing", "http/80/api.example.com", "addr/10.244.0.11:8080"} {
+		a := Answer(s, caller(s), name)
+		if len(a.Http) == 0 {
+			t.Errorf("%s: %v", name, a)
+		}
+		for _, r := range a.Http {
+			if r.Retry.GetAttempts() != 7 {
+				t.Errorf("%s: %v", name, r)
+			}
+		}
+	}
+}
