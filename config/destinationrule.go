@@ -13,7 +13,7 @@ import (
 
 func policyFields(prefix string) []string {
 	var out []string
-	for _, p := range append([]string{"connectionPool.tcp.connectTimeout", "tls.mode", "tls.sni", "tls.subjectAltNames"}, balancerFields...) {
+	for _, p := range append(append([]string{"tls.mode", "tls.sni", "tls.subjectAltNames"}, balancerFields...), resilienceFields...) {
 		out = append(out, prefix+"."+p, prefix+".portLevelSettings."+p)
 	}
 	return append(out, prefix+".portLevelSettings.port.number")
@@ -124,6 +124,7 @@ type layer struct {
 	pool *networking.ConnectionPoolSettings
 	lb   *networking.LoadBalancerSettings
 	tls  *networking.ClientTLSSettings
+	out  *networking.OutlierDetection
 }
 
 // policy is a trafficPolicy with its ports.
@@ -162,6 +163,9 @@ func subsetPolicy(host, over *policy, port uint32) layer {
 	if o.tls != nil {
 		l.tls = o.tls
 	}
+	if o.out != nil {
+		l.out = o.out
+	}
 	return l
 }
 
@@ -179,7 +183,7 @@ func (l layer) proto() *seinev1.TrafficPolicy {
 	if l == (layer{}) {
 		return nil
 	}
-	out := &seinev1.TrafficPolicy{ConnectTimeout: l.pool.GetTcp().GetConnectTimeout()}
+	out := &seinev1.TrafficPolicy{ConnectTimeout: l.pool.GetTcp().GetConnectTimeout(), Pool: poolProto(l.pool), Outlier: outlierProto(l.out)}
 	balancing(out, l.lb)
 	if l.tls != nil {
 		out.Sni, out.SubjectAltNames = l.tls.Sni, l.tls.SubjectAltNames
@@ -200,11 +204,11 @@ type policyConverter struct {
 	unsupported []string
 }
 
-func (c *policyConverter) layer(pool *networking.ConnectionPoolSettings, lb *networking.LoadBalancerSettings, tls *networking.ClientTLSSettings, path string) layer {
-	if t := pool.GetTcp().GetConnectTimeout(); t != nil && t.AsDuration() == 0 {
-		c.d.fail(codeDuration, path+".connectionPool.tcp.connectTimeout", nil, "must be longer than nothing")
-	}
-	c.balancer(lb, path+".loadBalancer")
+func (c *policyConverter) layer(l layer, path string) layer {
+	c.pool(l.pool, path+".connectionPool")
+	c.outlier(l.out, path+".outlierDetection")
+	c.balancer(l.lb, path+".loadBalancer")
+	tls := l.tls
 	if tls != nil {
 		at := path + ".tls.mode"
 		switch tls.Mode {
@@ -220,14 +224,14 @@ func (c *policyConverter) layer(pool *networking.ConnectionPoolSettings, lb *net
 			}
 		}
 	}
-	return layer{pool, lb, tls}
+	return l
 }
 
 func (c *policyConverter) policy(p *networking.TrafficPolicy, path string) *policy {
 	if p == nil {
 		return nil
 	}
-	out := &policy{top: c.layer(p.ConnectionPool, p.LoadBalancer, p.Tls, path)}
+	out := &policy{top: c.layer(layer{p.ConnectionPool, p.LoadBalancer, p.Tls, p.OutlierDetection}, path)}
 	for i, s := range p.PortLevelSettings {
 		at := item(path+".portLevelSettings", i)
 		n := s.GetPort().GetNumber()
@@ -242,7 +246,7 @@ func (c *policyConverter) policy(p *networking.TrafficPolicy, path string) *poli
 		if out.ports == nil {
 			out.ports = map[uint32]layer{}
 		}
-		out.ports[n] = c.layer(s.ConnectionPool, s.LoadBalancer, s.Tls, at)
+		out.ports[n] = c.layer(layer{s.ConnectionPool, s.LoadBalancer, s.Tls, s.OutlierDetection}, at)
 	}
 	return out
 }

@@ -403,7 +403,12 @@ func health(well, total uint64) uint64 {
 }
 
 // minHealth is outlierDetection's minHealthPercent.
-func (c *Cluster) minHealth() uint32 { return 0 }
+func (c *Cluster) minHealth() uint32 {
+	if c.Outlier == nil {
+		return 0
+	}
+	return c.Outlier.MinHealthPercent
+}
 
 // reduce maps a uniform value onto [0,n).
 func reduce(x, n uint64) uint64 {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	seinev1 "github.com/seinemesh/seine/api/seine/v1"
+	"github.com/seinemesh/seine/decide/outlier"
 )
 
 // DefaultConnectTimeout is Istio's.
@@ -41,6 +42,8 @@ type Cluster struct {
 	Endpoints      []*Endpoint            // healthy, of that subset
 	ConnectTimeout time.Duration
 	SNI            string
+	Limits         *Limits           // never nil
+	Outlier        *outlier.Settings // nil: none
 
 	all    []*Endpoint // of that subset, healthy or not
 	kind   balancer
@@ -81,6 +84,12 @@ func CompileService(s *seinev1.Service) (*Service, error) {
 		}
 		if err := checkBalancing(p); err != nil {
 			return nil, fmt.Errorf("%s: %w", s.Host, err)
+		}
+		if _, err := compileLimits(p.GetPool(), s.Host); err != nil {
+			return nil, err
+		}
+		if _, err := compileOutlier(p.GetOutlier(), s.Host); err != nil {
+			return nil, err
 		}
 	}
 	return &Service{Proto: s, Key: Key(s.Host, s.Port)}, nil
@@ -134,6 +143,11 @@ func (s *Service) cluster(old *Cluster, name string, labels map[string]string, p
 	if t := policy.ConnectTimeout; t != nil {
 		c.ConnectTimeout = t.AsDuration()
 	}
+	// CompileService has refused what cannot be compiled.
+	if c.Limits, _ = compileLimits(policy.Pool, s.Proto.Host); c.Limits == nil {
+		c.Limits = unlimited
+	}
+	c.Outlier, _ = compileOutlier(policy.Outlier, s.Proto.Host)
 	if c.SNI == "" && (policy.Tls == seinev1.TrafficPolicy_AUTO || policy.Tls == seinev1.TrafficPolicy_ISTIO_MUTUAL) {
 		c.SNI = fmt.Sprintf("outbound_.%d_.%s_.%s", s.Proto.Port, name, s.Proto.Host)
 	}

@@ -162,6 +162,18 @@ type Upstream struct {
 	MaxPending     uint32 `json:"maxPending,omitempty"`
 	Consecutive5xx uint32 `json:"consecutive5xx,omitempty"`
 	TLS            string `json:"tls"` // none, simple, istio_mutual or auto
+
+	MaxRequests              uint32 `json:"maxRequests,omitempty"`
+	MaxRequestsPerConnection uint32 `json:"maxRequestsPerConnection,omitempty"`
+	MaxRetries               uint32 `json:"maxRetries,omitempty"`
+	IdleTimeout              string `json:"idleTimeout,omitempty"`
+	MaxConnectionDuration    string `json:"maxConnectionDuration,omitempty"`
+	ConsecutiveGateway       uint32 `json:"consecutiveGatewayErrors,omitempty"`
+	ConsecutiveLocal         uint32 `json:"consecutiveLocalOriginFailures,omitempty"`
+	Interval                 string `json:"interval,omitempty"`
+	BaseEjectionTime         string `json:"baseEjectionTime,omitempty"`
+	MaxEjectionPercent       uint32 `json:"maxEjectionPercent,omitempty"`
+	MinHealthPercent         uint32 `json:"minHealthPercent,omitempty"`
 }
 
 // Endpoint is where a request may end.

@@ -383,8 +383,9 @@ func (e *explanation) destination(d *decide.Destination, a *decide.Answer, first
 		e.once("%s holds for %s.", decide.Source(p.Source), d.Host)
 	}
 	if first {
-		e.a.Upstream = &Upstream{LB: balancer(c), ConnectTimeout: seconds(c.ConnectTimeout), TLS: tlsModes[c.Policy.Tls]}
+		e.a.Upstream = upstreamOf(c)
 	}
+	e.guards(c, d.Host)
 	if c.Original() {
 		e.say("%s is reached at the address that was dialled, whichever that is.", d.Host)
 		return failure{}, nil

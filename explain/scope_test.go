@@ -53,10 +53,10 @@ spec:
   host: billing
   trafficPolicy:
     portLevelSettings:
-    - {port: {number: 5432}, connectionPool: {tcp: {tcpKeepalive: {probes: 3}}}}
+    - {port: {number: 5432}, connectionPool: {http: {useClientProtocol: true}}}
   subsets:
   - {name: v1, labels: {version: v1}}
-  - {name: v2, labels: {version: v2}, trafficPolicy: {connectionPool: {tcp: {tcpKeepalive: {probes: 3}}}}}
+  - {name: v2, labels: {version: v2}, trafficPolicy: {connectionPool: {http: {useClientProtocol: true}}}}
 `
 
 // A field that is not implemented concerns the calls that it is written for,

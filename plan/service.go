@@ -67,7 +67,7 @@ func forCaller(s *mesh.Snapshot, w *mesh.Workload, p *seinev1.TrafficPolicy) *se
 	if l == nil {
 		l = s.Locality
 	}
-	watched := false
+	watched := p.GetOutlier() != nil
 	if l.GetDisabled() || len(l.GetDistribute()) == 0 && !watched {
 		return p
 	}

@@ -428,6 +428,7 @@ func (a *arrival) connected(u *upstream) {
 	if a.probe != u {
 		return
 	}
+	a.route.host.streamed()
 	if g := u.greeting(); g != nil {
 		u.send(g, nil)
 	}
@@ -438,6 +439,7 @@ func (a *arrival) connected(u *upstream) {
 func (a *arrival) connectFailed(u *upstream, _ error) {
 	if a.probe == u {
 		a.probe = nil
+		a.route.host.failed(503)
 		a.route.release()
 	}
 }
@@ -486,7 +488,7 @@ func (a *arrival) relay() bool {
 	a.leave()
 	r := &relay{
 		w: w, a: a.socket, upstream: u, door: a.door, tcp: route.handle, target: route.target, ep: route.ep,
-		dialled: a.dialled, remote: a.remote, cluster: route.cluster,
+		dialled: a.dialled, remote: a.remote, cluster: route.cluster, host: route.host, lane: route.pool.lane,
 	}
 	if u != nil {
 		u.user = r

@@ -19,7 +19,7 @@ func (w *worker) newTarget(c *decide.Cluster, before *target) *target {
 	now := w.loop.Now()
 	t := &target{
 		cluster: c, edges: make([]edge, len(c.Endpoints)),
-		balance: c.NewBalance(was, w.rng.Uint64(), now, w.loop.Wall(now)), budget: w.p.budgets.of(w, c),
+		balance: c.NewBalance(was, w.rng.Uint64(), now, w.loop.Wall(now)), budget: w.p.budgets.of(w, c), sh: w.p.shared(c),
 	}
 	w.targets[c] = t
 	return t

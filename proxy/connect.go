@@ -19,6 +19,8 @@ import (
 
 // established answers CONNECT and makes the two connections one stream.
 func (d *downstream) established() {
+	d.x.ticket.attached()
+	d.x.host.connected()
 	d.parse()
 	d.consume(d.x.head)
 	d.x.status, d.x.headSent, d.x.reqDone = 200, true, true
@@ -52,6 +54,7 @@ func (w *worker) dialOutside(u *upstream, timeout time.Duration) {
 				return
 			}
 			if err == nil {
+				u.keepAlive(fd)
 				if err = u.open(w, fd, u); err == nil {
 					return
 				}

@@ -35,7 +35,10 @@ type exchange struct {
 	counted   bool    // target.balance counts this request
 	hash      uint64  // of what binds the request to an endpoint, if hashed
 	hashed    bool
-	cookie    bool // the client gets a cookie for it
+	cookie    bool  // the client gets a cookie for it
+	host      *host // the endpoint, if outlier detection watches it
+	ticket    ticket
+	retries   *shared // counts a retry of this request as under way
 	pool      *pool
 	local     netip.AddrPort // our end of the upstream connection; only with an access log
 	cluster   string         // its name in Envoy's form, for the access log
@@ -104,6 +107,7 @@ func (x *exchange) forget(w *worker) {
 
 // release takes the request out of its endpoint's count.
 func (x *exchange) release() {
+	x.ticket.leave()
 	if x.counted {
 		x.counted = false
 		x.target.balance.Done(x.ep)

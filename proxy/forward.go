@@ -24,20 +24,15 @@ func (d *downstream) forward() {
 		w.loop.Disarm(&d.limit)
 	}
 	d.firstTry()
-	var u *upstream
-	var err error
-	if x.connects {
-		u, err = w.dial(x.pool, durationOf(x.connect), d, false)
-	} else {
-		u, err = w.acquire(x.pool, durationOf(x.connect), d, false, !x.idempotent)
-	}
-	if err != nil {
-		d.connectFailed(nil, err)
+	u, ok := d.obtain(false)
+	if !ok {
 		return
 	}
-	d.up = u
-	if !u.up {
+	if d.up = u; u == nil || !u.up {
 		d.phase = connecting
+		if u == nil { // queued
+			w.loop.Arm(&d.idle, w.loop.Now()+int64(w.p.o.StreamIdle))
+		}
 		return
 	}
 	d.transmit()
@@ -68,6 +63,7 @@ func (d *downstream) connectFailed(u *upstream, err error) {
 	}
 	d.up = nil
 	d.x.failed(d.w.loop.Now())
+	d.x.host.failed(503)
 	d.x.release()
 	if !d.x.transmitted {
 		d.parse()
@@ -86,6 +82,8 @@ func (d *downstream) connectFailed(u *upstream, err error) {
 // body as has come, in one write.
 func (d *downstream) transmit() {
 	w, x, u := d.w, &d.x, d.up
+	x.ticket.attached()
+	x.host.connected()
 	head := d.data[:x.head]
 	e := w.requestEdit(d)
 	out := append(w.out[:0], u.greeting()...)
@@ -134,6 +132,7 @@ func (d *downstream) transmit() {
 // repeat sends what is kept of a request again.
 func (d *downstream) repeat() {
 	w, x, u := d.w, &d.x, d.up
+	x.ticket.attached()
 	d.phase = exchanging
 	d.moved = w.loop.Now()
 	x.sentAt, x.local = d.moved, u.local

@@ -290,7 +290,8 @@ func (d *downstream) overdue() {
 		d.x.details = "cluster_not_found"
 		d.reply(503, telemetry.FlagNC, "the control plane has not answered for this destination")
 	case connecting, exchanging:
-		if !d.x.headSent {
+		if d.up != nil && !d.x.headSent {
+			d.x.host.failed(504)
 			d.x.failed(d.w.loop.Now())
 		}
 		d.dropUpstream(true)
@@ -321,6 +322,11 @@ func (d *downstream) idled() {
 		}
 		d.end(false)
 	case waiting, connecting: // bounded by limits of their own
+		if d.x.ticket.queued {
+			d.reply(504, telemetry.FlagSI, "no connection was free for the stream's idle timeout")
+			d.ready()
+			return
+		}
 		w.loop.Arm(&d.idle, w.loop.Now()+int64(w.p.o.StreamIdle))
 	case exchanging:
 		if due := d.moved + int64(w.p.o.StreamIdle); due > w.loop.Now() {
@@ -361,6 +367,7 @@ func (d *downstream) end(reset bool) {
 	if d.up != nil {
 		d.dropUpstream(true)
 	}
+	d.x.ticket.leave()
 	d.x.forget(w)
 	d.x.line.drop(w)
 	delete(w.parked, d)

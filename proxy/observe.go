@@ -13,6 +13,7 @@ import (
 func (d *downstream) observe() {
 	w, x := d.w, &d.x
 	w.inflight.Add(-1)
+	x.retryOver()
 	w.loop.Disarm(&d.limit)
 	w.loop.Disarm(&d.try)
 	now := w.loop.Now()

@@ -163,6 +163,9 @@ func (d *downstream) toward(a *decide.Answer, dest *decide.Destination, id strin
 	}
 	x.connect = int64(c.ConnectTimeout)
 	tgt := w.target(c)
+	if !direct {
+		tgt.eject(w.loop.Now())
+	}
 	x.cluster = tgt.name()
 	var e *edge
 	x.ep, x.retry.direct = -1, direct
@@ -183,10 +186,11 @@ func (d *downstream) toward(a *decide.Answer, dest *decide.Destination, id strin
 		if x.ep = d.pick(tgt, 0); x.ep < 0 {
 			x.handle = w.failing(c.Service.Proto)
 			x.details = "no_healthy_upstream"
-			d.reply(503, telemetry.FlagUH, "no healthy endpoint of "+key+" "+subset)
+			d.reply(503, telemetry.FlagUH, tgt.noneHealthy(key, subset))
 			return false
 		}
 		e = tgt.edge(w, c.Endpoints[x.ep], x.ep)
+		x.host = e.host
 	}
 	x.target, x.handle, x.pool = tgt, tgt.requests(w, e), e.pool
 	switch tr := c.Transport(e.ep); {
@@ -211,7 +215,7 @@ func (d *downstream) original(authority []byte, port uint16) bool {
 		d.reply(503, telemetry.FlagLR, "the request would come back to this proxy")
 		return false
 	}
-	d.x.pool = d.w.pool(poolKey{addr: d.dialled}, nil)
+	d.x.pool = d.w.pool(poolKey{addr: d.dialled, sh: d.x.sharing()}, nil)
 	return true
 }
 
@@ -267,6 +271,7 @@ type opaque struct {
 	target  *target // its balance counts the connection
 	ep      int
 	cluster string
+	host    *host // the endpoint, if outlier detection watches it
 }
 
 func (o *opaque) release() {
@@ -368,6 +373,9 @@ func (a *arrival) opaque() (opaque, bool) {
 		return opaque{}, false
 	}
 	t := w.target(c)
+	if p.DirectEndpoint == "" {
+		t.eject(w.loop.Now())
+	}
 	var e *edge
 	i := -1
 	switch {
@@ -394,7 +402,7 @@ func (a *arrival) opaque() (opaque, bool) {
 		if !a.dialled.IsValid() || w.p.own(a.dialled) {
 			return opaque{}, false
 		}
-		to = w.pool(poolKey{addr: a.dialled}, nil)
+		to = w.pool(poolKey{addr: a.dialled, sh: t.sh}, nil)
 	case e.ep.DNS != "":
 		addr, ok := w.resolved(e.ep.DNS)
 		if !ok || !addr.IsValid() {
@@ -405,6 +413,9 @@ func (a *arrival) opaque() (opaque, bool) {
 		to = w.pool(k, e.alts)
 	}
 	o := opaque{pool: to, connect: int64(c.ConnectTimeout), handle: t.streams(w, e), cluster: t.name()}
+	if p.DirectEndpoint == "" {
+		o.host = e.host
+	}
 	if i >= 0 {
 		t.balance.Begin(i)
 		o.target, o.ep = t, i

@@ -147,6 +147,8 @@ type Proxy struct {
 	counters counters
 	retries  retryCounters
 	budgets  budgets
+	shares   shares
+	warden   *warden
 	workers  []*worker
 	doors    []*door
 	ports    map[uint16]bool // our own listeners' ports
@@ -168,6 +170,7 @@ type counters struct {
 func New(o Options, tables Tables) (*Proxy, error) {
 	o.defaults()
 	p := &Proxy{o: o, tables: tables, factory: o.Factory, registry: o.Registry, log: o.Log, ports: map[uint16]bool{}, original: capture.OriginalDst}
+	p.warden = newWarden(p)
 	r := p.registry
 	p.counters = counters{
 		selfCalls:        r.Counter("seine_proxy_self_calls_total", "Connections refused because their destination is this proxy."),
@@ -198,7 +201,8 @@ func New(o Options, tables Tables) (*Proxy, error) {
 		p.discard()
 		return nil, err
 	}
-	tables.Notify(func(*decide.Table) {
+	tables.Notify(func(t *decide.Table) {
+		p.warden.published(t)
 		for _, w := range p.workers {
 			w.loop.Post(w.published)
 		}
@@ -277,6 +281,8 @@ func (p *Proxy) Run(ctx context.Context, minimum, limit time.Duration) error {
 			}
 		}()
 	}
+	watch, unwatch := context.WithCancel(context.WithoutCancel(ctx))
+	running.Go(func() { p.warden.run(watch) })
 	first := p.workers[0]
 	for _, d := range p.doors {
 		first.loop.Post(func() { p.open(first, d) })
@@ -292,6 +298,7 @@ func (p *Proxy) Run(ctx context.Context, minimum, limit time.Duration) error {
 		w.loop.Post(w.shut)
 		w.loop.Stop()
 	}
+	unwatch()
 	running.Wait()
 	return err
 }

@@ -3,6 +3,7 @@
 package proxy
 
 import (
+	"errors"
 	"net/netip"
 
 	"github.com/seinemesh/seine/proxy/loop"
@@ -35,6 +36,10 @@ type relay struct {
 	fromA, fromB    int64
 	toldA, toldB    int64 // what the metrics have heard of
 	failure         string
+	host            *host
+	lane            *lane
+	idle            int64 // how long nothing may move; <= 0: for ever
+	until           int64 // when it ends whatever moves; 0: never
 }
 
 // start takes the client's side over, and the other one if it is there. A
@@ -46,7 +51,7 @@ func (r *relay) start() {
 	r.a.owner = r
 	w.relays[r] = struct{}{}
 	r.timer.Fire = r.idled
-	w.loop.Arm(&r.timer, r.born+int64(w.p.o.TCPIdle))
+	r.bound()
 	if d := r.tunnel; d != nil {
 		w.loop.Drop(&d.idle)
 		w.loop.Drop(&d.limit)
@@ -93,6 +98,7 @@ func (r *relay) connected(u *upstream) {
 	if r.over {
 		return
 	}
+	r.host.streamed()
 	r.adopt(u)
 	r.ready()
 }
@@ -103,6 +109,11 @@ func (r *relay) connectFailed(_ *upstream, err error) {
 	}
 	r.upstream = nil
 	r.failure = connectCause(err)
+	if errors.Is(err, errFull) {
+		r.full()
+		return
+	}
+	r.host.failed(503)
 	r.end(telemetry.FlagUF, true)
 }
 
@@ -188,8 +199,7 @@ func (r *relay) tell() {
 }
 
 func (r *relay) idled() {
-	if due := r.moved + int64(r.w.p.o.TCPIdle); due > r.w.loop.Now() {
-		r.w.loop.Arm(&r.timer, due)
+	if r.postpone() {
 		return
 	}
 	r.end(telemetry.FlagSI, true)

@@ -92,7 +92,7 @@ func (d *downstream) resolve(ep *decide.Endpoint) bool {
 
 // resolveHost sends the request to a host outside the mesh.
 func (d *downstream) resolveHost(host string, port uint16) bool {
-	return d.resolveTo(host, port, poolKey{}, nil)
+	return d.resolveTo(host, port, poolKey{sh: d.x.sharing()}, nil)
 }
 
 func (d *downstream) resolveTo(host string, port uint16, k poolKey, alts []string) bool {

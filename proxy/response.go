@@ -72,6 +72,7 @@ func (d *downstream) interim(n int, f http1.Framing) {
 func (d *downstream) final(n int, f http1.Framing) {
 	w, x, u := d.w, &d.x, d.up
 	x.status = w.res.Status
+	x.host.status(x.status)
 	x.resFraming = f
 	x.took(w.loop.Now())
 	if x.retry.policy != nil && d.retriesAnswer(n, f) {
@@ -235,6 +236,7 @@ func (d *downstream) upstreamEnded() {
 		return
 	}
 	if x.headSent {
+		x.host.failed(503)
 		d.cutShort(telemetry.FlagUC, "upstream_reset_after_response_started{connection_termination}")
 		return
 	}
@@ -249,6 +251,7 @@ func (d *downstream) upstreamEnded() {
 		d.forwardAgain()
 		return
 	}
+	x.host.failed(503)
 	x.failed(w.loop.Now())
 	d.dropUpstream(true)
 	if d.retriesFailure(decide.Reset) {
@@ -260,18 +263,16 @@ func (d *downstream) upstreamEnded() {
 
 // forwardAgain asks for a fresh connection for a request that was sent before.
 func (d *downstream) forwardAgain() {
-	w, x := d.w, &d.x
+	x := &d.x
 	x.begun()
-	u, err := w.acquire(x.pool, durationOf(x.connect), d, true, false)
-	if err != nil {
-		d.connectFailed(nil, err)
-		return
+	if u, ok := d.obtain(true); ok {
+		d.up = u
 	}
-	d.up = u
 }
 
 // upstreamBroke: what came is no response.
 func (d *downstream) upstreamBroke(perr *http1.Error) {
+	d.x.host.failed(503)
 	d.dropUpstream(true)
 	d.w.p.counters.badResponses.Inc()
 	if d.retriesFailure(decide.Reset) {

@@ -219,6 +219,7 @@ func (d *downstream) retriesAnswer(n int, f http1.Framing) bool {
 func (d *downstream) retries(s decide.Sequel) bool {
 	w, x := d.w, &d.x
 	x.retry.sequel = s
+	x.retryOver()
 	if s == decide.Final {
 		return false
 	}
@@ -226,6 +227,10 @@ func (d *downstream) retries(s decide.Sequel) bool {
 	if s == decide.Again && x.target != nil && !x.target.budget.take(w.loop.Now()) {
 		x.retry.denied = "the retry budget is empty"
 		c.budget.Inc()
+		return false
+	}
+	if s == decide.Again && !x.retryBegins() {
+		x.retry.denied = x.target.sh.causes.Load()[boundRetries]
 		return false
 	}
 	c.sequel[s].Inc()
@@ -281,6 +286,9 @@ func (d *downstream) tryOver() {
 		return
 	}
 	x.failed(d.w.loop.Now())
+	if d.up != nil {
+		x.host.failed(504)
+	}
 	d.dropUpstream(true)
 	if d.retriesFailure(decide.TryTimeout) {
 		return
@@ -292,7 +300,7 @@ func (d *downstream) tryOver() {
 
 // again begins the next try.
 func (d *downstream) again() {
-	w, x := d.w, &d.x
+	x := &d.x
 	x.retry.number++
 	x.retried, x.retry.denied = false, ""
 	if x.target != nil && x.ep >= 0 && !x.retry.direct && !d.elsewhere() {
@@ -300,14 +308,13 @@ func (d *downstream) again() {
 	}
 	x.begun()
 	d.clockWhole()
-	u, err := w.acquire(x.pool, durationOf(x.connect), d, false, !x.idempotent)
-	if err != nil {
-		d.connectFailed(nil, err)
+	u, ok := d.obtain(false)
+	if !ok {
 		return
 	}
 	d.up = u
 	switch {
-	case !u.up:
+	case u == nil || !u.up:
 		d.phase = connecting
 	case x.transmitted:
 		d.repeat()
@@ -326,6 +333,7 @@ func (d *downstream) elsewhere() bool {
 		c = now
 	}
 	t, r := w.target(c), x.retry.policy
+	t.eject(w.loop.Now())
 	tried := x.retry.tried[:min(x.retry.number-1, maxTried)]
 	if !r.Avoids(c) {
 		tried = nil
@@ -358,6 +366,9 @@ func (d *downstream) elsewhere() bool {
 	}
 	if e != nil {
 		x.handle = t.requests(w, e)
+	}
+	if x.host = nil; e != nil {
+		x.host = e.host
 	}
 	x.target, x.ep, x.pool, x.cluster = t, i, to, t.name()
 	return true

@@ -109,6 +109,7 @@ func (s *Status) Admin() http.Handler {
 	m.HandleFunc("GET /stats/prometheus", s.stats)
 	m.HandleFunc("GET /known", s.known)
 	m.HandleFunc("GET /loops", s.loops)
+	m.HandleFunc("GET /endpoints", s.endpoints)
 	m.HandleFunc("GET /debug/pprof/", pprof.Index)
 	m.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	m.HandleFunc("GET /debug/pprof/trace", pprof.Trace)

@@ -33,7 +33,8 @@ type poolKey struct {
 	alts     string // further identities that are accepted
 	sni      string
 	mutual   bool
-	app      bool // the workload's own application
+	app      bool    // the workload's own application
+	sh       *shared // the cluster, if a DestinationRule bounds or watches it
 }
 
 // source is the address that connections to the application come from, Istio's:
@@ -50,6 +51,7 @@ func (k *poolKey) source() netip.Addr {
 // pool keeps the idle connections to one endpoint, the last used first.
 type pool struct {
 	key   poolKey
+	lane  *lane // of key.sh; nil: nothing is bounded
 	alts  []string
 	idle  *upstream // newest
 	count int       // idle ones
@@ -66,6 +68,8 @@ type target struct {
 	others  map[*decide.Endpoint]*edge
 	label   string // Envoy's name of the cluster, made on first use
 	budget  *budget
+	sh      *shared              // nil: no DestinationRule bounds or watches it
+	seen    *map[string]struct{} // the ejected endpoints that balance knows of
 }
 
 type edge struct {
@@ -74,6 +78,7 @@ type edge struct {
 	alts []string
 	http *metrics.Requests
 	tcp  *metrics.TCP
+	host *host // nil: nobody watches it
 }
 
 func (w *worker) target(c *decide.Cluster) *target {
@@ -112,7 +117,8 @@ func (t *target) fill(w *worker, e *edge, ep *decide.Endpoint) {
 	if ep == nil {
 		return
 	}
-	k := poolKey{addr: ep.Addr}
+	e.host = t.sh.host(ep, t.cluster.Outlier)
+	k := poolKey{addr: ep.Addr, sh: t.sh}
 	if t.cluster.Transport(ep) == decide.Mutual {
 		k.mutual, k.sni = true, t.cluster.SNI
 		k.identity, e.alts = t.cluster.Expect(ep)
@@ -165,7 +171,7 @@ func (w *worker) pool(k poolKey, alts []string) *pool {
 			}
 			w.sweepAt = 2*len(w.pools) + 64
 		}
-		p = &pool{key: k, alts: alts}
+		p = &pool{key: k, alts: alts, lane: w.lane(k.sh)}
 		w.pools[k] = p
 	}
 	return p
@@ -191,6 +197,9 @@ func (p *pool) remove(u *upstream) {
 	}
 	u.newer, u.older, u.pooled = nil, nil, false
 	p.count--
+	if p.lane != nil {
+		p.lane.cell.idle.Add(-1)
+	}
 }
 
 func (p *pool) put(u *upstream) {
@@ -200,6 +209,9 @@ func (p *pool) put(u *upstream) {
 	}
 	p.idle, u.pooled = u, true
 	p.count++
+	if p.lane != nil {
+		p.lane.cell.idle.Add(1)
+	}
 }
 
 // upstream is a connection that this proxy opened.
@@ -217,6 +229,7 @@ type upstream struct {
 	http       bool // else opaque
 	greet      bool // the preamble has yet to be sent
 	served     int  // requests that were answered on it: it is a reused one if any
+	born       int64
 	local      netip.AddrPort
 }
 
@@ -230,9 +243,23 @@ type upstreamUser interface {
 var errConnectTimeout = errors.New("connect timeout")
 
 // dial opens a connection for user, who hears of its success or failure, never
-// from within this call.
+// from within this call. errFull: the cluster has all that it may have.
 func (w *worker) dial(p *pool, timeout time.Duration, user upstreamUser, http bool) (*upstream, error) {
-	u := &upstream{pool: p, user: user, connecting: true, http: http}
+	if l := p.lane; l != nil && !l.sh.conns.Take(l.sh.limits.Load().MaxConnections) {
+		return nil, errFull
+	}
+	return w.dialTaken(p, timeout, user, http)
+}
+
+// dialTaken is dial once there is a place for the connection.
+func (w *worker) dialTaken(p *pool, timeout time.Duration, user upstreamUser, http bool) (_ *upstream, err error) {
+	defer func() {
+		if err != nil && p.lane != nil {
+			p.lane.freed()
+		}
+	}()
+	w.pools[p.key] = p
+	u := &upstream{pool: p, user: user, connecting: true, http: http, born: w.loop.Now()}
 	u.timer.Fire = u.expired
 	if timeout <= 0 {
 		timeout = 10 * time.Second
@@ -245,6 +272,7 @@ func (w *worker) dial(p *pool, timeout time.Duration, user upstreamUser, http bo
 		if err != nil {
 			return nil, err
 		}
+		u.keepAlive(fd)
 		if err := u.open(w, fd, u); err != nil {
 			return nil, err
 		}
@@ -370,12 +398,12 @@ func (u *upstream) release() {
 	if u.closed {
 		return
 	}
-	if u.eof || u.err != nil || u.hup || len(u.data) > 0 || u.blocked() || !u.http || u.pool.count >= maxIdle {
+	if u.eof || u.err != nil || u.hup || len(u.data) > 0 || u.blocked() || !u.http || u.pool.count >= maxIdle || u.spent() {
 		u.drop(false)
 		return
 	}
 	u.pool.put(u)
-	u.w.loop.Arm(&u.timer, u.w.loop.Now()+int64(u.w.p.o.UpstreamIdle))
+	u.idleTimer()
 }
 
 // drop closes the connection wherever it stands.
@@ -389,6 +417,9 @@ func (u *upstream) drop(reset bool) {
 	u.user = nil
 	u.w.loop.Drop(&u.timer)
 	u.close(reset)
+	if u.pool.lane != nil {
+		u.pool.lane.freed()
+	}
 	if u.pool.open--; u.pool.open == 0 && u.w.pools[u.pool.key] == u.pool {
 		delete(u.w.pools, u.pool.key)
 		// A target may still point to this pool: it is used again then, and
@@ -398,10 +429,20 @@ func (u *upstream) drop(reset bool) {
 
 // acquire returns an idle connection, or begins a new one (up is false then).
 func (w *worker) acquire(p *pool, timeout time.Duration, user upstreamUser, fresh, careful bool) (*upstream, error) {
-	for !fresh {
+	if !fresh {
+		if u := w.kept(p, user, careful); u != nil {
+			return u, nil
+		}
+	}
+	return w.dial(p, timeout, user, true)
+}
+
+// kept takes an idle connection that is still good; nil if there is none.
+func (w *worker) kept(p *pool, user upstreamUser, careful bool) *upstream {
+	for {
 		u := p.take()
 		if u == nil {
-			break
+			return nil
 		}
 		if u.hup || u.err != nil || (careful && !loop.Alive(u.fd)) {
 			u.drop(false)
@@ -409,16 +450,16 @@ func (w *worker) acquire(p *pool, timeout time.Duration, user upstreamUser, fres
 		}
 		w.loop.Disarm(&u.timer)
 		u.user = user
-		return u, nil
+		return u
 	}
-	w.pools[p.key] = p
-	return w.dial(p, timeout, user, true)
 }
 
 // connectCause is a short reason without names or addresses that change.
 func connectCause(err error) string {
 	var errno syscall.Errno
 	switch {
+	case errors.Is(err, errFull):
+		return "circuit breaker: " + err.Error()
 	case errors.Is(err, errConnectTimeout):
 		return "upstream connect timeout"
 	case errors.As(err, &errno):

@@ -23,6 +23,7 @@ const scratchSize = 64 << 10
 // scratch buffer here belongs to that loop alone.
 type worker struct {
 	p     *Proxy
+	index int // among the proxy's workers
 	loop  *loop.Loop
 	shard *metrics.Shard
 	ring  *accesslog.Ring
@@ -51,6 +52,8 @@ type worker struct {
 	table   *decide.Table
 	targets map[*decide.Cluster]*target
 	pools   map[poolKey]*pool
+	lanes   map[*shared]*lane
+	queued  int // requests in the lanes' queues
 	sweepAt int // when pools without a connection are looked for
 	// parked are the machines that wait for an answer of the control plane.
 	parked    map[parker]struct{}
@@ -76,12 +79,12 @@ func newWorker(p *Proxy, seed1, seed2 uint64) (*worker, error) {
 		return nil, err
 	}
 	w := &worker{
-		p: p, loop: l, shard: p.registry.Shard(), ring: p.o.AccessLog.Ring(),
+		p: p, index: len(p.workers), loop: l, shard: p.registry.Shard(), ring: p.o.AccessLog.Ring(),
 		rng:     rand.NewPCG(seed1, seed2),
 		plain:   make([]byte, scratchSize),
 		cipher:  make([]byte, scratchSize),
 		out:     make([]byte, 0, scratchSize),
-		targets: map[*decide.Cluster]*target{}, pools: map[poolKey]*pool{},
+		targets: map[*decide.Cluster]*target{}, pools: map[poolKey]*pool{}, lanes: map[*shared]*lane{},
 		parked: map[parker]struct{}{}, conns: map[*downstream]struct{}{}, relays: map[*relay]struct{}{}, arrivals: map[*arrival]struct{}{},
 		names: map[string]*resolution{},
 	}

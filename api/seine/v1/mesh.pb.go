@@ -2318,8 +2318,10 @@ type TrafficPolicy struct {
 	Sni             string                 `protobuf:"bytes,3,opt,name=sni,proto3" json:"sni,omitempty"`
 	SubjectAltNames []string               `protobuf:"bytes,4,rep,name=subject_alt_names,json=subjectAltNames,proto3" json:"subject_alt_names,omitempty"`
 	ConnectTimeout  *durationpb.Duration   `protobuf:"bytes,5,opt,name=connect_timeout,json=connectTimeout,proto3" json:"connect_timeout,omitempty"` // 10 s if absent
-	Hash            *ConsistentHash        `protobuf:"bytes,20,opt,name=hash,proto3" json:"hash,omitempty"`                                          // instead of the balancer
-	Warmup          *Warmup                `protobuf:"bytes,21,opt,name=warmup,proto3" json:"warmup,omitempty"`                                      // with DEFAULT, ROUND_ROBIN and LEAST_REQUEST
+	Pool            *ConnectionPool        `protobuf:"bytes,10,opt,name=pool,proto3" json:"pool,omitempty"`
+	Outlier         *OutlierDetection      `protobuf:"bytes,11,opt,name=outlier,proto3" json:"outlier,omitempty"`
+	Hash            *ConsistentHash        `protobuf:"bytes,20,opt,name=hash,proto3" json:"hash,omitempty"`     // instead of the balancer
+	Warmup          *Warmup                `protobuf:"bytes,21,opt,name=warmup,proto3" json:"warmup,omitempty"` // with DEFAULT, ROUND_ROBIN and LEAST_REQUEST
 	Locality        *Locality              `protobuf:"bytes,22,opt,name=locality,proto3" json:"locality,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
@@ -2386,6 +2388,20 @@ func (x *TrafficPolicy) GetSubjectAltNames() []string {
 func (x *TrafficPolicy) GetConnectTimeout() *durationpb.Duration {
 	if x != nil {
 		return x.ConnectTimeout
+	}
+	return nil
+}
+
+func (x *TrafficPolicy) GetPool() *ConnectionPool {
+	if x != nil {
+		return x.Pool
+	}
+	return nil
+}
+
+func (x *TrafficPolicy) GetOutlier() *OutlierDetection {
+	if x != nil {
+		return x.Outlier
 	}
 	return nil
 }
@@ -2698,6 +2714,218 @@ func (x *Locality) GetCallerLabels() map[string]string {
 	return nil
 }
 
+// ConnectionPool bounds what a proxy opens towards a cluster: all its event
+// loops together. A bound of 0 is none.
+type ConnectionPool struct {
+	state                    protoimpl.MessageState    `protogen:"open.v1"`
+	MaxConnections           uint32                    `protobuf:"varint,1,opt,name=max_connections,json=maxConnections,proto3" json:"max_connections,omitempty"`
+	MaxPending               uint32                    `protobuf:"varint,2,opt,name=max_pending,json=maxPending,proto3" json:"max_pending,omitempty"`    // requests that wait for a connection
+	MaxRequests              uint32                    `protobuf:"varint,3,opt,name=max_requests,json=maxRequests,proto3" json:"max_requests,omitempty"` // requests under way
+	MaxRetries               uint32                    `protobuf:"varint,4,opt,name=max_retries,json=maxRetries,proto3" json:"max_retries,omitempty"`    // retries under way
+	MaxRequestsPerConnection uint32                    `protobuf:"varint,5,opt,name=max_requests_per_connection,json=maxRequestsPerConnection,proto3" json:"max_requests_per_connection,omitempty"`
+	IdleTimeout              *durationpb.Duration      `protobuf:"bytes,6,opt,name=idle_timeout,json=idleTimeout,proto3" json:"idle_timeout,omitempty"`            // of a kept HTTP connection; 0: none; absent: the proxy's own
+	TcpIdleTimeout           *durationpb.Duration      `protobuf:"bytes,7,opt,name=tcp_idle_timeout,json=tcpIdleTimeout,proto3" json:"tcp_idle_timeout,omitempty"` // of an opaque connection; 0: none; absent: 1 h
+	MaxConnectionDuration    *durationpb.Duration      `protobuf:"bytes,8,opt,name=max_connection_duration,json=maxConnectionDuration,proto3" json:"max_connection_duration,omitempty"`
+	Keepalive                *ConnectionPool_Keepalive `protobuf:"bytes,9,opt,name=keepalive,proto3" json:"keepalive,omitempty"`
+	unknownFields            protoimpl.UnknownFields
+	sizeCache                protoimpl.SizeCache
+}
+
+func (x *ConnectionPool) Reset() {
+	*x = ConnectionPool{}
+	mi := &file_seine_v1_mesh_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConnectionPool) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConnectionPool) ProtoMessage() {}
+
+func (x *ConnectionPool) ProtoReflect() protoreflect.Message {
+	mi := &file_seine_v1_mesh_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConnectionPool.ProtoReflect.Descriptor instead.
+func (*ConnectionPool) Descriptor() ([]byte, []int) {
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ConnectionPool) GetMaxConnections() uint32 {
+	if x != nil {
+		return x.MaxConnections
+	}
+	return 0
+}
+
+func (x *ConnectionPool) GetMaxPending() uint32 {
+	if x != nil {
+		return x.MaxPending
+	}
+	return 0
+}
+
+func (x *ConnectionPool) GetMaxRequests() uint32 {
+	if x != nil {
+		return x.MaxRequests
+	}
+	return 0
+}
+
+func (x *ConnectionPool) GetMaxRetries() uint32 {
+	if x != nil {
+		return x.MaxRetries
+	}
+	return 0
+}
+
+func (x *ConnectionPool) GetMaxRequestsPerConnection() uint32 {
+	if x != nil {
+		return x.MaxRequestsPerConnection
+	}
+	return 0
+}
+
+func (x *ConnectionPool) GetIdleTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.IdleTimeout
+	}
+	return nil
+}
+
+func (x *ConnectionPool) GetTcpIdleTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.TcpIdleTimeout
+	}
+	return nil
+}
+
+func (x *ConnectionPool) GetMaxConnectionDuration() *durationpb.Duration {
+	if x != nil {
+		return x.MaxConnectionDuration
+	}
+	return nil
+}
+
+func (x *ConnectionPool) GetKeepalive() *ConnectionPool_Keepalive {
+	if x != nil {
+		return x.Keepalive
+	}
+	return nil
+}
+
+// OutlierDetection takes endpoints that fail out of balancing for a time, as
+// Envoy's does. Defaults are filled in: 0 means never.
+type OutlierDetection struct {
+	state              protoimpl.MessageState `protogen:"open.v1"`
+	Consecutive_5Xx    uint32                 `protobuf:"varint,1,opt,name=consecutive_5xx,json=consecutive5xx,proto3" json:"consecutive_5xx,omitempty"`
+	ConsecutiveGateway uint32                 `protobuf:"varint,2,opt,name=consecutive_gateway,json=consecutiveGateway,proto3" json:"consecutive_gateway,omitempty"`
+	SplitLocal         bool                   `protobuf:"varint,3,opt,name=split_local,json=splitLocal,proto3" json:"split_local,omitempty"`                   // failures to connect are counted apart
+	ConsecutiveLocal   uint32                 `protobuf:"varint,4,opt,name=consecutive_local,json=consecutiveLocal,proto3" json:"consecutive_local,omitempty"` // only with split_local
+	Interval           *durationpb.Duration   `protobuf:"bytes,5,opt,name=interval,proto3" json:"interval,omitempty"`
+	BaseEjectionTime   *durationpb.Duration   `protobuf:"bytes,6,opt,name=base_ejection_time,json=baseEjectionTime,proto3" json:"base_ejection_time,omitempty"`
+	MaxEjectionPercent uint32                 `protobuf:"varint,7,opt,name=max_ejection_percent,json=maxEjectionPercent,proto3" json:"max_ejection_percent,omitempty"`
+	MinHealthPercent   uint32                 `protobuf:"varint,8,opt,name=min_health_percent,json=minHealthPercent,proto3" json:"min_health_percent,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *OutlierDetection) Reset() {
+	*x = OutlierDetection{}
+	mi := &file_seine_v1_mesh_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OutlierDetection) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OutlierDetection) ProtoMessage() {}
+
+func (x *OutlierDetection) ProtoReflect() protoreflect.Message {
+	mi := &file_seine_v1_mesh_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OutlierDetection.ProtoReflect.Descriptor instead.
+func (*OutlierDetection) Descriptor() ([]byte, []int) {
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *OutlierDetection) GetConsecutive_5Xx() uint32 {
+	if x != nil {
+		return x.Consecutive_5Xx
+	}
+	return 0
+}
+
+func (x *OutlierDetection) GetConsecutiveGateway() uint32 {
+	if x != nil {
+		return x.ConsecutiveGateway
+	}
+	return 0
+}
+
+func (x *OutlierDetection) GetSplitLocal() bool {
+	if x != nil {
+		return x.SplitLocal
+	}
+	return false
+}
+
+func (x *OutlierDetection) GetConsecutiveLocal() uint32 {
+	if x != nil {
+		return x.ConsecutiveLocal
+	}
+	return 0
+}
+
+func (x *OutlierDetection) GetInterval() *durationpb.Duration {
+	if x != nil {
+		return x.Interval
+	}
+	return nil
+}
+
+func (x *OutlierDetection) GetBaseEjectionTime() *durationpb.Duration {
+	if x != nil {
+		return x.BaseEjectionTime
+	}
+	return nil
+}
+
+func (x *OutlierDetection) GetMaxEjectionPercent() uint32 {
+	if x != nil {
+		return x.MaxEjectionPercent
+	}
+	return 0
+}
+
+func (x *OutlierDetection) GetMinHealthPercent() uint32 {
+	if x != nil {
+		return x.MinHealthPercent
+	}
+	return 0
+}
+
 type Endpoint struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`           // unique within the service's port
@@ -2715,7 +2943,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[26]
+	mi := &file_seine_v1_mesh_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2727,7 +2955,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[26]
+	mi := &file_seine_v1_mesh_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2740,7 +2968,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{26}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Endpoint) GetId() string {
@@ -2818,7 +3046,7 @@ type ConsistentHash_Cookie struct {
 
 func (x *ConsistentHash_Cookie) Reset() {
 	*x = ConsistentHash_Cookie{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[31]
+	mi := &file_seine_v1_mesh_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2830,7 +3058,7 @@ func (x *ConsistentHash_Cookie) String() string {
 func (*ConsistentHash_Cookie) ProtoMessage() {}
 
 func (x *ConsistentHash_Cookie) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[31]
+	mi := &file_seine_v1_mesh_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2884,7 +3112,7 @@ type Locality_Distribute struct {
 
 func (x *Locality_Distribute) Reset() {
 	*x = Locality_Distribute{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[32]
+	mi := &file_seine_v1_mesh_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2896,7 +3124,7 @@ func (x *Locality_Distribute) String() string {
 func (*Locality_Distribute) ProtoMessage() {}
 
 func (x *Locality_Distribute) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[32]
+	mi := &file_seine_v1_mesh_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2936,7 +3164,7 @@ type Locality_Failover struct {
 
 func (x *Locality_Failover) Reset() {
 	*x = Locality_Failover{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[33]
+	mi := &file_seine_v1_mesh_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2948,7 +3176,7 @@ func (x *Locality_Failover) String() string {
 func (*Locality_Failover) ProtoMessage() {}
 
 func (x *Locality_Failover) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[33]
+	mi := &file_seine_v1_mesh_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2976,6 +3204,67 @@ func (x *Locality_Failover) GetTo() string {
 		return x.To
 	}
 	return ""
+}
+
+// Keepalive are SO_KEEPALIVE's; what is 0 is the kernel's default.
+type ConnectionPool_Keepalive struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Probes        uint32                 `protobuf:"varint,1,opt,name=probes,proto3" json:"probes,omitempty"`
+	Time          *durationpb.Duration   `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
+	Interval      *durationpb.Duration   `protobuf:"bytes,3,opt,name=interval,proto3" json:"interval,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConnectionPool_Keepalive) Reset() {
+	*x = ConnectionPool_Keepalive{}
+	mi := &file_seine_v1_mesh_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConnectionPool_Keepalive) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConnectionPool_Keepalive) ProtoMessage() {}
+
+func (x *ConnectionPool_Keepalive) ProtoReflect() protoreflect.Message {
+	mi := &file_seine_v1_mesh_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConnectionPool_Keepalive.ProtoReflect.Descriptor instead.
+func (*ConnectionPool_Keepalive) Descriptor() ([]byte, []int) {
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{26, 0}
+}
+
+func (x *ConnectionPool_Keepalive) GetProbes() uint32 {
+	if x != nil {
+		return x.Probes
+	}
+	return 0
+}
+
+func (x *ConnectionPool_Keepalive) GetTime() *durationpb.Duration {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *ConnectionPool_Keepalive) GetInterval() *durationpb.Duration {
+	if x != nil {
+		return x.Interval
+	}
+	return nil
 }
 
 var File_seine_v1_mesh_proto protoreflect.FileDescriptor
@@ -3177,13 +3466,16 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\x06policy\x18\x03 \x01(\v2\x17.seine.v1.TrafficPolicyR\x06policy\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xac\x04\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x90\x05\n" +
 	"\rTrafficPolicy\x12<\n" +
 	"\bbalancer\x18\x01 \x01(\x0e2 .seine.v1.TrafficPolicy.BalancerR\bbalancer\x12-\n" +
 	"\x03tls\x18\x02 \x01(\x0e2\x1b.seine.v1.TrafficPolicy.TlsR\x03tls\x12\x10\n" +
 	"\x03sni\x18\x03 \x01(\tR\x03sni\x12*\n" +
 	"\x11subject_alt_names\x18\x04 \x03(\tR\x0fsubjectAltNames\x12B\n" +
 	"\x0fconnect_timeout\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x0econnectTimeout\x12,\n" +
+	"\x04pool\x18\n" +
+	" \x01(\v2\x18.seine.v1.ConnectionPoolR\x04pool\x124\n" +
+	"\aoutlier\x18\v \x01(\v2\x1a.seine.v1.OutlierDetectionR\aoutlier\x12,\n" +
 	"\x04hash\x18\x14 \x01(\v2\x18.seine.v1.ConsistentHashR\x04hash\x12(\n" +
 	"\x06warmup\x18\x15 \x01(\v2\x10.seine.v1.WarmupR\x06warmup\x12.\n" +
 	"\blocality\x18\x16 \x01(\v2\x12.seine.v1.LocalityR\blocality\"X\n" +
@@ -3246,7 +3538,33 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\x02to\x18\x02 \x01(\tR\x02to\x1a?\n" +
 	"\x11CallerLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xd7\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x81\x05\n" +
+	"\x0eConnectionPool\x12'\n" +
+	"\x0fmax_connections\x18\x01 \x01(\rR\x0emaxConnections\x12\x1f\n" +
+	"\vmax_pending\x18\x02 \x01(\rR\n" +
+	"maxPending\x12!\n" +
+	"\fmax_requests\x18\x03 \x01(\rR\vmaxRequests\x12\x1f\n" +
+	"\vmax_retries\x18\x04 \x01(\rR\n" +
+	"maxRetries\x12=\n" +
+	"\x1bmax_requests_per_connection\x18\x05 \x01(\rR\x18maxRequestsPerConnection\x12<\n" +
+	"\fidle_timeout\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\vidleTimeout\x12C\n" +
+	"\x10tcp_idle_timeout\x18\a \x01(\v2\x19.google.protobuf.DurationR\x0etcpIdleTimeout\x12Q\n" +
+	"\x17max_connection_duration\x18\b \x01(\v2\x19.google.protobuf.DurationR\x15maxConnectionDuration\x12@\n" +
+	"\tkeepalive\x18\t \x01(\v2\".seine.v1.ConnectionPool.KeepaliveR\tkeepalive\x1a\x89\x01\n" +
+	"\tKeepalive\x12\x16\n" +
+	"\x06probes\x18\x01 \x01(\rR\x06probes\x12-\n" +
+	"\x04time\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x04time\x125\n" +
+	"\binterval\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\binterval\"\x9a\x03\n" +
+	"\x10OutlierDetection\x12'\n" +
+	"\x0fconsecutive_5xx\x18\x01 \x01(\rR\x0econsecutive5xx\x12/\n" +
+	"\x13consecutive_gateway\x18\x02 \x01(\rR\x12consecutiveGateway\x12\x1f\n" +
+	"\vsplit_local\x18\x03 \x01(\bR\n" +
+	"splitLocal\x12+\n" +
+	"\x11consecutive_local\x18\x04 \x01(\rR\x10consecutiveLocal\x125\n" +
+	"\binterval\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\binterval\x12G\n" +
+	"\x12base_ejection_time\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x10baseEjectionTime\x120\n" +
+	"\x14max_ejection_percent\x18\a \x01(\rR\x12maxEjectionPercent\x12,\n" +
+	"\x12min_health_percent\x18\b \x01(\rR\x10minHealthPercent\"\xd7\x02\n" +
 	"\bEndpoint\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
@@ -3286,57 +3604,60 @@ func file_seine_v1_mesh_proto_rawDescGZIP() []byte {
 }
 
 var file_seine_v1_mesh_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_seine_v1_mesh_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_seine_v1_mesh_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_seine_v1_mesh_proto_goTypes = []any{
-	(Protocol)(0),                 // 0: seine.v1.Protocol
-	(MtlsMode)(0),                 // 1: seine.v1.MtlsMode
-	(AccessLog_Format)(0),         // 2: seine.v1.AccessLog.Format
-	(Answer_Kind)(0),              // 3: seine.v1.Answer.Kind
-	(Service_Resolution)(0),       // 4: seine.v1.Service.Resolution
-	(TrafficPolicy_Balancer)(0),   // 5: seine.v1.TrafficPolicy.Balancer
-	(TrafficPolicy_Tls)(0),        // 6: seine.v1.TrafficPolicy.Tls
-	(*Ref)(nil),                   // 7: seine.v1.Ref
-	(*Workload)(nil),              // 8: seine.v1.Workload
-	(*Self)(nil),                  // 9: seine.v1.Self
-	(*InboundPort)(nil),           // 10: seine.v1.InboundPort
-	(*AccessLog)(nil),             // 11: seine.v1.AccessLog
-	(*Answer)(nil),                // 12: seine.v1.Answer
-	(*StringMatch)(nil),           // 13: seine.v1.StringMatch
-	(*HeaderMatch)(nil),           // 14: seine.v1.HeaderMatch
-	(*QueryMatch)(nil),            // 15: seine.v1.QueryMatch
-	(*HttpMatch)(nil),             // 16: seine.v1.HttpMatch
-	(*HttpRule)(nil),              // 17: seine.v1.HttpRule
-	(*Retry)(nil),                 // 18: seine.v1.Retry
-	(*TcpMatch)(nil),              // 19: seine.v1.TcpMatch
-	(*TcpRule)(nil),               // 20: seine.v1.TcpRule
-	(*Destination)(nil),           // 21: seine.v1.Destination
-	(*Redirect)(nil),              // 22: seine.v1.Redirect
-	(*DirectResponse)(nil),        // 23: seine.v1.DirectResponse
-	(*Rewrite)(nil),               // 24: seine.v1.Rewrite
-	(*HeaderOps)(nil),             // 25: seine.v1.HeaderOps
-	(*Header)(nil),                // 26: seine.v1.Header
-	(*Service)(nil),               // 27: seine.v1.Service
-	(*Subset)(nil),                // 28: seine.v1.Subset
-	(*TrafficPolicy)(nil),         // 29: seine.v1.TrafficPolicy
-	(*ConsistentHash)(nil),        // 30: seine.v1.ConsistentHash
-	(*Warmup)(nil),                // 31: seine.v1.Warmup
-	(*Locality)(nil),              // 32: seine.v1.Locality
-	(*Endpoint)(nil),              // 33: seine.v1.Endpoint
-	nil,                           // 34: seine.v1.Self.LabelsEntry
-	nil,                           // 35: seine.v1.HttpMatch.SourceLabelsEntry
-	nil,                           // 36: seine.v1.TcpMatch.SourceLabelsEntry
-	nil,                           // 37: seine.v1.Subset.LabelsEntry
-	(*ConsistentHash_Cookie)(nil), // 38: seine.v1.ConsistentHash.Cookie
-	(*Locality_Distribute)(nil),   // 39: seine.v1.Locality.Distribute
-	(*Locality_Failover)(nil),     // 40: seine.v1.Locality.Failover
-	nil,                           // 41: seine.v1.Locality.CallerLabelsEntry
-	nil,                           // 42: seine.v1.Locality.Distribute.ToEntry
-	nil,                           // 43: seine.v1.Endpoint.LabelsEntry
-	(*durationpb.Duration)(nil),   // 44: google.protobuf.Duration
+	(Protocol)(0),                    // 0: seine.v1.Protocol
+	(MtlsMode)(0),                    // 1: seine.v1.MtlsMode
+	(AccessLog_Format)(0),            // 2: seine.v1.AccessLog.Format
+	(Answer_Kind)(0),                 // 3: seine.v1.Answer.Kind
+	(Service_Resolution)(0),          // 4: seine.v1.Service.Resolution
+	(TrafficPolicy_Balancer)(0),      // 5: seine.v1.TrafficPolicy.Balancer
+	(TrafficPolicy_Tls)(0),           // 6: seine.v1.TrafficPolicy.Tls
+	(*Ref)(nil),                      // 7: seine.v1.Ref
+	(*Workload)(nil),                 // 8: seine.v1.Workload
+	(*Self)(nil),                     // 9: seine.v1.Self
+	(*InboundPort)(nil),              // 10: seine.v1.InboundPort
+	(*AccessLog)(nil),                // 11: seine.v1.AccessLog
+	(*Answer)(nil),                   // 12: seine.v1.Answer
+	(*StringMatch)(nil),              // 13: seine.v1.StringMatch
+	(*HeaderMatch)(nil),              // 14: seine.v1.HeaderMatch
+	(*QueryMatch)(nil),               // 15: seine.v1.QueryMatch
+	(*HttpMatch)(nil),                // 16: seine.v1.HttpMatch
+	(*HttpRule)(nil),                 // 17: seine.v1.HttpRule
+	(*Retry)(nil),                    // 18: seine.v1.Retry
+	(*TcpMatch)(nil),                 // 19: seine.v1.TcpMatch
+	(*TcpRule)(nil),                  // 20: seine.v1.TcpRule
+	(*Destination)(nil),              // 21: seine.v1.Destination
+	(*Redirect)(nil),                 // 22: seine.v1.Redirect
+	(*DirectResponse)(nil),           // 23: seine.v1.DirectResponse
+	(*Rewrite)(nil),                  // 24: seine.v1.Rewrite
+	(*HeaderOps)(nil),                // 25: seine.v1.HeaderOps
+	(*Header)(nil),                   // 26: seine.v1.Header
+	(*Service)(nil),                  // 27: seine.v1.Service
+	(*Subset)(nil),                   // 28: seine.v1.Subset
+	(*TrafficPolicy)(nil),            // 29: seine.v1.TrafficPolicy
+	(*ConsistentHash)(nil),           // 30: seine.v1.ConsistentHash
+	(*Warmup)(nil),                   // 31: seine.v1.Warmup
+	(*Locality)(nil),                 // 32: seine.v1.Locality
+	(*ConnectionPool)(nil),           // 33: seine.v1.ConnectionPool
+	(*OutlierDetection)(nil),         // 34: seine.v1.OutlierDetection
+	(*Endpoint)(nil),                 // 35: seine.v1.Endpoint
+	nil,                              // 36: seine.v1.Self.LabelsEntry
+	nil,                              // 37: seine.v1.HttpMatch.SourceLabelsEntry
+	nil,                              // 38: seine.v1.TcpMatch.SourceLabelsEntry
+	nil,                              // 39: seine.v1.Subset.LabelsEntry
+	(*ConsistentHash_Cookie)(nil),    // 40: seine.v1.ConsistentHash.Cookie
+	(*Locality_Distribute)(nil),      // 41: seine.v1.Locality.Distribute
+	(*Locality_Failover)(nil),        // 42: seine.v1.Locality.Failover
+	nil,                              // 43: seine.v1.Locality.CallerLabelsEntry
+	nil,                              // 44: seine.v1.Locality.Distribute.ToEntry
+	(*ConnectionPool_Keepalive)(nil), // 45: seine.v1.ConnectionPool.Keepalive
+	nil,                              // 46: seine.v1.Endpoint.LabelsEntry
+	(*durationpb.Duration)(nil),      // 47: google.protobuf.Duration
 }
 var file_seine_v1_mesh_proto_depIdxs = []int32{
 	8,  // 0: seine.v1.Self.workload:type_name -> seine.v1.Workload
-	34, // 1: seine.v1.Self.labels:type_name -> seine.v1.Self.LabelsEntry
+	36, // 1: seine.v1.Self.labels:type_name -> seine.v1.Self.LabelsEntry
 	10, // 2: seine.v1.Self.inbound:type_name -> seine.v1.InboundPort
 	1,  // 3: seine.v1.Self.default_mtls:type_name -> seine.v1.MtlsMode
 	7,  // 4: seine.v1.Self.default_mtls_source:type_name -> seine.v1.Ref
@@ -3358,7 +3679,7 @@ var file_seine_v1_mesh_proto_depIdxs = []int32{
 	13, // 20: seine.v1.HttpMatch.authority:type_name -> seine.v1.StringMatch
 	14, // 21: seine.v1.HttpMatch.headers:type_name -> seine.v1.HeaderMatch
 	15, // 22: seine.v1.HttpMatch.query:type_name -> seine.v1.QueryMatch
-	35, // 23: seine.v1.HttpMatch.source_labels:type_name -> seine.v1.HttpMatch.SourceLabelsEntry
+	37, // 23: seine.v1.HttpMatch.source_labels:type_name -> seine.v1.HttpMatch.SourceLabelsEntry
 	16, // 24: seine.v1.HttpRule.match:type_name -> seine.v1.HttpMatch
 	7,  // 25: seine.v1.HttpRule.source:type_name -> seine.v1.Ref
 	21, // 26: seine.v1.HttpRule.destinations:type_name -> seine.v1.Destination
@@ -3367,11 +3688,11 @@ var file_seine_v1_mesh_proto_depIdxs = []int32{
 	24, // 29: seine.v1.HttpRule.rewrite:type_name -> seine.v1.Rewrite
 	25, // 30: seine.v1.HttpRule.request_headers:type_name -> seine.v1.HeaderOps
 	25, // 31: seine.v1.HttpRule.response_headers:type_name -> seine.v1.HeaderOps
-	44, // 32: seine.v1.HttpRule.timeout:type_name -> google.protobuf.Duration
+	47, // 32: seine.v1.HttpRule.timeout:type_name -> google.protobuf.Duration
 	18, // 33: seine.v1.HttpRule.retry:type_name -> seine.v1.Retry
-	44, // 34: seine.v1.Retry.per_try_timeout:type_name -> google.protobuf.Duration
-	44, // 35: seine.v1.Retry.backoff:type_name -> google.protobuf.Duration
-	36, // 36: seine.v1.TcpMatch.source_labels:type_name -> seine.v1.TcpMatch.SourceLabelsEntry
+	47, // 34: seine.v1.Retry.per_try_timeout:type_name -> google.protobuf.Duration
+	47, // 35: seine.v1.Retry.backoff:type_name -> google.protobuf.Duration
+	38, // 36: seine.v1.TcpMatch.source_labels:type_name -> seine.v1.TcpMatch.SourceLabelsEntry
 	19, // 37: seine.v1.TcpRule.match:type_name -> seine.v1.TcpMatch
 	7,  // 38: seine.v1.TcpRule.source:type_name -> seine.v1.Ref
 	21, // 39: seine.v1.TcpRule.destinations:type_name -> seine.v1.Destination
@@ -3384,29 +3705,39 @@ var file_seine_v1_mesh_proto_depIdxs = []int32{
 	29, // 46: seine.v1.Service.policy:type_name -> seine.v1.TrafficPolicy
 	28, // 47: seine.v1.Service.subsets:type_name -> seine.v1.Subset
 	7,  // 48: seine.v1.Service.source:type_name -> seine.v1.Ref
-	37, // 49: seine.v1.Subset.labels:type_name -> seine.v1.Subset.LabelsEntry
+	39, // 49: seine.v1.Subset.labels:type_name -> seine.v1.Subset.LabelsEntry
 	29, // 50: seine.v1.Subset.policy:type_name -> seine.v1.TrafficPolicy
 	5,  // 51: seine.v1.TrafficPolicy.balancer:type_name -> seine.v1.TrafficPolicy.Balancer
 	6,  // 52: seine.v1.TrafficPolicy.tls:type_name -> seine.v1.TrafficPolicy.Tls
-	44, // 53: seine.v1.TrafficPolicy.connect_timeout:type_name -> google.protobuf.Duration
-	30, // 54: seine.v1.TrafficPolicy.hash:type_name -> seine.v1.ConsistentHash
-	31, // 55: seine.v1.TrafficPolicy.warmup:type_name -> seine.v1.Warmup
-	32, // 56: seine.v1.TrafficPolicy.locality:type_name -> seine.v1.Locality
-	38, // 57: seine.v1.ConsistentHash.cookie:type_name -> seine.v1.ConsistentHash.Cookie
-	44, // 58: seine.v1.Warmup.duration:type_name -> google.protobuf.Duration
-	39, // 59: seine.v1.Locality.distribute:type_name -> seine.v1.Locality.Distribute
-	40, // 60: seine.v1.Locality.failover:type_name -> seine.v1.Locality.Failover
-	41, // 61: seine.v1.Locality.caller_labels:type_name -> seine.v1.Locality.CallerLabelsEntry
-	8,  // 62: seine.v1.Endpoint.workload:type_name -> seine.v1.Workload
-	43, // 63: seine.v1.Endpoint.labels:type_name -> seine.v1.Endpoint.LabelsEntry
-	44, // 64: seine.v1.ConsistentHash.Cookie.ttl:type_name -> google.protobuf.Duration
-	26, // 65: seine.v1.ConsistentHash.Cookie.attributes:type_name -> seine.v1.Header
-	42, // 66: seine.v1.Locality.Distribute.to:type_name -> seine.v1.Locality.Distribute.ToEntry
-	67, // [67:67] is the sub-list for method output_type
-	67, // [67:67] is the sub-list for method input_type
-	67, // [67:67] is the sub-list for extension type_name
-	67, // [67:67] is the sub-list for extension extendee
-	0,  // [0:67] is the sub-list for field type_name
+	47, // 53: seine.v1.TrafficPolicy.connect_timeout:type_name -> google.protobuf.Duration
+	33, // 54: seine.v1.TrafficPolicy.pool:type_name -> seine.v1.ConnectionPool
+	34, // 55: seine.v1.TrafficPolicy.outlier:type_name -> seine.v1.OutlierDetection
+	30, // 56: seine.v1.TrafficPolicy.hash:type_name -> seine.v1.ConsistentHash
+	31, // 57: seine.v1.TrafficPolicy.warmup:type_name -> seine.v1.Warmup
+	32, // 58: seine.v1.TrafficPolicy.locality:type_name -> seine.v1.Locality
+	40, // 59: seine.v1.ConsistentHash.cookie:type_name -> seine.v1.ConsistentHash.Cookie
+	47, // 60: seine.v1.Warmup.duration:type_name -> google.protobuf.Duration
+	41, // 61: seine.v1.Locality.distribute:type_name -> seine.v1.Locality.Distribute
+	42, // 62: seine.v1.Locality.failover:type_name -> seine.v1.Locality.Failover
+	43, // 63: seine.v1.Locality.caller_labels:type_name -> seine.v1.Locality.CallerLabelsEntry
+	47, // 64: seine.v1.ConnectionPool.idle_timeout:type_name -> google.protobuf.Duration
+	47, // 65: seine.v1.ConnectionPool.tcp_idle_timeout:type_name -> google.protobuf.Duration
+	47, // 66: seine.v1.ConnectionPool.max_connection_duration:type_name -> google.protobuf.Duration
+	45, // 67: seine.v1.ConnectionPool.keepalive:type_name -> seine.v1.ConnectionPool.Keepalive
+	47, // 68: seine.v1.OutlierDetection.interval:type_name -> google.protobuf.Duration
+	47, // 69: seine.v1.OutlierDetection.base_ejection_time:type_name -> google.protobuf.Duration
+	8,  // 70: seine.v1.Endpoint.workload:type_name -> seine.v1.Workload
+	46, // 71: seine.v1.Endpoint.labels:type_name -> seine.v1.Endpoint.LabelsEntry
+	47, // 72: seine.v1.ConsistentHash.Cookie.ttl:type_name -> google.protobuf.Duration
+	26, // 73: seine.v1.ConsistentHash.Cookie.attributes:type_name -> seine.v1.Header
+	44, // 74: seine.v1.Locality.Distribute.to:type_name -> seine.v1.Locality.Distribute.ToEntry
+	47, // 75: seine.v1.ConnectionPool.Keepalive.time:type_name -> google.protobuf.Duration
+	47, // 76: seine.v1.ConnectionPool.Keepalive.interval:type_name -> google.protobuf.Duration
+	77, // [77:77] is the sub-list for method output_type
+	77, // [77:77] is the sub-list for method input_type
+	77, // [77:77] is the sub-list for extension type_name
+	77, // [77:77] is the sub-list for extension extendee
+	0,  // [0:77] is the sub-list for field type_name
 }
 
 func init() { file_seine_v1_mesh_proto_init() }
@@ -3432,7 +3763,7 @@ func file_seine_v1_mesh_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_seine_v1_mesh_proto_rawDesc), len(file_seine_v1_mesh_proto_rawDesc)),
 			NumEnums:      7,
-			NumMessages:   37,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
