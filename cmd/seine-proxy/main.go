@@ -129,15 +129,17 @@ func run(ctx context.Context, o *options, log *slog.Logger) error {
 	if logs != nil {
 		defer logs.Close()
 	}
+	factory := mtls.NewFactory(source, mtls.Options{})
 	p, err := proxy.New(proxy.Options{
 		Loops: o.loops, Outbound: o.outbound, Inbound: o.inbound, Explicit: o.explicit, Forwards: o.forwards, Published: o.published,
-		Mark: o.mark, HostDialer: o.hostDialer, Factory: mtls.NewFactory(source, mtls.Options{}),
+		Mark: o.mark, HostDialer: o.hostDialer, Factory: factory,
 		Registry: registry, AccessLog: logs, Log: log,
 	}, client)
 	if err != nil {
 		return err
 	}
 	status.Serving(p)
+	go keepSmall(life, factory.Bursts(), log)
 	log.Info("serving", "workload", o.workload, "identity", identity, "mode", o.mode, "loops", o.loops, "listeners", p.Addresses())
 	err = p.Run(ctx, o.drain, o.drain+o.drainLimit)
 	select {

@@ -35,6 +35,8 @@ type Factory struct {
 	pool    pool
 	running chan struct{}
 	pending atomic.Int64
+	recent  atomic.Int64 // handshakes since bursts was told
+	bursts  chan struct{}
 
 	mu  sync.Mutex
 	gen atomic.Pointer[generation]
@@ -54,7 +56,7 @@ func NewFactory(src *Source, o Options) *Factory {
 	if o.ServerALPN == nil {
 		o.ServerALPN = ServerALPN()
 	}
-	return &Factory{src: src, o: o, running: make(chan struct{}, o.Running)}
+	return &Factory{src: src, o: o, running: make(chan struct{}, o.Running), bursts: make(chan struct{}, 1)}
 }
 
 // Client returns a session that dials: it accepts exactly a server whose SPIFFE
@@ -84,7 +86,25 @@ func (f *Factory) admit() error {
 	return nil
 }
 
-func (f *Factory) leave()   { f.pending.Add(-1) }
+// burst is how many handshakes leave garbage that is worth a collection.
+const burst = 16
+
+// Bursts receives when no handshake is left of 16 or more. There is one
+// receiver for a process: it may give back what they took.
+func (f *Factory) Bursts() <-chan struct{} { return f.bursts }
+
+func (f *Factory) leave() {
+	n := f.recent.Add(1)
+	if f.pending.Add(-1) > 0 || n < burst {
+		return
+	}
+	f.recent.Store(0)
+	select {
+	case f.bursts <- struct{}{}:
+	default:
+	}
+}
+
 func (f *Factory) acquire() { f.running <- struct{}{} }
 func (f *Factory) yield()   { <-f.running }
 
