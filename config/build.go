@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -256,14 +257,18 @@ func (b *builder) resource(f File, n *yaml.Node, depth int) []*object {
 	switch {
 	case o.ref.Name == "":
 		d.fail(codeHeader, "metadata.name", nil, "a resource must have a name")
-	case len(o.ref.Name) > 253 || strings.ContainsAny(o.ref.Name, "/ \t\r\n%"):
-		d.fail(codeHeader, "metadata.name", nil, "%q is no name of a resource: use letters, digits, - and .", clip(o.ref.Name))
-	case len(o.ref.Namespace) > 63 || strings.ContainsAny(o.ref.Namespace, "/. \t\r\n%"):
-		d.fail(codeHeader, "metadata.namespace", nil, "%q is no name of a namespace: use letters, digits and -", clip(o.ref.Namespace))
+	case len(o.ref.Name) > 253 || !resourceName.MatchString(o.ref.Name):
+		d.fail(codeHeader, "metadata.name", nil, "%q is no name of a resource: use small letters, digits, - and ., with a letter or a digit at both ends", clip(o.ref.Name))
+	case len(o.ref.Namespace) > 63 || o.ref.Namespace != "" && (!resourceName.MatchString(o.ref.Namespace) || strings.Contains(o.ref.Namespace, ".")):
+		d.fail(codeHeader, "metadata.namespace", nil, "%q is no name of a namespace: use small letters, digits and -, with a letter or a digit at both ends", clip(o.ref.Namespace))
 	}
 	o.bad = d.bad
 	return []*object{o}
 }
+
+// resourceName is what Kubernetes takes for a name (RFC 1123's subdomain).
+// Another would make a host that no lower-cased look-up finds.
+var resourceName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
 
 // unique drops what is written a second time.
 func (b *builder) unique(objects []*object) []*object {
