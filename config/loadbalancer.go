@@ -63,7 +63,7 @@ func balancing(p *seinev1.TrafficPolicy, lb *networking.LoadBalancerSettings) {
 			p.Warmup.Aggression = w.Aggression.Value
 		}
 	case lb.GetWarmupDurationSecs() != nil:
-		p.Warmup = &seinev1.Warmup{Duration: lb.WarmupDurationSecs, MinimumPercent: 10, Aggression: 1}
+		p.Warmup = &seinev1.Warmup{Duration: lb.GetWarmupDurationSecs(), MinimumPercent: 10, Aggression: 1}
 	}
 	p.Locality = localityProto(lb.GetLocalityLbSetting())
 }

@@ -92,14 +92,21 @@ func (c *Cluster) NewBalance(before *Balance, draw uint64, now int64, wall time.
 		was, b.cursor = before.c.Endpoints, before.cursor
 	}
 	at := 0
+	fresh := make([]Host, 0, max(len(c.Endpoints)-len(was), 0)) // together, as they live together
 	for i, e := range c.Endpoints {
 		// both lists are in the order of IDs
 		for at < len(was) && was[at].Proto.Id < e.Proto.Id {
 			at++
 		}
-		h := &Host{since: now}
-		if at < len(was) && was[at].Proto.Id == e.Proto.Id && was[at].Addr == e.Addr {
+		var h *Host
+		switch {
+		case at < len(was) && was[at].Proto.Id == e.Proto.Id && was[at].Addr == e.Addr:
 			h = before.hosts[at]
+		case len(fresh) < cap(fresh):
+			fresh = append(fresh, Host{since: now})
+			h = &fresh[len(fresh)-1]
+		default:
+			h = &Host{since: now}
 		}
 		if c.warm != nil && !e.Since.IsZero() {
 			h.since = now - int64(max(wall.Sub(e.Since), 0))
@@ -172,7 +179,9 @@ func (b *Balance) Pick(q *Ask) int {
 		if total == 0 {
 			return -1
 		}
-		for at := reduce(mix(draw+1), total); at >= b.shares[g]; g++ {
+		at := reduce(mix(draw+1), total)
+		for at >= b.shares[g] {
+			g++
 		}
 	}
 	s := &b.sets[g]
