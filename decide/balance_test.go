@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	seinev1 "github.com/seinemesh/seine/api/seine/v1"
+	"github.com/seinemesh/seine/decide/outlier"
 )
 
 const second = int64(time.Second)
@@ -300,6 +301,41 @@ func TestOut(t *testing.T) {
 		if got := counts(b, 40_000); !near(got, 10_000, 10_000, 20_000) {
 			t.Errorf("%v: %v", kind, got)
 		}
+	}
+}
+
+// TestPanic: what is out is picked only if minHealthPercent says so.
+func TestPanic(t *testing.T) {
+	make := func(percent uint32, l *seinev1.Locality, at ...string) *Balance {
+		c := placed(t, l, at...)
+		c.Outlier = &outlier.Settings{MinHealthPercent: percent}
+		return balance(c)
+	}
+	b := make(50, nil, "eu", "eu", "eu", "eu")
+	b.SetOut(0, true, 0)
+	b.SetOut(1, true, 0)
+	if got := counts(b, 40_000); !near(got, 0, 0, 20_000, 20_000) {
+		t.Error("half is enough:", got)
+	}
+	b.SetOut(2, true, 0)
+	if got := counts(b, 40_000); !near(got, 10_000, 10_000, 10_000, 10_000) {
+		t.Error("a quarter is not:", got)
+	}
+	b.SetOut(2, false, 0)
+	if got := counts(b, 40_000); !near(got, 0, 0, 20_000, 20_000) {
+		t.Error("well again:", got)
+	}
+	l := &seinev1.Locality{Caller: "eu", FailoverActive: true}
+	b = make(50, l, "eu", "eu", "us", "us")
+	b.SetOut(0, true, 0)
+	b.SetOut(1, true, 0)
+	if got := counts(b, 40_000); !near(got, 0, 0, 20_000, 20_000) {
+		t.Error("no panic while the reserve is whole:", got)
+	}
+	b.SetOut(2, true, 0)
+	b.SetOut(3, true, 0)
+	if got := counts(b, 40_000); !near(got, 10_000, 10_000, 10_000, 10_000) {
+		t.Error("everything is out:", got)
 	}
 }
 

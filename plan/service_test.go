@@ -259,6 +259,17 @@ func TestForCaller(t *testing.T) {
 	if off := (&seinev1.TrafficPolicy{Locality: &seinev1.Locality{Disabled: true}}); forCaller(s, &w, off) != off {
 		t.Error("disabled")
 	}
+	watched := &seinev1.TrafficPolicy{Outlier: &seinev1.OutlierDetection{}, Locality: &seinev1.Locality{FailoverPriority: []string{"version", "x=y", "topology.istio.io/cluster"}}}
+	if l := forCaller(s, &w, watched).Locality; !l.FailoverActive || l.CallerLabels["version"] != "v7" || l.CallerLabels["topology.istio.io/cluster"] != "Kubernetes" || len(l.CallerLabels) != 2 {
+		t.Errorf("%v", l)
+	}
+	if l := forCaller(s, &w, &seinev1.TrafficPolicy{Outlier: &seinev1.OutlierDetection{}}).Locality; !l.GetFailoverActive() || l.GetCaller() != "eu/a/1" {
+		t.Errorf("outlierDetection alone: %v", l)
+	}
+	s.Locality = &seinev1.Locality{Disabled: true}
+	if l := forCaller(s, &w, &seinev1.TrafficPolicy{Outlier: &seinev1.OutlierDetection{}}).Locality; l != nil {
+		t.Errorf("disabled for the mesh: %v", l)
+	}
 	s.Locality = shares
 	if p := forCaller(s, &w, nil); p.GetLocality().GetCaller() != "eu/a/1" {
 		t.Errorf("the mesh's setting: %v", p)
