@@ -146,7 +146,7 @@ const (
 	Acknowledge             // the peer has applied our settings
 	Pong                    // answers Conn.Ping: Opaque
 	GoAway                  // the peer takes no new streams: Code, Last. Streams above it follow as Reset with RefusedStream
-	Failed                  // the connection has broken: Err. Append once more, write, close. Nothing follows
+	Failed                  // the connection has broken: Err. Append once more, write, shut our side and read out what still comes: a reset would overtake the GOAWAY. Nothing follows
 )
 
 // Event is one thing that happened. Its slices are valid until the next call of
