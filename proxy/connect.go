@@ -59,7 +59,7 @@ func (w *worker) dialOutside(u *upstream, timeout time.Duration) {
 					return
 				}
 			}
-			u.fd = -1
+			u.fd, u.closed = -1, false // so that it is given up as any other
 			u.gaveUp(fmt.Errorf("connect to %v outside the mesh: %w", to, err))
 		})
 		if !taken && err == nil {

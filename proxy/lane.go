@@ -108,6 +108,10 @@ func (d *downstream) obtain(fresh bool) (*upstream, bool) {
 		d.overflow(l.sh, boundConnections)
 		return nil, false
 	}
+	if t.counted { // as in Envoy, who waits is pending and not under way
+		t.counted = false
+		l.sh.requests.Give()
+	}
 	l.push(t)
 	return nil, true
 }

@@ -203,11 +203,8 @@ func TestAllEjected(t *testing.T) {
 // TestMaxEjectionPercent: no more are ejected than the percentage allows.
 func TestMaxEjectionPercent(t *testing.T) {
 	var eps []*seinev1.Endpoint
-	var apps []*switchable
 	for i := range 4 {
-		a := newSwitchable(t, 500)
-		apps = append(apps, a)
-		eps = append(eps, endpoint(fmt.Sprint(i), a.at, workload("billing", "")))
+		eps = append(eps, endpoint(fmt.Sprint(i), newSwitchable(t, 500).at, workload("billing", "")))
 	}
 	p := start(t, Options{Loops: 4, Explicit: localhost()},
 		limited(t, watched(&seinev1.OutlierDetection{Consecutive_5Xx: 1, MaxEjectionPercent: 50}), toBilling(), eps...).build())
