@@ -234,3 +234,36 @@ func TestOpaqueHashesTheSource(t *testing.T) {
 		t.Errorf("%q", first)
 	}
 }
+
+// TestFailsOver: the nearest endpoint gets everything until it is ejected.
+func TestFailsOver(t *testing.T) {
+	bad := app(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/bad" {
+			w.WriteHeader(500)
+		}
+		fmt.Fprint(w, "near")
+	})
+	near, far := endpoint("1", bad, workload("billing", "")), endpoint("2", named(t, "far"), workload("billing", ""))
+	near.Locality, far.Locality = "eu/a", "us/a"
+	table := billingTable(t, []*seinev1.HttpRule{toBilling()}, near, far)
+	table.service[0].Policy = &seinev1.TrafficPolicy{
+		Outlier:  &seinev1.OutlierDetection{Consecutive_5Xx: 3, Interval: durationpb.New(10 * time.Second), BaseEjectionTime: durationpb.New(time.Hour), MaxEjectionPercent: 100},
+		Locality: &seinev1.Locality{Caller: "eu/a", FailoverActive: true},
+	}
+	r := start(t, Options{Loops: 1, Explicit: localhost()}, table.build())
+	c := dial(t, r.Addresses()[0].String())
+	for range 30 {
+		if _, body := c.get("/"); body != "near" {
+			t.Fatalf("%s, with a healthy endpoint nearby", body)
+		}
+	}
+	for range 3 {
+		c.get("/bad")
+	}
+	eventually(t, "failover", func() bool { _, body := c.get("/"); return body == "far" })
+	for range 30 {
+		if _, body := c.get("/"); body != "far" {
+			t.Fatalf("%s, which is ejected", body)
+		}
+	}
+}
