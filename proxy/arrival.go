@@ -196,6 +196,7 @@ func meshHello(h *sniff.Hello) bool {
 // plaintext does what the port's policy says about a connection that began so.
 func (a *arrival) plaintext(kind decide.Arrival) bool {
 	w := a.w
+	a.in.kind = kind
 	switch v := a.in.port.Admit(kind); v.Action {
 	case decide.Terminate:
 		a.forgetProbe()
@@ -487,7 +488,7 @@ func (a *arrival) relay() bool {
 	a.probe = nil
 	a.leave()
 	r := &relay{
-		w: w, a: a.socket, upstream: u, door: a.door, tcp: route.handle, target: route.target, ep: route.ep,
+		w: w, a: a.socket, upstream: u, door: a.door, in: a.in, tcp: route.handle, target: route.target, ep: route.ep,
 		dialled: a.dialled, remote: a.remote, cluster: route.cluster, host: route.host, lane: route.pool.lane,
 	}
 	if u != nil {

@@ -30,7 +30,7 @@ func (d *downstream) established() {
 
 // beTunnel hands both connections to a relay.
 func (d *downstream) beTunnel() {
-	r := &relay{w: d.w, a: d.socket, tunnel: d, upstream: d.up}
+	r := &relay{w: d.w, a: d.socket, tunnel: d, upstream: d.up, in: d.in}
 	d.up, d.phase = nil, tunnelling
 	r.start()
 }

@@ -15,7 +15,7 @@ import (
 // listen opens every listener.
 func (p *Proxy) listen() error {
 	o := &p.o
-	limits := http1.Limits{Head: o.MaxHead}
+	limits := http1.Limits{Head: o.MaxHead, Fields: maxFields}
 	add := func(d *door) error {
 		fd, err := loop.Listen(d.at)
 		if err != nil {
@@ -24,6 +24,9 @@ func (p *Proxy) listen() error {
 		d.fd, d.at = fd, loop.LocalAddr(fd)
 		d.limits = limits
 		d.limits.Proxy = d.kind == doorExplicit
+		if d.kind == doorInbound || d.kind == doorFixed {
+			d.limits = inboundLimits(limits)
+		}
 		p.doors = append(p.doors, d)
 		p.ports[d.at.Port()] = true
 		return nil
@@ -62,6 +65,15 @@ func (p *Proxy) listen() error {
 		return errNoListener
 	}
 	return nil
+}
+
+// inboundLimits are those of a head that has come through another sidecar: what
+// that one let through and added to must not fail here.
+func inboundLimits(l http1.Limits) http1.Limits {
+	l.Head += addedHead
+	l.Line = maxLine + addedHead
+	l.Fields += addedFields
+	return l
 }
 
 // Addresses are where the proxy listens, in the order outbound, inbound,

@@ -244,6 +244,14 @@ func (w *worker) requestEdit(d *downstream) *http1.Edit {
 			e.Add = append(e.Add, message.Field{Name: bytesOf("x-forwarded-client-cert"), Value: p.XFCC})
 		}
 	}
+	if len(req.Authority) == 0 { // HTTP/1.0: what it was sent to is all there is
+		if d.door.kind == doorPublished {
+			e.Authority = bytesOf(d.door.host)
+		} else if d.dialled.IsValid() {
+			w.text2 = d.dialled.AppendTo(w.text2[:0])
+			e.Authority = w.text2
+		}
+	}
 	if x.rule == nil {
 		return e
 	}

@@ -165,6 +165,7 @@ func (d *downstream) read() bool {
 	}
 	d.partial = false
 	d.x.head, d.x.framing = n, f
+	d.budget -= n // requests that are answered here cost nothing else
 	d.begin()
 	return true
 }

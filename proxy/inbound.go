@@ -20,6 +20,7 @@ const maxPreamble = 2048
 // its port's policy, and who calls. One for each connection.
 type inbound struct {
 	w        *worker
+	kind     decide.Arrival // what the connection began as, once that is known
 	port     *decide.InboundPort
 	pool     *pool
 	security telemetry.Security
@@ -75,4 +76,38 @@ func peerOf(cert *mtls.Peer, said *seinev1.Workload) *seinev1.Workload {
 		return said
 	}
 	return &seinev1.Workload{Namespace: cert.Namespace, ServiceAccount: cert.ServiceAccount, Identity: cert.ID}
+}
+
+// enforce applies a new Self to the inbound connections that are open: one that
+// was let in unencrypted does not outlive the policy that let it. A request
+// under way is the last of its connection.
+func (w *worker) enforce(s *decide.Self) {
+	admitted := func(in *inbound) bool {
+		in.port, in.requests = s.Inbound(in.number), nil
+		return in.security == telemetry.SecurityMutualTLS || in.port.Admit(in.kind).Action == decide.Forward
+	}
+	for d := range w.conns {
+		switch {
+		case d.in == nil || admitted(d.in):
+		case d.phase == reading:
+			d.end(false)
+		default:
+			d.last = true
+		}
+	}
+	for r := range w.relays {
+		if r.in != nil && !admitted(r.in) {
+			r.failure = "the port does not take plaintext any more"
+			r.end(telemetry.FlagLR, true)
+		}
+	}
+	for a := range w.arrivals {
+		switch {
+		case a.in == nil:
+		case a.stage == securing || a.stage == greeting || a.in.security == telemetry.SecurityMutualTLS:
+			a.in.port = s.Inbound(a.in.number)
+		case !admitted(a.in): // opening: what was dialled meanwhile goes, too
+			a.refuse()
+		}
+	}
 }

@@ -21,7 +21,9 @@ func durationOf(n int64) time.Duration { return time.Duration(n) }
 // route decides where an outbound request in worker.req goes. False: it was
 // answered, or it waits.
 func (d *downstream) route() bool {
-	w, req := d.w, &d.w.req
+	w, x, req := d.w, &d.x, &d.w.req
+	// What a decision before a wait chose is not this one's.
+	x.rule, x.dest, x.target, x.ep, x.timeout, x.retry.policy = nil, nil, nil, -1, 0, nil
 	authority, port, ok := d.called(req)
 	if !ok {
 		d.reply(400, telemetry.FlagDPE, "the request names no host")
@@ -247,7 +249,7 @@ func (w *worker) passthrough() *metrics.Requests {
 	if w.passed == nil {
 		w.passed = w.shard.Requests(&telemetry.RequestLabels{
 			Reporter: telemetry.Source, Source: w.current().Self.Proto.Workload,
-			ServiceName: "PassthroughCluster", Protocol: telemetry.ProtocolHTTP,
+			ServiceName: "PassthroughCluster", Protocol: telemetry.ProtocolHTTP, Plaintext: true,
 		})
 	}
 	return w.passed
@@ -345,7 +347,7 @@ func (a *arrival) opaque() (opaque, bool) {
 		return opaque{
 			pool: w.pool(poolKey{addr: a.dialled}, nil), connect: int64(10 * time.Second), cluster: "PassthroughCluster",
 			handle: w.shard.TCP(&telemetry.RequestLabels{
-				Reporter: telemetry.Source, Source: w.table.Self.Proto.Workload, ServiceName: "PassthroughCluster", Protocol: telemetry.ProtocolTCP,
+				Reporter: telemetry.Source, Source: w.table.Self.Proto.Workload, ServiceName: "PassthroughCluster", Protocol: telemetry.ProtocolTCP, Plaintext: true,
 			}),
 		}, true
 	case seinev1.Answer_ROUTES:

@@ -112,6 +112,10 @@ const (
 	lingerBytes = 1 << 20              // thrown away of a client that goes on after its last answer
 	lingerTime  = 2 * time.Second      // and for how long
 	closeTime   = 30 * time.Second     // for a client to take its last answer
+	maxFields   = 100                  // field lines of a head
+	maxLine     = 16 << 10             // bytes of a request line
+	addedFields = 32                   // what another sidecar and its rules may have added to a head
+	addedHead   = 8 << 10              // and in bytes
 	graceTime   = 5 * time.Millisecond // before a silent client's destination is dialled
 )
 

@@ -21,6 +21,7 @@ type relay struct {
 	upstream *upstream // b's holder
 	tunnel   *downstream
 	door     *door
+	in       *inbound // nil: outbound
 	tcp      *metrics.TCP
 	target   *target
 	ep       int

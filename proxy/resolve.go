@@ -92,6 +92,25 @@ func (d *downstream) resolve(ep *decide.Endpoint) bool {
 
 // resolveHost sends the request to a host outside the mesh.
 func (d *downstream) resolveHost(host string, port uint16) bool {
+	if addr, ok := d.w.resolved(host); ok && addr.IsValid() && d.w.table.Self.Local(addr) {
+		// The name is of the world, the address of the mesh: never in plaintext
+		// unless the control plane says so of the address.
+		d.w.name = decide.AppendAddressName(d.w.name[:0], netip.AddrPortFrom(addr, port))
+		a, ok := d.ask(d.w.table)
+		if !ok {
+			return false
+		}
+		switch decide.NextAddress(a) {
+		case decide.Refuse:
+			d.refused(a)
+			return false
+		case decide.Pass:
+			return d.resolveTo(host, port, poolKey{sh: d.x.sharing()}, nil)
+		case decide.Direct:
+			return d.routed(a, d.w.req.Authority, port, true)
+		}
+		return d.routed(a, d.w.req.Authority, port, false)
+	}
 	return d.resolveTo(host, port, poolKey{sh: d.x.sharing()}, nil)
 }
 

@@ -9,6 +9,10 @@ import (
 	"github.com/seinemesh/seine/telemetry"
 )
 
+// meshResponse are the limits of a response that may have come through another
+// sidecar.
+var meshResponse = inboundLimits(http1.Limits{Head: 64 << 10, Fields: maxFields})
+
 // pumpResponse passes the response on: interim heads, the final head with what
 // has come of the body, the rest of the body.
 func (d *downstream) pumpResponse() bool {
@@ -35,7 +39,11 @@ func (d *downstream) pumpResponse() bool {
 	if x.headSent {
 		return d.pumpBody()
 	}
-	n, f, perr := http1.ParseResponse(u.data, &w.res, x.framing.Asked, nil)
+	var limits *http1.Limits
+	if d.in == nil {
+		limits = &meshResponse
+	}
+	n, f, perr := http1.ParseResponse(u.data, &w.res, x.framing.Asked, limits)
 	if perr != nil {
 		d.upstreamBroke(perr)
 		return true
@@ -66,6 +74,7 @@ func (d *downstream) interim(n int, f http1.Framing) {
 		}
 	}
 	u.consume(n)
+	d.budget -= n // an upstream may send these without end
 }
 
 // final sends the final head, and with it what has come of the body.

@@ -121,10 +121,16 @@ func (s *socket) shake() {
 			s.readable = false
 			break
 		}
-		if errno != 0 || n == 0 {
+		if errno != 0 {
 			s.readable = false
 			s.eof = true
 			s.session.Abort(errReset)
+			break
+		}
+		if n == 0 { // the last flight, data and close_notify may stand before it
+			s.readable = false
+			s.eof = true
+			s.session.End()
 			break
 		}
 		if n < len(buf) && !s.hup {

@@ -157,6 +157,7 @@ func (t *target) labels(w *worker, ep *decide.Endpoint, protocol string) telemet
 	if ep != nil {
 		l.Destination = ep.Proto.Workload
 	}
+	l.Plaintext = t.cluster.Transport(ep) != decide.Mutual
 	return l
 }
 

@@ -49,12 +49,14 @@ type worker struct {
 	ids   [64]byte
 	count []byte // the number of a try
 
-	table   *decide.Table
-	targets map[*decide.Cluster]*target
-	pools   map[poolKey]*pool
-	lanes   map[*shared]*lane
-	queued  int // requests in the lanes' queues
-	sweepAt int // when pools without a connection are looked for
+	// enforced is the Self whose inbound policy the open connections satisfy.
+	enforced *decide.Self
+	table    *decide.Table
+	targets  map[*decide.Cluster]*target
+	pools    map[poolKey]*pool
+	lanes    map[*shared]*lane
+	queued   int // requests in the lanes' queues
+	sweepAt  int // when pools without a connection are looked for
 	// parked are the machines that wait for an answer of the control plane.
 	parked    map[parker]struct{}
 	conns     map[*downstream]struct{}
@@ -130,6 +132,10 @@ func (w *worker) current() *decide.Table {
 // published runs when the control plane has sent something: what waited for it
 // looks again.
 func (w *worker) published() {
+	if s := w.current().Self; s != w.enforced {
+		w.enforced = s
+		w.enforce(s)
+	}
 	if len(w.parked) == 0 {
 		return
 	}
