@@ -4,12 +4,14 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -104,7 +106,10 @@ func TestStrictEndsPlaintext(t *testing.T) {
 			t.Fatal(res.StatusCode)
 		}
 		s.tables.publish(of(seinev1.MtlsMode_MTLS_STRICT).build())
-		c.ends()
+		must(t, c.SetReadDeadline(time.Now().Add(5*time.Second)))
+		if b, err := io.ReadAll(c.r); len(b) > 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatalf("%v: still open: %q, %v", protocol, b, err)
+		}
 	}
 }
 
