@@ -20,7 +20,7 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
-	"github.com/seinemesh/seine/proxy/mtls"
+	"github.com/seinemesh/seine/mtls"
 )
 
 var (

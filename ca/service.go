@@ -19,7 +19,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	cav1 "github.com/seinemesh/seine/api/ca/v1"
-	"github.com/seinemesh/seine/proxy/mtls"
+	"github.com/seinemesh/seine/mtls"
 )
 
 const (

@@ -25,8 +25,8 @@ import (
 	"google.golang.org/grpc/status"
 
 	cav1 "github.com/seinemesh/seine/api/ca/v1"
-	"github.com/seinemesh/seine/proxy/mtls"
-	"github.com/seinemesh/seine/proxy/mtls/caclient"
+	"github.com/seinemesh/seine/mtls"
+	"github.com/seinemesh/seine/mtls/caclient"
 )
 
 // control is a control plane with nothing but its CA.

@@ -33,8 +33,8 @@ import (
 	"github.com/seinemesh/seine/config/files"
 	"github.com/seinemesh/seine/discovery"
 	"github.com/seinemesh/seine/mesh"
+	"github.com/seinemesh/seine/mtls"
 	"github.com/seinemesh/seine/plan"
-	"github.com/seinemesh/seine/proxy/mtls"
 )
 
 // Options are seined's flags.

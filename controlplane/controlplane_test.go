@@ -25,9 +25,9 @@ import (
 	"github.com/seinemesh/seine/decide"
 	"github.com/seinemesh/seine/discovery"
 	"github.com/seinemesh/seine/mesh"
+	"github.com/seinemesh/seine/mtls"
+	"github.com/seinemesh/seine/mtls/caclient"
 	"github.com/seinemesh/seine/proxy/control"
-	"github.com/seinemesh/seine/proxy/mtls"
-	"github.com/seinemesh/seine/proxy/mtls/caclient"
 	"github.com/seinemesh/seine/stat"
 )
 

@@ -8,7 +8,7 @@ import (
 
 	seinev1 "github.com/seinemesh/seine/api/seine/v1"
 	"github.com/seinemesh/seine/decide"
-	"github.com/seinemesh/seine/proxy/mtls"
+	"github.com/seinemesh/seine/mtls"
 	"github.com/seinemesh/seine/telemetry"
 	"github.com/seinemesh/seine/telemetry/metrics"
 )

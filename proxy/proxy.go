@@ -6,7 +6,7 @@
 // encrypted and measured.
 //
 // What enters: accepted connections (redirected, sent to it as a proxy, or of
-// published ports), the table of proxy/control, certificates of proxy/mtls.
+// published ports), the table of proxy/control, certificates of mtls.
 // What leaves: connections to endpoints and to the local application, metrics,
 // access log entries.
 //
@@ -35,11 +35,11 @@ import (
 	"time"
 
 	"github.com/seinemesh/seine/decide"
+	"github.com/seinemesh/seine/mtls"
 	"github.com/seinemesh/seine/proxy/capture"
 	"github.com/seinemesh/seine/proxy/control"
 	"github.com/seinemesh/seine/proxy/http1"
 	"github.com/seinemesh/seine/proxy/loop"
-	"github.com/seinemesh/seine/proxy/mtls"
 	"github.com/seinemesh/seine/telemetry/accesslog"
 	"github.com/seinemesh/seine/telemetry/metrics"
 )

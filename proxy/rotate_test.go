@@ -15,7 +15,7 @@ import (
 	"testing"
 
 	seinev1 "github.com/seinemesh/seine/api/seine/v1"
-	"github.com/seinemesh/seine/proxy/mtls"
+	"github.com/seinemesh/seine/mtls"
 )
 
 // TestRotation: certificates change all the time on both sides; standing

@@ -7,8 +7,8 @@ import (
 	"io"
 	"syscall"
 
+	"github.com/seinemesh/seine/mtls"
 	"github.com/seinemesh/seine/proxy/loop"
-	"github.com/seinemesh/seine/proxy/mtls"
 )
 
 // machine is the state machine that a socket's events drive.

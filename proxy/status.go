@@ -11,8 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/seinemesh/seine/mtls"
 	"github.com/seinemesh/seine/proxy/control"
-	"github.com/seinemesh/seine/proxy/mtls"
 	"github.com/seinemesh/seine/telemetry/metrics"
 )
 

@@ -10,9 +10,9 @@ import (
 
 	"github.com/seinemesh/seine/decide"
 	"github.com/seinemesh/seine/message"
+	"github.com/seinemesh/seine/mtls"
 	"github.com/seinemesh/seine/proxy/http1"
 	"github.com/seinemesh/seine/proxy/loop"
-	"github.com/seinemesh/seine/proxy/mtls"
 	"github.com/seinemesh/seine/telemetry/accesslog"
 	"github.com/seinemesh/seine/telemetry/metrics"
 )

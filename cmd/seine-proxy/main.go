@@ -20,10 +20,10 @@ import (
 	"time"
 
 	seinev1 "github.com/seinemesh/seine/api/seine/v1"
+	"github.com/seinemesh/seine/mtls"
+	"github.com/seinemesh/seine/mtls/caclient"
 	"github.com/seinemesh/seine/proxy"
 	"github.com/seinemesh/seine/proxy/control"
-	"github.com/seinemesh/seine/proxy/mtls"
-	"github.com/seinemesh/seine/proxy/mtls/caclient"
 	"github.com/seinemesh/seine/telemetry/accesslog"
 	"github.com/seinemesh/seine/telemetry/metrics"
 	"github.com/seinemesh/seine/version"

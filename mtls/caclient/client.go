@@ -27,7 +27,7 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	cav1 "github.com/seinemesh/seine/api/ca/v1"
-	"github.com/seinemesh/seine/proxy/mtls"
+	"github.com/seinemesh/seine/mtls"
 )
 
 const (
