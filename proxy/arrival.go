@@ -315,9 +315,10 @@ func (a *arrival) protocol() seinev1.Protocol {
 			switch a.session.ALPN() {
 			case "seine-http/1.1", "istio-http/1.1":
 				return seinev1.Protocol_PROTOCOL_HTTP
-			case "seine-tcp":
-				return seinev1.Protocol_PROTOCOL_TCP
 			}
+			// "seine-tcp" is the peer's word alone: requests that it calls opaque
+			// would reach the application with headers of the peer's own making
+			// (x-forwarded-client-cert). The bytes decide.
 		}
 		return plainProtocol(p)
 	}

@@ -4,6 +4,7 @@ package proxy
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -165,4 +166,29 @@ type inMesh struct{}
 
 func (inMesh) LookupNetIP(context.Context, string, string) ([]netip.Addr, error) {
 	return []netip.Addr{netip.MustParseAddr("10.1.2.3")}, nil
+}
+
+// A peer that calls its bytes opaque does not get requests with identities of
+// its own making past the sidecar.
+func TestOpaqueByWordAlone(t *testing.T) {
+	ca := newAuthority(t)
+	const undeclared = 9999
+	s := start(t, Options{
+		Loops: 1, Factory: ca.factory(t, billingID),
+		Forwards: []Forward{{Listen: localhost(), App: app(t, echo), Port: undeclared}},
+	}, (&tableOf{t: t, self: self(t, "billing", billingID, seinev1.MtlsMode_MTLS_STRICT)}).build())
+	peer := ca.identity(t, "spiffe://cluster.local/ns/default/sa/mallory")
+	c, err := tls.Dial("tcp", s.Addresses()[0].String(), &tls.Config{
+		InsecureSkipVerify: true, NextProtos: []string{"seine-tcp"}, Certificates: []tls.Certificate{peer.Certificate},
+	})
+	must(t, err)
+	defer c.Close()
+	// The preamble, with nothing in it, and then a request.
+	_, err = io.WriteString(c, "\x00\x00GET / HTTP/1.1\r\nHost: billing\r\nX-Forwarded-Client-Cert: URI=spiffe://cluster.local/ns/default/sa/admin\r\nConnection: close\r\n\r\n")
+	must(t, err)
+	answer, err := io.ReadAll(c)
+	must(t, err)
+	if text := string(answer); !strings.Contains(text, "200 OK") || !strings.Contains(text, "sa/mallory") || strings.Contains(text, "sa/admin") {
+		t.Fatalf("%s", text)
+	}
 }
