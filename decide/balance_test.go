@@ -78,7 +78,7 @@ func quantile(sorted []int64, q float64) time.Duration {
 }
 
 // TestDefaultBeatsTheOthers is the case for our default: eight endpoints, of
-// which one is ten times slower. See docs/decisions/011-balance-by-latency.md.
+// which one is ten times slower. See docs/decisions/007-balance-by-latency.md.
 func TestDefaultBeatsTheOthers(t *testing.T) {
 	slow := func(host int, _ int64) time.Duration {
 		if host == 3 {

@@ -14,7 +14,7 @@ const maxOrder = 1024
 type balancer uint8
 
 const (
-	peakEWMA balancer = iota // docs/decisions/011
+	peakEWMA balancer = iota // docs/decisions/007
 	roundRobin
 	leastRequest
 	random
