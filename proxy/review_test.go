@@ -127,18 +127,22 @@ func TestPlaintextEdgeHasNoPrincipals(t *testing.T) {
 
 // An upstream that sends interim answers without end does not keep the loop.
 func TestEndlessInterim(t *testing.T) {
+	flowing := make(chan struct{})
 	at := rawApp(t, func(c net.Conn) {
 		many := strings.Repeat("HTTP/1.1 103 Early Hints\r\n\r\n", 2000)
-		for {
+		for n := 0; ; n++ {
 			if _, err := io.WriteString(c, many); err != nil {
 				return
+			}
+			if n == 200 { // more than the sockets on the way hold: the sidecars read it
+				close(flowing)
 			}
 		}
 	})
 	p := startPair(t, at, nil, nil)
 	bad := dial(t, p.addr)
 	bad.write("GET http://billing:8080/ HTTP/1.0\r\nHost: billing:8080\r\n\r\n") // nothing reaches it, nothing blocks
-	time.Sleep(50 * time.Millisecond)
+	<-flowing
 	c := dial(t, p.addr)
 	c.write("GET http://nobody/ HTTP/1.1\r\nHost: x y\r\n\r\n")
 	if res, _ := c.response("GET"); res.StatusCode != 400 {
