@@ -13,13 +13,11 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
 	cav1 "github.com/seinemesh/seine/api/ca/v1"
-	"github.com/seinemesh/seine/mtls"
 )
 
 const (
@@ -219,21 +217,6 @@ func peerAddress(ctx context.Context) string {
 		return host
 	}
 	return p.Addr.String()
-}
-
-// PeerID returns the verified SPIFFE ID of a gRPC caller on a server whose TLS is
-// mtls.Source.ServerTLS, and false for an anonymous one.
-func PeerID(ctx context.Context) (string, bool) {
-	p, ok := peer.FromContext(ctx)
-	if !ok {
-		return "", false
-	}
-	info, ok := p.AuthInfo.(credentials.TLSInfo)
-	if !ok {
-		return "", false
-	}
-	id := mtls.PeerID(info.State)
-	return id, id != ""
 }
 
 // buckets limit each workload's rate; it is bounded, and safe for concurrent use.

@@ -47,21 +47,6 @@ func Install(fd int, r Rules) error {
 	return nil
 }
 
-// Remove takes the rules away. No rules is no error.
-func Remove(fd int) error {
-	conn, err := nftables.New(nftables.WithNetNSFd(fd))
-	if err != nil {
-		return fmt.Errorf("capture: open nftables: %w", err)
-	}
-	table := &nftables.Table{Name: TableName, Family: nftables.TableFamilyINet}
-	conn.AddTable(table)
-	conn.DelTable(table)
-	if err := conn.Flush(); err != nil {
-		return fmt.Errorf("capture: remove nftables rules: %w", err)
-	}
-	return nil
-}
-
 func (r *Rules) outbound() [][]expr.Any {
 	var rules [][]expr.Any
 	add := func(verdict []expr.Any, conds ...[]expr.Any) { rules = append(rules, join(verdict, conds...)) }

@@ -179,8 +179,8 @@ func (s *server) open() (*files.Source, error) {
 	s.source = mtls.NewSource(mtls.SourceOptions{Request: s.authority.Serve(o.CertTTL, dnsName, "localhost"), Log: s.log})
 	s.issuer = &ca.Service{Authority: s.authority, Attest: ca.JoinTokens(secret, nil), Log: s.log}
 	s.discovery, err = discovery.New(discovery.Options{
-		Plan:     discovery.Plan{Self: plan.Self, Answer: plan.Answer, Service: plan.Service, Endpoints: plan.Endpoints},
-		Identity: mtls.PeerID, Log: s.log,
+		Plan: discovery.Plan{Self: plan.Self, Answer: plan.Answer, Service: plan.Service, Endpoints: plan.Endpoints},
+		Log:  s.log,
 	})
 	if err != nil {
 		return nil, err

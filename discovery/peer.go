@@ -2,7 +2,6 @@ package discovery
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"strings"
@@ -15,9 +14,11 @@ import (
 
 	seinev1 "github.com/seinemesh/seine/api/seine/v1"
 	"github.com/seinemesh/seine/mesh"
+	"github.com/seinemesh/seine/mtls"
 )
 
-// peer is who is at the other end, from a client certificate that TLS verified.
+// peer is who is at the other end, from a client certificate that the server's
+// TLS has verified (mtls.Source.ServerTLS).
 type peer struct {
 	id       string // SPIFFE ID
 	address  string
@@ -35,20 +36,11 @@ func (s *Server) peerOf(ctx context.Context) (peer, error) {
 	if !ok || len(info.State.PeerCertificates) == 0 {
 		return peer{}, errNoCertificate
 	}
-	id := s.opt.Identity(info.State)
+	id := mtls.PeerID(info.State)
 	if id == "" {
 		return peer{}, errors.New("the client certificate is not one of this mesh: it must be verified and hold exactly one URI, a SPIFFE ID")
 	}
 	return peer{id: id, address: p.Addr.String(), notAfter: info.State.PeerCertificates[0].NotAfter}, nil
-}
-
-// verified is Options.Identity for a server whose crypto/tls verifies chains.
-func verified(cs tls.ConnectionState) string {
-	leaf := cs.PeerCertificates[0]
-	if len(cs.VerifiedChains) == 0 || len(leaf.URIs) != 1 || leaf.URIs[0].Scheme != "spiffe" {
-		return ""
-	}
-	return leaf.URIs[0].String()
 }
 
 // authorize returns the workload of a node ID if the certificate's identity is

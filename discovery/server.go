@@ -17,7 +17,6 @@ package discovery
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -78,14 +77,11 @@ func set[T comparable](p *T, v T) {
 
 // Options of New.
 type Options struct {
-	Plan   Plan
-	Limits Limits
-	// Identity returns the SPIFFE ID of a peer that sent a certificate, "" if
-	// that was not verified. nil: what crypto/tls verified by itself.
-	Identity func(tls.ConnectionState) string
-	Quiet    time.Duration // a burst of snapshots is over after so long; 10 ms
-	Longest  time.Duration // the first of a burst waits no longer; 100 ms
-	Log      *slog.Logger  // nil: discard
+	Plan    Plan
+	Limits  Limits
+	Quiet   time.Duration // a burst of snapshots is over after so long; 10 ms
+	Longest time.Duration // the first of a burst waits no longer; 100 ms
+	Log     *slog.Logger  // nil: discard
 }
 
 // Server serves discovery streams. Its methods may be called from any goroutine.
@@ -106,9 +102,6 @@ func New(o Options) (*Server, error) {
 		return nil, errors.New("discovery: Options.Plan is incomplete")
 	}
 	o.Limits.defaults()
-	if o.Identity == nil {
-		o.Identity = verified
-	}
 	set(&o.Quiet, 10*time.Millisecond)
 	set(&o.Longest, 100*time.Millisecond)
 	if o.Log == nil {

@@ -61,10 +61,16 @@ func (d *downstream) respond(status int, flag telemetry.Flag, cause, body string
 		x.resExtra = int64(len(body))
 	}
 	d.send(out, nil)
+	d.conclude()
+}
+
+// conclude: the answer is out, or waits to be sent. The connection takes the
+// next request, or ends once everything has gone.
+func (d *downstream) conclude() {
 	d.observe()
 	if d.last {
 		d.phase = closing
-		w.loop.Arm(&d.idle, w.loop.Now()+int64(closeTime))
+		d.w.loop.Arm(&d.idle, d.w.loop.Now()+int64(closeTime))
 		return
 	}
 	d.rest()

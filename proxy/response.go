@@ -209,7 +209,7 @@ func (d *downstream) responseEdit() *http1.Edit {
 
 // complete: the whole response was passed on.
 func (d *downstream) complete() {
-	w, x, u := d.w, &d.x, d.up
+	x, u := &d.x, d.up
 	d.up = nil
 	x.release()
 	x.resDone = true
@@ -224,13 +224,7 @@ func (d *downstream) complete() {
 	}
 	x.details = "via_upstream"
 	d.retryEnded()
-	d.observe()
-	if d.last {
-		d.phase = closing
-		w.loop.Arm(&d.idle, w.loop.Now()+int64(closeTime))
-		return
-	}
-	d.rest()
+	d.conclude()
 }
 
 // upstreamEnded: the upstream connection ended where it should not, or where a

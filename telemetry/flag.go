@@ -64,16 +64,6 @@ func (f Flag) Meaning() string {
 	return ""
 }
 
-// ParseFlag returns the flag of Envoy's letters.
-func ParseFlag(letters string) (Flag, bool) {
-	for i := range flags {
-		if flags[i].letters == letters {
-			return Flag(i), true
-		}
-	}
-	return FlagNone, false
-}
-
 // Exhausted is f of a request whose retries are all used up.
 func (f Flag) Exhausted() Flag {
 	switch f {

@@ -23,12 +23,6 @@ func TestFlags(t *testing.T) {
 		if (f.Meaning() == "") != (f == FlagNone) || f != FlagNone && !strings.HasSuffix(f.Meaning(), ".") {
 			t.Errorf("%s means %q", s, f.Meaning())
 		}
-		if g, ok := ParseFlag(s); !ok || g != f {
-			t.Errorf("ParseFlag(%s) = %v, %v", s, g, ok)
-		}
-	}
-	if _, ok := ParseFlag("XX"); ok {
-		t.Error("XX is a flag")
 	}
 	if Flag(200).String() != "-" || Flag(200).Meaning() != "" {
 		t.Error("a flag that does not exist is not the empty one")

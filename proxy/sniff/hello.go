@@ -41,19 +41,6 @@ func (h *Hello) ALPN(n int) (name []byte, next int) {
 	return h.alpn[n+1 : next], next
 }
 
-// HasALPN reports whether the client sent any protocol name.
-func (h *Hello) HasALPN() bool { return len(h.alpn) > 0 }
-
-// OffersALPN reports whether the client offers that protocol.
-func (h *Hello) OffersALPN(name string) bool {
-	for p, n := h.ALPN(0); p != nil; p, n = h.ALPN(n) {
-		if string(p) == name {
-			return true
-		}
-	}
-	return false
-}
-
 // ClientHello parses the ClientHello that b begins with, over as many TLS
 // records as it takes. n is the number of bytes of those records. It
 // allocates only for a ClientHello in more than one record, and takes none of
