@@ -341,8 +341,7 @@ func plainProtocol(p seinev1.Protocol) seinev1.Protocol {
 func (a *arrival) serveHTTP() bool {
 	a.forgetProbe()
 	a.leave()
-	d := &downstream{socket: a.socket, door: a.door, dialled: a.dialled, remote: a.remote, in: a.in}
-	a.w.serveHTTP(d)
+	a.w.serveHTTP(a.socket, caller{door: a.door, dialled: a.dialled, remote: a.remote, in: a.in, sock: a.socket})
 	return false
 }
 

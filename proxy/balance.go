@@ -42,19 +42,19 @@ func (w *worker) retarget(t *decide.Table) {
 
 // pick chooses an endpoint of the target for the request in worker.req; -1 if
 // there is none. attempt is how many were chosen before and turned down.
-func (d *downstream) pick(t *target, attempt uint32) int {
-	w, x, c := d.w, &d.x, t.cluster
-	if i := c.Dialled(d.dialled); i >= 0 {
+func (x *exchange) pick(t *target, attempt uint32) int {
+	w, c := x.w, t.cluster
+	if i := c.Dialled(x.dialled); i >= 0 {
 		return i
 	}
 	w.question = decide.Ask{Draw: w.rng.Uint64(), Now: w.loop.Now(), Attempt: attempt}
 	if k := c.HashKey(); k != nil {
 		if attempt == 0 {
-			x.hash, x.hashed = k.Request(&w.req, d.remote.Addr())
+			x.hash, x.hashed = k.Request(&w.req, x.caller.remote.Addr())
 			x.cookie = false
 			if !x.hashed && k.MakesCookie() {
 				x.cookie, x.hashed = true, true
-				x.hash = decide.HashBytes(d.cookie())
+				x.hash = decide.HashBytes(x.cookieValue())
 			}
 		}
 		w.question.Hash, w.question.Hashed = x.hash, x.hashed
@@ -62,20 +62,20 @@ func (d *downstream) pick(t *target, attempt uint32) int {
 	return t.balance.Pick(&w.question)
 }
 
-// cookie is the value of the cookie that binds the client to an endpoint, valid
+// cookieValue is the value of the cookie that binds the client to an endpoint, valid
 // until text3 is used again.
-func (d *downstream) cookie() []byte {
-	d.w.text3 = decide.AppendCookie(d.w.text3[:0], d.remote, d.dialled)
-	return d.w.text3
+func (x *exchange) cookieValue() []byte {
+	x.w.text3 = decide.AppendCookie(x.w.text3[:0], x.caller.remote, x.dialled)
+	return x.w.text3
 }
 
 // giveCookie adds the header field that gives it to the client.
-func (d *downstream) giveCookie() {
-	w, k := d.w, d.x.target.cluster.HashKey()
+func (x *exchange) giveCookie() {
+	w, k := x.w, x.target.cluster.HashKey()
 	if k == nil || !k.MakesCookie() { // a retry met another configuration
 		return
 	}
-	value := d.cookie()
+	value := x.cookieValue()
 	n := len(value)
 	w.text3 = k.AppendSetCookie(value, value)
 	w.edit.Add = append(w.edit.Add, message.Field{Name: bytesOf("set-cookie"), Value: w.text3[n:]})

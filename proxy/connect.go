@@ -18,20 +18,21 @@ import (
 )
 
 // established answers CONNECT and makes the two connections one stream.
-func (d *downstream) established() {
-	d.x.ticket.attached()
-	d.x.host.connected()
-	d.parse()
-	d.consume(d.x.head)
-	d.x.status, d.x.headSent, d.x.reqDone = 200, true, true
+func (x *exchange) established() {
+	x.ticket.attached()
+	x.host.connected()
+	x.leg.again()
+	d := x.h1
+	d.consume(x.head)
+	x.status, x.headSent, x.reqDone = 200, true, true
 	d.send(bytesOf(http1.Established), nil)
 	d.beTunnel()
 }
 
 // beTunnel hands both connections to a relay.
 func (d *downstream) beTunnel() {
-	r := &relay{w: d.w, a: d.socket, tunnel: d, upstream: d.up, in: d.in}
-	d.up, d.phase = nil, tunnelling
+	r := &relay{w: d.w, a: d.socket, tunnel: d, upstream: d.x.up, in: d.in}
+	d.x.up, d.state, d.x.phase = nil, tunnelling, vacant
 	r.start()
 }
 

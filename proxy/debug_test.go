@@ -16,10 +16,10 @@ func (r *running) state() string {
 			defer close(done)
 			fmt.Fprintf(&b, "loop %d: inflight %d, count %d, sockets %d, buffers %d, arrivals %d, relays %d, parked %d\n", i, w.inflight.Load(), w.loop.Count(), w.sockets, w.buffers.inUse, len(w.arrivals), len(w.relays), len(w.parked))
 			for d := range w.conns {
-				fmt.Fprintf(&b, "  downstream %v phase %d partial %v data %d %s budget %d queued %v x %+v\n", d.remote, d.phase, d.partial, len(d.data), d.socket.flags(), d.budget, d.queued,
+				fmt.Fprintf(&b, "  downstream %v phase %d state %d partial %v data %d %s budget %d queued %v x %+v\n", d.remote, d.x.phase, d.state, d.partial, len(d.data), d.socket.flags(), d.budget, d.queued,
 					[]any{d.x.transmitted, d.x.reqDone, d.x.resStarted, d.x.headSent, d.x.resDone, d.x.retried, d.x.status})
-				if d.up != nil {
-					fmt.Fprintf(&b, "    upstream data %d %s connecting %v up %v served %d\n", len(d.up.data), d.up.flags(), d.up.connecting, d.up.up, d.up.served)
+				if d.x.up != nil {
+					fmt.Fprintf(&b, "    upstream data %d %s connecting %v up %v served %d\n", len(d.x.up.data), d.x.up.flags(), d.x.up.connecting, d.x.up.up, d.x.up.served)
 				}
 			}
 		})

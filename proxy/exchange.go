@@ -6,17 +6,78 @@ import (
 	"net/netip"
 
 	"github.com/seinemesh/seine/decide"
+	"github.com/seinemesh/seine/message"
+	"github.com/seinemesh/seine/proxy/control"
 	"github.com/seinemesh/seine/proxy/http1"
+	"github.com/seinemesh/seine/proxy/loop"
 	"github.com/seinemesh/seine/telemetry"
 	"github.com/seinemesh/seine/telemetry/metrics"
 )
 
+// phase is where an exchange stands.
+type phase uint8
+
+const (
+	vacant     phase = iota // there is none
+	deciding                // a head has come
+	waiting                 // for an answer of the control plane or a name
+	connecting              // for an upstream connection, or a pause between two tries
+	exchanging              // request and response are under way
+)
+
+// caller is what the exchanges of one connection of a client have in common.
+type caller struct {
+	door    *door
+	dialled netip.AddrPort // the address that the client meant; zero at an explicit proxy port
+	remote  netip.AddrPort
+	in      *inbound // set if requests go to the local application
+	sock    *socket
+
+	// The answer for the host of the last request, valid for one table.
+	cached struct {
+		table     *decide.Table
+		authority []byte
+		answer    *decide.Answer
+		use       *control.Use
+	}
+}
+
+// leg is the client's side of an exchange: a connection of HTTP/1.
+type leg interface {
+	// again makes worker.req the request's head once more, after a wait.
+	again()
+	// answer sends a whole answer of our own; over follows.
+	answer(status int, body string, extra ...message.Field)
+	// over: the exchange is at its end, and was reported.
+	over()
+	// abort ends what the client has begun to receive, or nobody waits for,
+	// so that it is seen to be cut short. The exchange was reported.
+	abort()
+	// gone reports whether the client has left.
+	gone() bool
+	// ready does whatever can be done now.
+	ready()
+}
+
 // exchange is one request and its response: what was decided, how far both
-// have come, and what is to be reported. A connection uses one after another
-// in the same memory.
+// have come, and what is to be reported. A connection of HTTP/1 has one, which
+// it uses again and again (see reset).
 type exchange struct {
-	start  int64 // when the head's first byte was seen; the loop's clock
-	sentAt int64 // when the head went upstream
+	w      *worker
+	caller *caller
+	leg    leg
+	h1     *downstream // the client's connection
+	stall  *loop.Timer // fires when nothing has moved for too long: see stalled
+	limit  loop.Timer  // the route's timeout, the wait for an answer
+	try    loop.Timer  // the timeout of one try, the pause before the next
+
+	phase   phase
+	last    bool // the client's connection closes after this exchange
+	up      *upstream
+	start   int64 // when the head's first byte was seen; the loop's clock
+	sentAt  int64 // when the head went upstream
+	moved   int64 // when something last moved
+	dialled netip.AddrPort
 
 	// The request, as it came.
 	head       int // length of its head

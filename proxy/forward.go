@@ -17,82 +17,82 @@ var neverBack = message.SetOf(message.XEnvoyPeerMetadata, message.XEnvoyPeerMeta
 
 // forward gets an upstream connection for the request in worker.req and sends
 // it, or waits for the connection.
-func (d *downstream) forward() {
-	w, x := d.w, &d.x
+func (x *exchange) forward() {
+	w := x.w
 	x.begun()
-	if d.phase == waiting {
-		w.loop.Disarm(&d.limit)
+	if x.phase == waiting {
+		w.loop.Disarm(&x.limit)
 	}
-	d.firstTry()
-	u, ok := d.obtain(false)
+	x.firstTry()
+	u, ok := x.obtain(false)
 	if !ok {
 		return
 	}
-	if d.up = u; u == nil || !u.up {
-		d.phase = connecting
+	if x.up = u; u == nil || !u.up {
+		x.phase = connecting
 		if u == nil { // queued
-			w.loop.Arm(&d.idle, w.loop.Now()+int64(w.p.o.StreamIdle))
+			w.loop.Arm(x.stall, w.loop.Now()+int64(w.p.o.StreamIdle))
 		}
 		return
 	}
-	d.transmit()
+	x.transmit()
 }
 
 // connected: the upstream connection that the request waits for is there.
-func (d *downstream) connected(u *upstream) {
-	if d.closed || d.up != u {
+func (x *exchange) connected(u *upstream) {
+	if !x.live() || x.up != u {
 		return
 	}
 	switch {
-	case d.x.connects:
-		d.established()
+	case x.connects:
+		x.established()
 		return
-	case d.x.transmitted: // a second attempt
-		d.repeat()
+	case x.transmitted: // a second attempt
+		x.repeat()
 	default:
-		d.parse()
-		d.transmit()
+		x.leg.again()
+		x.transmit()
 	}
-	d.ready()
+	x.leg.ready()
 }
 
 // connectFailed: there is no upstream connection to be had.
-func (d *downstream) connectFailed(u *upstream, err error) {
-	if d.closed || (u != nil && d.up != u) {
+func (x *exchange) connectFailed(u *upstream, err error) {
+	if !x.live() || (u != nil && x.up != u) {
 		return
 	}
-	d.up = nil
-	d.x.failed(d.w.loop.Now())
-	d.x.host.failed(503)
-	d.x.release()
-	if !d.x.transmitted {
-		d.parse()
+	x.up = nil
+	x.failed(x.w.loop.Now())
+	x.host.failed(503)
+	x.release()
+	if !x.transmitted {
+		x.leg.again()
 	}
-	if d.retriesFailure(decide.ConnectFailed) {
+	if x.retriesFailure(decide.ConnectFailed) {
 		return
 	}
-	d.x.details = "upstream_reset_before_response_started"
-	d.reply(503, d.x.flagged(telemetry.FlagUF), d.x.told(connectCause(err)))
+	x.details = "upstream_reset_before_response_started"
+	x.reply(503, x.flagged(telemetry.FlagUF), x.told(connectCause(err)))
 	if u != nil {
-		d.ready()
+		x.leg.ready()
 	}
 }
 
 // transmit sends the head that is parsed in worker.req, with as much of the
 // body as has come, in one write.
-func (d *downstream) transmit() {
-	w, x, u := d.w, &d.x, d.up
+func (x *exchange) transmit() {
+	w, d, u := x.w, x.h1, x.up
 	x.ticket.attached()
 	x.host.connected()
 	head := d.data[:x.head]
-	e := w.requestEdit(d)
+	e := x.requestEdit()
 	out := append(w.out[:0], u.greeting()...)
 	greeted := len(out)
 	out, perr := http1.AppendRequest(out, head, &w.req, x.framing, e)
 	if perr != nil {
-		d.up = nil
+		x.up = nil
 		u.drop(true)
-		d.refuse(perr)
+		x.refuse(perr)
 		return
 	}
 	w.out = out[:0]
@@ -101,9 +101,9 @@ func (d *downstream) transmit() {
 	x.reqDone = done || x.framing.Kind == http1.None
 	body := d.data[x.head : x.head+n]
 	if perr != nil {
-		d.up = nil
+		x.up = nil
 		u.drop(true)
-		d.refuse(perr)
+		x.refuse(perr)
 		return
 	}
 	x.replayable = x.keeps(u)
@@ -114,8 +114,8 @@ func (d *downstream) transmit() {
 	}
 	x.transmitted, x.local = true, u.local
 	x.sentAt = w.loop.Now()
-	d.phase = exchanging
-	d.moved = x.sentAt
+	x.phase = exchanging
+	x.moved = x.sentAt
 	if u.session != nil && len(body) > 0 && len(out)+len(body) <= recordSize {
 		out = append(out, body...)
 		body = nil
@@ -123,58 +123,63 @@ func (d *downstream) transmit() {
 	u.send(out, body)
 	x.unsent = u.lost != nil
 	d.consume(x.head + n)
-	w.loop.Arm(&d.idle, w.loop.Now()+int64(w.p.o.StreamIdle))
+	w.loop.Arm(x.stall, w.loop.Now()+int64(w.p.o.StreamIdle))
 	if x.reqDone {
-		d.startClocks()
+		x.startClocks()
 	}
 }
 
 // repeat sends what is kept of a request again.
-func (d *downstream) repeat() {
-	w, x, u := d.w, &d.x, d.up
+func (x *exchange) repeat() {
+	w, u := x.w, x.up
 	x.ticket.attached()
-	d.phase = exchanging
-	d.moved = w.loop.Now()
-	x.sentAt, x.local = d.moved, u.local
-	u.send(w.headAgain(d), x.replay[x.retry.head:])
+	x.phase = exchanging
+	x.moved = w.loop.Now()
+	x.sentAt, x.local = x.moved, u.local
+	u.send(w.headAgain(x), x.replay[x.retry.head:])
 	x.unsent = x.unsent && u.lost != nil
 	if !x.retry.policy.May(x.idempotent) {
 		x.forget(w)
 	}
 }
 
-// exchange moves the bodies in both directions.
-func (d *downstream) exchange() bool {
-	x := &d.x
+// step makes one step of an exchange that is under way, and reports whether
+// there may be another.
+func (x *exchange) step() bool {
+	if x.phase != exchanging {
+		x.watch()
+		return false
+	}
+	d := x.h1
 	if d.err != nil || d.lost != nil {
-		d.abandon()
+		x.abandon()
 		return false
 	}
 	moved := false
-	if !x.reqDone && d.pumpRequest() {
+	if !x.reqDone && x.pumpRequest() {
 		moved = true
 	}
-	if d.phase != exchanging || d.closed {
+	if x.phase != exchanging {
 		return !d.closed
 	}
-	if d.pumpResponse() {
+	if x.pumpResponse() {
 		moved = true
 	}
-	if d.phase != exchanging || d.closed {
+	if x.phase != exchanging {
 		return !d.closed
 	}
 	if moved {
-		d.moved = d.w.loop.Now()
+		x.moved = x.w.loop.Now()
 	} else if d.hup && d.gone() {
-		d.abandon()
+		x.abandon()
 		return false
 	}
 	return moved
 }
 
 // pumpRequest passes the request's body on.
-func (d *downstream) pumpRequest() bool {
-	w, x, u := d.w, &d.x, d.up
+func (x *exchange) pumpRequest() bool {
+	w, d, u := x.w, x.h1, x.up
 	if u.blocked() || u.lost != nil {
 		return false
 	}
@@ -183,7 +188,7 @@ func (d *downstream) pumpRequest() bool {
 	}
 	if len(d.data) == 0 {
 		if d.eof || d.err != nil {
-			d.abandon()
+			x.abandon()
 		}
 		return false
 	}
@@ -195,26 +200,27 @@ func (d *downstream) pumpRequest() bool {
 		d.budget -= n
 	}
 	if perr != nil {
-		d.dropUpstream(true)
+		x.dropUpstream(true)
 		if x.headSent {
 			x.flag, x.details = telemetry.FlagDPE, "downstream_protocol_error"
-			d.observe()
-			d.end(true)
+			x.observe()
+			x.leg.abort()
 		} else {
-			d.refuse(perr)
+			x.refuse(perr)
 		}
 		return false
 	}
 	x.reqDone = done
 	if done {
-		d.startClocks()
+		x.startClocks()
 	}
 	return n > 0
 }
 
 // requestEdit says what changes in the request's head on its way upstream.
-func (w *worker) requestEdit(d *downstream) *http1.Edit {
-	x, req, e := &d.x, &w.req, &w.edit
+func (x *exchange) requestEdit() *http1.Edit {
+	w := x.w
+	req, e, session := &w.req, &w.edit, x.caller.sock.session
 	*e = http1.Edit{Add: e.Add[:0], Drop: never}
 	if _, ok := message.Get(req.Fields, message.XRequestID); !ok {
 		id := w.requestID()
@@ -223,32 +229,32 @@ func (w *worker) requestEdit(d *downstream) *http1.Edit {
 			x.line.setID(w, id)
 		}
 	}
-	if d.door.kind == doorPublished { // the mesh's edge: what it sees is what holds
+	if x.caller.door.kind == doorPublished { // the mesh's edge: what it sees is what holds
 		e.Drop |= message.SetOf(message.XForwardedFor, message.XForwardedProto)
 		w.text3 = w.text3[:0]
 		if before := field(req, message.XForwardedFor); len(before) > 0 {
 			w.text3 = append(append(w.text3, before...), ", "...)
 		}
-		w.text3 = d.remote.Addr().AppendTo(w.text3)
+		w.text3 = x.caller.remote.Addr().AppendTo(w.text3)
 		e.Add = append(e.Add, message.Field{Name: bytesOf("x-forwarded-for"), Value: w.text3},
 			message.Field{Name: bytesOf("x-forwarded-proto"), Value: bytesOf("http")})
 	} else if _, ok := message.Get(req.Fields, message.XForwardedProto); !ok {
 		scheme := "http"
-		if d.session != nil {
+		if session != nil {
 			scheme = "https"
 		}
 		e.Add = append(e.Add, message.Field{Name: bytesOf("x-forwarded-proto"), Value: bytesOf(scheme)})
 	}
-	if d.in != nil && d.session != nil {
-		if p := d.session.Peer(); p != nil && len(p.XFCC) > 0 {
+	if x.caller.in != nil && session != nil {
+		if p := session.Peer(); p != nil && len(p.XFCC) > 0 {
 			e.Add = append(e.Add, message.Field{Name: bytesOf("x-forwarded-client-cert"), Value: p.XFCC})
 		}
 	}
 	if len(req.Authority) == 0 { // HTTP/1.0: what it was sent to is all there is
-		if d.door.kind == doorPublished {
-			e.Authority = bytesOf(d.door.host)
-		} else if d.dialled.IsValid() {
-			w.text2 = d.dialled.AppendTo(w.text2[:0])
+		if x.caller.door.kind == doorPublished {
+			e.Authority = bytesOf(x.caller.door.host)
+		} else if x.dialled.IsValid() {
+			w.text2 = x.dialled.AppendTo(w.text2[:0])
 			e.Authority = w.text2
 		}
 	}
@@ -272,6 +278,6 @@ func (w *worker) requestEdit(d *downstream) *http1.Edit {
 			e.Add = append(e.Add, message.Field{Name: bytesOf(p.Name), Value: bytesOf(p.Value)})
 		}
 	}
-	w.countTry(d)
+	w.countTry(x)
 	return e
 }

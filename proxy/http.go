@@ -3,24 +3,18 @@
 package proxy
 
 import (
-	"net/netip"
-
-	"github.com/seinemesh/seine/decide"
 	"github.com/seinemesh/seine/message"
-	"github.com/seinemesh/seine/proxy/control"
 	"github.com/seinemesh/seine/proxy/http1"
 	"github.com/seinemesh/seine/proxy/loop"
 	"github.com/seinemesh/seine/telemetry"
 )
 
-// phase is where an HTTP connection stands.
-type phase uint8
+// state is where an HTTP/1 connection stands.
+type state uint8
 
 const (
-	reading    phase = iota // idle, or a head is incomplete
-	waiting                 // for an answer of the control plane or a name
-	connecting              // for an upstream connection
-	exchanging              // request and response are under way
+	reading    state = iota // between requests, or a head is incomplete
+	serving                 // an exchange is under way: see its phase
 	closing                 // what is blocked goes out, then the connection closes
 	lingering               // our side is shut; what the client still sends is thrown away
 	tunnelling              // a relay has both sockets
@@ -30,40 +24,26 @@ const (
 // request after the other, each to completion.
 type downstream struct {
 	*socket
-	door    *door
-	dialled netip.AddrPort // the address that the client meant; zero at an explicit proxy port
-	remote  netip.AddrPort
-	in      *inbound // set if the request goes to the local application
+	caller
 
-	phase   phase
+	state   state
 	partial bool   // bytes of an incomplete head are there
 	queued  bool   // in the loop's queue of put-off work
-	last    bool   // close after this exchange
 	budget  int    // bytes that may still be moved in this turn
 	turn    uint64 // that budget is for
-	moved   int64  // when the exchange last made progress
 	thrown  int    // bytes thrown away while lingering
 
-	idle  loop.Timer // slow heads, idle connections, stalled streams, lingering
-	limit loop.Timer // the route's timeout, the wait for an answer
-	try   loop.Timer // the timeout of one try, the pause before the next
-
-	up *upstream
-	x  exchange
-
-	// The answer for the host of the last request, valid for one table.
-	cached struct {
-		table     *decide.Table
-		authority []byte
-		answer    *decide.Answer
-		use       *control.Use
-	}
+	idle loop.Timer // slow heads, idle connections, stalled streams, lingering
+	x    exchange
 }
 
-func (w *worker) serveHTTP(d *downstream) {
+func (w *worker) serveHTTP(s *socket, c caller) {
+	d := &downstream{socket: s, caller: c}
+	x := &d.x
+	x.w, x.caller, x.leg, x.h1, x.stall = w, &d.caller, d, d, &d.idle
 	d.idle.Fire = d.idled
-	d.limit.Fire = d.overdue
-	d.try.Fire = d.tryOver
+	x.limit.Fire = x.overdue
+	x.try.Fire = x.tryOver
 	d.owner = d
 	w.conns[d] = struct{}{}
 	d.rest()
@@ -72,8 +52,8 @@ func (w *worker) serveHTTP(d *downstream) {
 
 // rest waits for the next request.
 func (d *downstream) rest() {
-	d.phase, d.partial = reading, false
-	d.w.loop.Disarm(&d.limit)
+	d.state, d.partial, d.x.phase = reading, false, vacant
+	d.w.loop.Disarm(&d.x.limit)
 	d.w.loop.Arm(&d.idle, d.w.loop.Now()+int64(d.w.p.o.DownstreamIdle))
 }
 
@@ -106,14 +86,11 @@ func (d *downstream) Resume() {
 
 // step makes one step and reports whether there may be another.
 func (d *downstream) step() bool {
-	switch d.phase {
+	switch d.state {
 	case reading:
 		return d.read()
-	case waiting, connecting:
-		d.watch()
-		return false
-	case exchanging:
-		return d.exchange()
+	case serving:
+		return d.x.step()
 	case closing:
 		return d.closeWhenSent()
 	case lingering:
@@ -142,14 +119,13 @@ func (d *downstream) read() bool {
 	}
 	w := d.w
 	if !d.partial {
-		d.x = exchange{start: w.loop.Now()}
-		d.moved = d.x.start
+		d.x.reset(w.loop.Now())
 	}
 	n, f, perr := http1.ParseRequest(d.data, &w.req, &d.door.limits)
 	if perr != nil {
-		w.inflight.Add(1)
 		d.x.framing = f
-		d.refuse(perr)
+		d.take()
+		d.x.refuse(perr)
 		return true
 	}
 	if n == 0 {
@@ -170,80 +146,37 @@ func (d *downstream) read() bool {
 	return true
 }
 
+// take counts a request.
+func (d *downstream) take() {
+	d.state, d.x.phase = serving, deciding
+	d.w.inflight.Add(1)
+}
+
 // begin starts the exchange of the head that was just parsed.
 func (d *downstream) begin() {
 	w, x := d.w, &d.x
-	w.inflight.Add(1)
+	d.take()
 	x.idempotent = idempotent(w.req.Method)
-	d.last = !x.framing.KeepAlive || w.draining
+	x.last = !x.framing.KeepAlive || w.draining
 	if w.ring != nil {
 		x.line.keep(w, &w.req)
 	}
 	if len(w.req.Method) == 7 && string(w.req.Method) == "CONNECT" {
 		if d.door.kind != doorExplicit {
-			d.last = true
+			x.last = true
 			x.details = "route_not_found"
-			d.reply(405, telemetry.FlagNR, "CONNECT is not configured here")
+			x.reply(405, telemetry.FlagNR, "CONNECT is not configured here")
 			return
 		}
 		x.connects = true
 	}
-	d.dispatch()
+	x.dispatch()
 }
 
-// parse parses the head at the front of data again, after a wait.
-func (d *downstream) parse() {
+// again parses the head at the front of data once more.
+func (d *downstream) again() {
 	n, f, _ := http1.ParseRequest(d.data, &d.w.req, &d.door.limits)
 	d.x.head, d.x.framing = n, f
-}
-
-// dispatch decides where the request in worker.req goes, and sends it there,
-// answers it, or waits.
-func (d *downstream) dispatch() {
-	x := &d.x
-	if !x.decided {
-		if d.in != nil {
-			d.in.route(x)
-		} else if !d.route() {
-			return // answered, or waiting
-		}
-		x.decided = true
-	}
-	d.forward()
-}
-
-// park waits, bounded, for an answer of the control plane.
-func (d *downstream) park() {
-	w := d.w
-	if d.phase != waiting {
-		if len(w.parked) >= maxParked {
-			w.p.counters.overParked.Inc()
-			d.reply(503, telemetry.FlagOM, "too many requests wait for the control plane")
-			return
-		}
-		d.phase = waiting
-		w.loop.Arm(&d.limit, w.loop.Now()+int64(w.p.o.AnswerWait))
-	}
-	w.parked[d] = struct{}{}
-}
-
-// answered looks again after the control plane has sent something.
-func (d *downstream) answered() {
-	if d.closed || d.phase != waiting {
-		return
-	}
-	d.parse()
-	d.dispatch()
-	if d.phase != waiting {
-		d.ready()
-	}
-}
-
-// watch notices a client that leaves while its request waits.
-func (d *downstream) watch() {
-	if d.gone() {
-		d.abandon()
-	}
 }
 
 // gone reports whether the client has left: reset, or closed with nothing more
@@ -267,96 +200,37 @@ func (d *downstream) gone() bool {
 	return false
 }
 
-// abandon ends everything because the client has gone.
-func (d *downstream) abandon() {
-	d.x.flag, d.x.details = telemetry.FlagDC, "downstream_remote_disconnect"
-	if !d.x.headSent {
-		d.x.status = 0
+// over takes the next request, or ends the connection once everything has gone.
+func (d *downstream) over() {
+	if d.x.last {
+		d.state, d.x.phase = closing, vacant
+		d.w.loop.Arm(&d.idle, d.w.loop.Now()+int64(closeTime))
+		return
 	}
-	d.dropUpstream(true)
-	d.observe()
-	d.end(true)
+	d.rest()
 }
 
-// overdue: the limit has passed.
-func (d *downstream) overdue() {
-	switch d.phase {
-	case waiting:
-		delete(d.w.parked, d)
-		d.parse()
-		if d.x.resolving {
-			d.reply(503, telemetry.FlagDF, "the destination's name was not resolved in time")
-			break
-		}
-		d.x.details = "cluster_not_found"
-		d.reply(503, telemetry.FlagNC, "the control plane has not answered for this destination")
-	case connecting, exchanging:
-		if d.up != nil && !d.x.headSent {
-			d.x.host.failed(504)
-			d.x.failed(d.w.loop.Now())
-		}
-		d.dropUpstream(true)
-		if d.x.headSent {
-			d.x.flag, d.x.details = telemetry.FlagUT, "response_timeout"
-			d.observe()
-			d.end(true)
-			return
-		}
-		d.x.details = "response_timeout"
-		d.reply(504, telemetry.FlagUT, d.x.told("the route's timeout has passed"))
-	}
-	d.ready()
-}
+// abort resets the connection.
+func (d *downstream) abort() { d.end(true) }
 
 // idled: nothing has moved for too long.
 func (d *downstream) idled() {
-	w := d.w
-	switch d.phase {
+	switch d.state {
+	case serving:
+		d.x.stalled()
 	case reading:
 		if d.partial {
 			d.x.framing = http1.Framing{}
-			w.inflight.Add(1)
-			d.last = true
-			d.reply(408, telemetry.FlagDPE, "the request's head took too long")
+			d.take()
+			d.x.last = true
+			d.x.reply(408, telemetry.FlagDPE, "the request's head took too long")
 			d.ready()
 			return
 		}
 		d.end(false)
-	case waiting, connecting: // bounded by limits of their own
-		if d.x.ticket.queued {
-			d.reply(504, telemetry.FlagSI, "no connection was free for the stream's idle timeout")
-			d.ready()
-			return
-		}
-		w.loop.Arm(&d.idle, w.loop.Now()+int64(w.p.o.StreamIdle))
-	case exchanging:
-		if due := d.moved + int64(w.p.o.StreamIdle); due > w.loop.Now() {
-			w.loop.Arm(&d.idle, due)
-			return
-		}
-		d.dropUpstream(true)
-		if d.x.headSent {
-			d.x.flag, d.x.details = telemetry.FlagSI, "stream_idle_timeout"
-			d.observe()
-			d.end(true)
-			return
-		}
-		d.reply(504, telemetry.FlagSI, "nothing has moved for the stream's idle timeout")
-		d.ready()
 	default:
-		d.end(d.phase == closing)
+		d.end(d.state == closing)
 	}
-}
-
-// dropUpstream leaves the upstream connection, which is of no further use.
-func (d *downstream) dropUpstream(reset bool) {
-	if u := d.up; u != nil {
-		d.up = nil
-		if u.up || u.connecting || u.handshaking {
-			u.drop(reset)
-		}
-	}
-	d.x.release()
 }
 
 // end closes the connection and forgets it.
@@ -365,17 +239,9 @@ func (d *downstream) end(reset bool) {
 		return
 	}
 	w := d.w
-	if d.up != nil {
-		d.dropUpstream(true)
-	}
-	d.x.ticket.leave()
-	d.x.forget(w)
-	d.x.line.drop(w)
-	delete(w.parked, d)
+	d.x.end()
 	delete(w.conns, d)
 	w.loop.Drop(&d.idle)
-	w.loop.Drop(&d.limit)
-	w.loop.Drop(&d.try)
 	d.close(reset)
 	w.loop.Reserve(-1)
 }
@@ -396,7 +262,7 @@ func (d *downstream) closeWhenSent() bool {
 	// Bytes that nobody reads would turn the close into a reset, which can
 	// overtake the answer: shut our side, and read them first.
 	d.finish()
-	d.phase, d.thrown = lingering, 0
+	d.state, d.thrown = lingering, 0
 	d.w.loop.Arm(&d.idle, d.w.loop.Now()+int64(lingerTime))
 	return true
 }
@@ -413,40 +279,6 @@ func (d *downstream) linger() bool {
 		return false
 	}
 	return true
-}
-
-// lookup finds the answer for the request's host; nil and false if the
-// request has to wait or was answered.
-func (d *downstream) lookup(authority []byte, port uint16) (*decide.Answer, bool) {
-	w, c := d.w, &d.cached
-	t := w.current()
-	if c.table == t && string(c.authority) == string(authority) {
-		c.use.Touch()
-		return c.answer, true
-	}
-	w.name = decide.AppendHTTPName(w.name[:0], port, authority)
-	a, ok := d.ask(t)
-	if ok {
-		c.table, c.answer = t, a
-		c.authority = append(c.authority[:0], authority...)
-		c.use = w.p.tables.Use(string(w.name))
-	}
-	return a, ok
-}
-
-// ask looks worker.name up in the table, and asks the control plane for it if
-// it is not there.
-func (d *downstream) ask(t *decide.Table) (*decide.Answer, bool) {
-	w := d.w
-	if a := t.Answers[string(w.name)]; a != nil {
-		return a, true
-	}
-	if !w.p.tables.Want(string(w.name)) {
-		d.reply(503, telemetry.FlagNC, "the control plane will not be asked for this destination: too many new names")
-		return nil, false
-	}
-	d.park()
-	return nil, false
 }
 
 // field returns a request field's value.

@@ -89,10 +89,10 @@ func (w *worker) enforce(s *decide.Self) {
 	for d := range w.conns {
 		switch {
 		case d.in == nil || admitted(d.in):
-		case d.phase == reading:
+		case d.state == reading:
 			d.end(false)
 		default:
-			d.last = true
+			d.x.last = true
 		}
 	}
 	for r := range w.relays {

@@ -38,7 +38,7 @@ type lane struct {
 // ticket is a request's hold on what its cluster bounds.
 type ticket struct {
 	lane       *lane // nil: nothing is bounded
-	d          *downstream
+	x          *exchange
 	prev, next *ticket
 	since      int64
 	counted    bool // in shared.requests
@@ -62,50 +62,50 @@ func (w *worker) lane(sh *shared) *lane {
 
 // obtain gets the request a connection: ready or being opened, nil for a place
 // in the queue. False: the request was answered.
-func (d *downstream) obtain(fresh bool) (*upstream, bool) {
-	w, x := d.w, &d.x
+func (x *exchange) obtain(fresh bool) (*upstream, bool) {
+	w := x.w
 	l := x.pool.lane
 	if l == nil {
-		u, err := w.connection(d, fresh)
+		u, err := w.connection(x, fresh)
 		if err != nil {
-			d.connectFailed(nil, err)
+			x.connectFailed(nil, err)
 			return nil, false
 		}
 		return u, true
 	}
 	t, limits := &x.ticket, l.sh.limits.Load()
-	t.lane, t.d, t.fresh = l, d, fresh
+	t.lane, t.x, t.fresh = l, x, fresh
 	if l.first == nil || x.connects { // nobody comes first
 		if !t.count(limits) {
-			d.overflow(l.sh, boundRequests)
+			x.overflow(l.sh, boundRequests)
 			return nil, false
 		}
 		if !fresh && !x.connects {
-			if u := w.kept(x.pool, d, !x.idempotent); u != nil {
+			if u := w.kept(x.pool, x, !x.idempotent); u != nil {
 				return u, true
 			}
 		}
 	}
 	if !t.pending && !l.sh.pending.Take(limits.MaxPending) {
-		d.overflow(l.sh, boundPending)
+		x.overflow(l.sh, boundPending)
 		return nil, false
 	}
 	t.pending = true
 	if l.first == nil || x.connects {
-		u, err := w.dial(x.pool, durationOf(x.connect), d, !x.connects)
+		u, err := w.dial(x.pool, durationOf(x.connect), x, !x.connects)
 		switch {
 		case err == nil:
 			return u, true
 		case err != errFull:
-			d.connectFailed(nil, err)
+			x.connectFailed(nil, err)
 			return nil, false
 		case x.connects: // a stream may last for ever: there is no use in waiting
-			d.overflow(l.sh, boundConnections)
+			x.overflow(l.sh, boundConnections)
 			return nil, false
 		}
 	}
 	if w.queued >= maxQueued {
-		d.overflow(l.sh, boundConnections)
+		x.overflow(l.sh, boundConnections)
 		return nil, false
 	}
 	if t.counted { // as in Envoy, who waits is pending and not under way
@@ -117,20 +117,19 @@ func (d *downstream) obtain(fresh bool) (*upstream, bool) {
 }
 
 // connection is a kept connection, or one that is being opened.
-func (w *worker) connection(d *downstream, fresh bool) (*upstream, error) {
-	x := &d.x
+func (w *worker) connection(x *exchange, fresh bool) (*upstream, error) {
 	if x.connects {
-		return w.dial(x.pool, durationOf(x.connect), d, false)
+		return w.dial(x.pool, durationOf(x.connect), x, false)
 	}
-	return w.acquire(x.pool, durationOf(x.connect), d, fresh, !x.idempotent)
+	return w.acquire(x.pool, durationOf(x.connect), x, fresh, !x.idempotent)
 }
 
 // overflow answers a request that a bound keeps out.
-func (d *downstream) overflow(sh *shared, b bound) {
+func (x *exchange) overflow(sh *shared, b bound) {
 	sh.refused[b].Inc()
-	d.x.details = "upstream_reset_before_response_started{overflow}"
+	x.details = "upstream_reset_before_response_started{overflow}"
 	cause := sh.causes.Load()[b]
-	d.respond(503, telemetry.FlagUO, cause, cause+"\n",
+	x.respond(503, telemetry.FlagUO, cause, cause+"\n",
 		message.Field{Name: bytesOf("x-seine-cause"), Value: bytesOf(cause)},
 		message.Field{Name: bytesOf("x-envoy-overloaded"), Value: bytesOf("true")})
 }
@@ -226,11 +225,10 @@ func (l *lane) Resume() {
 	w, sh := l.w, l.sh
 	for l.first != nil {
 		t := l.first
-		d, limits := t.d, sh.limits.Load()
-		x := &d.x
+		x, limits := t.x, sh.limits.Load()
 		u := (*upstream)(nil)
 		if !t.fresh {
-			u = w.kept(x.pool, d, !x.idempotent)
+			u = w.kept(x.pool, x, !x.idempotent)
 		}
 		if u == nil {
 			if l.slots == 0 && !sh.conns.Take(limits.MaxConnections) {
@@ -246,21 +244,21 @@ func (l *lane) Resume() {
 		l.remove(t)
 		if !t.count(limits) {
 			l.spare(u)
-			d.overflow(sh, boundRequests)
-			d.ready()
+			x.overflow(sh, boundRequests)
+			x.leg.ready()
 			continue
 		}
 		if u == nil {
 			var err error
-			if u, err = w.dialTaken(x.pool, durationOf(x.connect), d, true); err != nil {
-				d.connectFailed(nil, err)
-				d.ready()
+			if u, err = w.dialTaken(x.pool, durationOf(x.connect), x, true); err != nil {
+				x.connectFailed(nil, err)
+				x.leg.ready()
 				continue
 			}
 		}
-		d.up = u
+		x.up = u
 		if u.up {
-			d.connected(u)
+			x.connected(u)
 		}
 	}
 	for ; l.slots > 0; l.slots-- {

@@ -10,17 +10,17 @@ import (
 )
 
 // observe reports the exchange: metrics, access log. Once for each exchange.
-func (d *downstream) observe() {
-	w, x := d.w, &d.x
+func (x *exchange) observe() {
+	w := x.w
 	w.inflight.Add(-1)
 	x.retryOver()
-	w.loop.Disarm(&d.limit)
-	w.loop.Disarm(&d.try)
+	w.loop.Disarm(&x.limit)
+	w.loop.Disarm(&x.try)
 	now := w.loop.Now()
 	h := x.handle
 	if h == nil {
-		if d.in != nil {
-			d.in.route(x)
+		if x.caller.in != nil {
+			x.caller.in.route(x)
 			h = x.handle
 		} else {
 			h = w.failing(nil)
@@ -30,17 +30,17 @@ func (d *downstream) observe() {
 	resBytes := x.resBody.Payload() + x.resExtra
 	h.Observe(x.status, x.flag, (now-x.start)/1000, reqBytes, resBytes)
 	if w.ring != nil {
-		d.log(now, reqBytes, resBytes)
+		x.log(now, reqBytes, resBytes)
 	}
 }
 
-func (d *downstream) log(now, reqBytes, resBytes int64) {
-	w, x := d.w, &d.x
+func (x *exchange) log(now, reqBytes, resBytes int64) {
+	w := x.w
 	e := &w.entry // not on the stack: its slices reach the ring
 	*e = accesslog.Entry{
 		Start: w.loop.Wall(x.start), Duration: durationOf(now - x.start), UpstreamServiceTime: -1,
 		Code: x.status, Flag: x.flag, Details: x.details, BytesReceived: reqBytes, BytesSent: resBytes,
-		DownstreamRemote: d.remote, DownstreamLocal: d.dialled, Protocol: "HTTP/1.1",
+		DownstreamRemote: x.caller.remote, DownstreamLocal: x.dialled, Protocol: "HTTP/1.1",
 	}
 	x.line.fill(e)
 	if x.line.minor == 0 {
@@ -59,10 +59,10 @@ func (d *downstream) log(now, reqBytes, resBytes int64) {
 		e.RouteName = x.rule.ID
 	}
 	e.UpstreamCluster = x.cluster
-	if d.in != nil {
-		e.UpstreamCluster = d.in.cluster()
-		if d.session != nil {
-			e.ServerName = d.session.SNI()
+	if x.caller.in != nil {
+		e.UpstreamCluster = x.caller.in.cluster()
+		if s := x.caller.sock.session; s != nil {
+			e.ServerName = s.SNI()
 		}
 	}
 	e.UpstreamLocal, e.Attempts = x.local, x.retry.number

@@ -20,44 +20,44 @@ func durationOf(n int64) time.Duration { return time.Duration(n) }
 
 // route decides where an outbound request in worker.req goes. False: it was
 // answered, or it waits.
-func (d *downstream) route() bool {
-	w, x, req := d.w, &d.x, &d.w.req
+func (x *exchange) route() bool {
+	w, req := x.w, &x.w.req
 	// What a decision before a wait chose is not this one's.
 	x.rule, x.dest, x.target, x.ep, x.timeout, x.retry.policy = nil, nil, nil, -1, 0, nil
-	authority, port, ok := d.called(req)
+	authority, port, ok := x.called(req)
 	if !ok {
-		d.reply(400, telemetry.FlagDPE, "the request names no host")
+		x.reply(400, telemetry.FlagDPE, "the request names no host")
 		return false
 	}
-	a, ok := d.lookup(authority, port)
+	a, ok := x.lookup(authority, port)
 	if !ok {
 		return false
 	}
 	self := w.table.Self
-	next := self.Next(a, d.dialled.Addr())
+	next := self.Next(a, x.dialled.Addr())
 	if next == decide.AskAddress {
-		w.name = decide.AppendAddressName(w.name[:0], d.dialled)
-		if a, ok = d.ask(w.table); !ok {
+		w.name = decide.AppendAddressName(w.name[:0], x.dialled)
+		if a, ok = x.ask(w.table); !ok {
 			return false
 		}
 		next = decide.NextAddress(a)
 	}
 	switch next {
 	case decide.Pass:
-		return d.pass(authority, port)
+		return x.pass(authority, port)
 	case decide.Refuse:
-		d.refused(a)
+		x.refused(a)
 		return false
 	}
-	return d.routed(a, authority, port, next == decide.Direct)
+	return x.routed(a, authority, port, next == decide.Direct)
 }
 
 // called is the host and port that a request means.
-func (d *downstream) called(req *message.Request) (authority []byte, port uint16, ok bool) {
+func (x *exchange) called(req *message.Request) (authority []byte, port uint16, ok bool) {
 	authority = req.Authority
-	switch d.door.kind {
+	switch x.caller.door.kind {
 	case doorPublished:
-		return bytesOf(d.door.host), d.door.port, true
+		return bytesOf(x.caller.door.host), x.caller.door.port, true
 	case doorExplicit:
 		port = 80
 		if i := bytes.LastIndexByte(authority, ':'); i >= 0 && bytes.IndexByte(authority[i:], ']') < 0 {
@@ -67,19 +67,19 @@ func (d *downstream) called(req *message.Request) (authority []byte, port uint16
 			}
 			port = uint16(n)
 		}
-		d.dialled = netip.AddrPort{}
+		x.dialled = netip.AddrPort{}
 		if host := decide.HostOnly(authority); literal(host) {
 			if ip, err := netip.ParseAddr(string(host)); err == nil {
-				d.dialled = netip.AddrPortFrom(ip, port)
+				x.dialled = netip.AddrPortFrom(ip, port)
 			}
 		}
 		return authority, port, len(authority) > 0
 	}
 	if len(authority) == 0 { // HTTP/1.0: the address is all there is
-		d.w.text2 = d.dialled.Addr().AppendTo(d.w.text2[:0])
-		authority = d.w.text2
+		x.w.text2 = x.dialled.Addr().AppendTo(x.w.text2[:0])
+		authority = x.w.text2
 	}
-	return authority, d.dialled.Port(), true
+	return authority, x.dialled.Port(), true
 }
 
 // literal reports whether host may be an IP address: a failed parse allocates.
@@ -93,7 +93,7 @@ func literal(host []byte) bool {
 }
 
 // refused answers a request whose destination may not be reached.
-func (d *downstream) refused(a *decide.Answer) {
+func (x *exchange) refused(a *decide.Answer) {
 	p := a.Proto
 	status, flag := 503, telemetry.FlagNC
 	cause := "no such host in the mesh"
@@ -103,21 +103,21 @@ func (d *downstream) refused(a *decide.Answer) {
 	if p.Reason != "" {
 		cause = p.Reason
 	}
-	d.reply(status, flag, cause)
+	x.reply(status, flag, cause)
 }
 
 // routed picks rule, destination and endpoint of an answer with routes.
-func (d *downstream) routed(a *decide.Answer, authority []byte, port uint16, direct bool) bool {
-	w, x, req := d.w, &d.x, &d.w.req
+func (x *exchange) routed(a *decide.Answer, authority []byte, port uint16, direct bool) bool {
+	w, req := x.w, &x.w.req
 	if x.connects && len(a.TCP) > 0 {
 		rule := a.MatchTCP(netip.AddrPortFrom(netip.IPv4Unspecified(), port))
 		if rule == nil {
-			d.reply(404, telemetry.FlagNR, "no route of "+a.Proto.Service+" matches the connection")
+			x.reply(404, telemetry.FlagNR, "no route of "+a.Proto.Service+" matches the connection")
 			return false
 		}
-		return d.toward(a, rule.Pick(w.rng.Uint64()), rule.ID, authority, port, direct)
+		return x.toward(a, rule.Pick(w.rng.Uint64()), rule.ID, authority, port, direct)
 	}
-	if d.door.kind == doorPublished {
+	if x.caller.door.kind == doorPublished {
 		// The outer name (localhost:8080) is forwarded, the called one matched.
 		outer := req.Authority
 		req.Authority = authority
@@ -129,28 +129,28 @@ func (d *downstream) routed(a *decide.Answer, authority []byte, port uint16, dir
 	r := x.rule
 	if r == nil {
 		x.details = "route_not_found"
-		d.reply(404, telemetry.FlagNR, "no route of "+a.Proto.Service+" matches the request")
+		x.reply(404, telemetry.FlagNR, "no route of "+a.Proto.Service+" matches the request")
 		return false
 	}
 	switch {
 	case r.Redirect != nil:
-		d.redirect(r, port)
+		x.redirect(r, port)
 		return false
 	case r.Direct != nil:
-		d.w.edit.Add = d.w.edit.Add[:0]
-		d.respond(int(r.Direct.Status), telemetry.FlagNone, "", string(r.Direct.Body), added(r.Response)...)
+		x.w.edit.Add = x.w.edit.Add[:0]
+		x.respond(int(r.Direct.Status), telemetry.FlagNone, "", string(r.Direct.Body), added(r.Response)...)
 		return false
 	}
 	x.timeout, x.retry.policy = int64(r.Timeout), r.Retry
-	return d.toward(a, r.Pick(w.rng.Uint64()), r.ID, authority, port, direct)
+	return x.toward(a, r.Pick(w.rng.Uint64()), r.ID, authority, port, direct)
 }
 
 // toward picks an endpoint of the destination that the rule called id chose.
-func (d *downstream) toward(a *decide.Answer, dest *decide.Destination, id string, authority []byte, port uint16, direct bool) bool {
-	w, x, t := d.w, &d.x, d.w.table
+func (x *exchange) toward(a *decide.Answer, dest *decide.Destination, id string, authority []byte, port uint16, direct bool) bool {
+	w, t := x.w, x.w.table
 	x.dest = dest
 	if dest == nil {
-		d.reply(503, telemetry.FlagUH, "every destination of "+id+" has weight 0")
+		x.reply(503, telemetry.FlagUH, "every destination of "+id+" has weight 0")
 		return false
 	}
 	key, subset := x.dest.Key, x.dest.Subset
@@ -160,7 +160,7 @@ func (d *downstream) toward(a *decide.Answer, dest *decide.Destination, id strin
 	c := t.Cluster(key, subset)
 	if c == nil {
 		x.details = "cluster_not_found"
-		d.reply(503, telemetry.FlagNC, "destination "+key+" "+subset+" of "+id+" is not known")
+		x.reply(503, telemetry.FlagNC, "destination "+key+" "+subset+" of "+id+" is not known")
 		return false
 	}
 	x.connect = int64(c.ConnectTimeout)
@@ -177,7 +177,7 @@ func (d *downstream) toward(a *decide.Answer, dest *decide.Destination, id strin
 		if ep == nil {
 			x.handle = w.failing(c.Service.Proto)
 			x.details = "no_healthy_upstream"
-			d.reply(503, telemetry.FlagUH, "the endpoint of "+key+" at the address dialled is gone")
+			x.reply(503, telemetry.FlagUH, "the endpoint of "+key+" at the address dialled is gone")
 			return false
 		}
 		x.ep = slices.Index(c.Endpoints, ep)
@@ -185,10 +185,10 @@ func (d *downstream) toward(a *decide.Answer, dest *decide.Destination, id strin
 	case c.Original():
 		e = tgt.edge(w, nil, -1)
 	default:
-		if x.ep = d.pick(tgt, 0); x.ep < 0 {
+		if x.ep = x.pick(tgt, 0); x.ep < 0 {
 			x.handle = w.failing(c.Service.Proto)
 			x.details = "no_healthy_upstream"
-			d.reply(503, telemetry.FlagUH, tgt.noneHealthy(key, subset))
+			x.reply(503, telemetry.FlagUH, tgt.noneHealthy(key, subset))
 			return false
 		}
 		e = tgt.edge(w, c.Endpoints[x.ep], x.ep)
@@ -197,27 +197,27 @@ func (d *downstream) toward(a *decide.Answer, dest *decide.Destination, id strin
 	x.target, x.handle, x.pool = tgt, tgt.requests(w, e), e.pool
 	switch tr := c.Transport(e.ep); {
 	case tr != decide.Plain && tr != decide.Mutual, tr == decide.Mutual && e.ep == nil:
-		d.reply(503, telemetry.FlagUF, "TLS origination for "+key+" is not implemented: tls.mode SIMPLE, MUTUAL or without known endpoints")
+		x.reply(503, telemetry.FlagUF, "TLS origination for "+key+" is not implemented: tls.mode SIMPLE, MUTUAL or without known endpoints")
 		return false
 	case e.ep == nil:
-		return d.original(authority, port)
+		return x.original(authority, port)
 	case e.ep.DNS != "":
-		return d.resolve(e.ep)
+		return x.resolve(e.ep)
 	}
 	return true
 }
 
 // original sends the request to the address that was dialled.
-func (d *downstream) original(authority []byte, port uint16) bool {
-	if !d.dialled.IsValid() { // an explicit proxy port: the name is resolved here
-		return d.resolveHost(string(decide.HostOnly(authority)), port)
+func (x *exchange) original(authority []byte, port uint16) bool {
+	if !x.dialled.IsValid() { // an explicit proxy port: the name is resolved here
+		return x.resolveHost(string(decide.HostOnly(authority)), port)
 	}
-	if d.w.p.own(d.dialled) {
-		d.w.p.counters.selfCalls.Inc()
-		d.reply(503, telemetry.FlagLR, "the request would come back to this proxy")
+	if x.w.p.own(x.dialled) {
+		x.w.p.counters.selfCalls.Inc()
+		x.reply(503, telemetry.FlagLR, "the request would come back to this proxy")
 		return false
 	}
-	d.x.pool = d.w.pool(poolKey{addr: d.dialled, sh: d.x.sharing()}, nil)
+	x.pool = x.w.pool(poolKey{addr: x.dialled, sh: x.sharing()}, nil)
 	return true
 }
 
@@ -230,18 +230,18 @@ func added(e *decide.Edits) []message.Field {
 	return out
 }
 
-func (d *downstream) redirect(r *decide.Rule, port uint16) {
-	location := r.AppendLocation(nil, d.x.match, &d.w.req, "http", port)
+func (x *exchange) redirect(r *decide.Rule, port uint16) {
+	location := r.AppendLocation(nil, x.match, &x.w.req, "http", port)
 	extra := append(added(r.Response), message.Field{Name: bytesOf("location"), Value: location})
-	d.respond(r.RedirectStatus(), telemetry.FlagNone, "", "", extra...)
+	x.respond(r.RedirectStatus(), telemetry.FlagNone, "", "", extra...)
 }
 
 // pass forwards a request for a host outside the mesh to the address dialled.
-func (d *downstream) pass(authority []byte, port uint16) bool {
-	w, x := d.w, &d.x
+func (x *exchange) pass(authority []byte, port uint16) bool {
+	w := x.w
 	x.handle, x.cluster = w.passthrough(), "PassthroughCluster"
 	x.connect = int64(10 * time.Second)
-	return d.original(authority, port)
+	return x.original(authority, port)
 }
 
 // passthrough is the handle of what leaves the mesh.

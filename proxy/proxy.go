@@ -339,7 +339,7 @@ func (p *Proxy) drain(minimum, limit time.Duration) {
 // shut closes everything that the loop holds.
 func (w *worker) shut() {
 	for d := range w.conns {
-		d.end(d.phase != reading)
+		d.end(d.state != reading)
 	}
 	for r := range w.relays {
 		r.end(0, true)

@@ -55,8 +55,7 @@ func (r *relay) start() {
 	r.bound()
 	if d := r.tunnel; d != nil {
 		w.loop.Drop(&d.idle)
-		w.loop.Drop(&d.limit)
-		w.loop.Drop(&d.try)
+		d.x.dropTimers()
 		delete(w.conns, d)
 	} else {
 		w.inflight.Add(1)
@@ -228,7 +227,7 @@ func (r *relay) end(flag telemetry.Flag, reset bool) {
 	if d := r.tunnel; d != nil {
 		d.x.reqExtra, d.x.resExtra = r.fromA, r.fromB
 		d.x.flag, d.x.details = flag, "via_upstream"
-		d.observe()
+		d.x.observe()
 		d.x.line.drop(w)
 		d.x.release()
 		return

@@ -84,54 +84,53 @@ func (w *worker) resolved(host string) (addr netip.Addr, ok bool) {
 }
 
 // resolve sends the request to an endpoint that is a name.
-func (d *downstream) resolve(ep *decide.Endpoint) bool {
-	x := &d.x
+func (x *exchange) resolve(ep *decide.Endpoint) bool {
 	k := x.pool.key
-	return d.resolveTo(ep.DNS, ep.Port, k, x.pool.alts)
+	return x.resolveTo(ep.DNS, ep.Port, k, x.pool.alts)
 }
 
 // resolveHost sends the request to a host outside the mesh.
-func (d *downstream) resolveHost(host string, port uint16) bool {
-	if addr, ok := d.w.resolved(host); ok && addr.IsValid() && d.w.table.Self.Local(addr) {
+func (x *exchange) resolveHost(host string, port uint16) bool {
+	if addr, ok := x.w.resolved(host); ok && addr.IsValid() && x.w.table.Self.Local(addr) {
 		// The name is of the world, the address of the mesh: never in plaintext
 		// unless the control plane says so of the address.
-		d.w.name = decide.AppendAddressName(d.w.name[:0], netip.AddrPortFrom(addr, port))
-		a, ok := d.ask(d.w.table)
+		x.w.name = decide.AppendAddressName(x.w.name[:0], netip.AddrPortFrom(addr, port))
+		a, ok := x.ask(x.w.table)
 		if !ok {
 			return false
 		}
 		switch decide.NextAddress(a) {
 		case decide.Refuse:
-			d.refused(a)
+			x.refused(a)
 			return false
 		case decide.Pass:
-			return d.resolveTo(host, port, poolKey{sh: d.x.sharing()}, nil)
+			return x.resolveTo(host, port, poolKey{sh: x.sharing()}, nil)
 		case decide.Direct:
-			return d.routed(a, d.w.req.Authority, port, true)
+			return x.routed(a, x.w.req.Authority, port, true)
 		}
-		return d.routed(a, d.w.req.Authority, port, false)
+		return x.routed(a, x.w.req.Authority, port, false)
 	}
-	return d.resolveTo(host, port, poolKey{sh: d.x.sharing()}, nil)
+	return x.resolveTo(host, port, poolKey{sh: x.sharing()}, nil)
 }
 
-func (d *downstream) resolveTo(host string, port uint16, k poolKey, alts []string) bool {
-	addr, ok := d.w.resolved(host)
-	d.x.resolving = !ok
+func (x *exchange) resolveTo(host string, port uint16, k poolKey, alts []string) bool {
+	addr, ok := x.w.resolved(host)
+	x.resolving = !ok
 	if !ok {
-		d.park()
+		x.park()
 		return false
 	}
 	if !addr.IsValid() {
-		d.x.details = "dns_resolution_failure"
-		d.reply(503, telemetry.FlagDF, "the name "+host+" could not be resolved")
+		x.details = "dns_resolution_failure"
+		x.reply(503, telemetry.FlagDF, "the name "+host+" could not be resolved")
 		return false
 	}
 	k.addr = netip.AddrPortFrom(addr.Unmap(), port)
-	if d.w.p.own(k.addr) {
-		d.w.p.counters.selfCalls.Inc()
-		d.reply(503, telemetry.FlagLR, "the request would come back to this proxy")
+	if x.w.p.own(k.addr) {
+		x.w.p.counters.selfCalls.Inc()
+		x.reply(503, telemetry.FlagLR, "the request would come back to this proxy")
 		return false
 	}
-	d.x.pool = d.w.pool(k, alts)
+	x.pool = x.w.pool(k, alts)
 	return true
 }

@@ -15,8 +15,8 @@ var meshResponse = inboundLimits(http1.Limits{Head: 64 << 10, Fields: maxFields}
 
 // pumpResponse passes the response on: interim heads, the final head with what
 // has come of the body, the rest of the body.
-func (d *downstream) pumpResponse() bool {
-	w, x, u := d.w, &d.x, d.up
+func (x *exchange) pumpResponse() bool {
+	w, d, u := x.w, x.h1, x.up
 	if d.blocked() {
 		return false
 	}
@@ -25,8 +25,8 @@ func (d *downstream) pumpResponse() bool {
 	}
 	if len(u.data) == 0 {
 		if u.eof || u.err != nil {
-			d.upstreamEnded()
-			return !d.closed
+			x.upstreamEnded()
+			return x.live()
 		}
 		return false
 	}
@@ -37,36 +37,36 @@ func (d *downstream) pumpResponse() bool {
 		}
 	}
 	if x.headSent {
-		return d.pumpBody()
+		return x.pumpBody()
 	}
 	var limits *http1.Limits
-	if d.in == nil {
+	if x.caller.in == nil {
 		limits = &meshResponse
 	}
 	n, f, perr := http1.ParseResponse(u.data, &w.res, x.framing.Asked, limits)
 	if perr != nil {
-		d.upstreamBroke(perr)
+		x.upstreamBroke(perr)
 		return true
 	}
 	if n == 0 {
 		if u.eof || u.err != nil {
-			d.upstreamEnded()
-			return !d.closed
+			x.upstreamEnded()
+			return x.live()
 		}
 		return u.fill()
 	}
 	if f.Interim {
-		d.interim(n, f)
+		x.interim(n, f)
 		return true
 	}
-	d.final(n, f)
+	x.final(n, f)
 	return true
 }
 
 // interim passes a 1xx on, but never to an HTTP/1.0 client.
-func (d *downstream) interim(n int, f http1.Framing) {
-	w, u := d.w, d.up
-	if d.x.framing.Asked&http1.AskedOld == 0 {
+func (x *exchange) interim(n int, f http1.Framing) {
+	w, d, u := x.w, x.h1, x.up
+	if x.framing.Asked&http1.AskedOld == 0 {
 		w.edit = http1.Edit{Add: w.edit.Add[:0], Drop: neverBack}
 		if out, perr := http1.AppendResponse(w.out[:0], u.data[:n], &w.res, f, &w.edit); perr == nil {
 			w.out = out[:0]
@@ -78,17 +78,17 @@ func (d *downstream) interim(n int, f http1.Framing) {
 }
 
 // final sends the final head, and with it what has come of the body.
-func (d *downstream) final(n int, f http1.Framing) {
-	w, x, u := d.w, &d.x, d.up
+func (x *exchange) final(n int, f http1.Framing) {
+	w, d, u := x.w, x.h1, x.up
 	x.status = w.res.Status
 	x.host.status(x.status)
 	x.resFraming = f
 	x.took(w.loop.Now())
-	if x.retry.policy != nil && d.retriesAnswer(n, f) {
+	if x.retry.policy != nil && x.retriesAnswer(n, f) {
 		return
 	}
 	if f.Kind == http1.Tunnel {
-		d.tunnel(n, f)
+		x.tunnel(n, f)
 		return
 	}
 	old := x.framing.Asked&http1.AskedOld != 0
@@ -96,12 +96,12 @@ func (d *downstream) final(n int, f http1.Framing) {
 	x.unchunk = f.Kind == http1.Chunked && old
 	refused := x.framing.ExpectContinue && !x.reqDone // nobody knows whether the body will come
 	if w.draining || refused || (old && (x.unchunk || f.Kind == http1.Close)) {
-		d.last = true
+		x.last = true
 	}
-	e := d.responseEdit()
+	e := x.responseEdit()
 	out, perr := http1.AppendResponse(w.out[:0], u.data[:n], &w.res, f, e)
 	if perr != nil {
-		d.upstreamBroke(perr)
+		x.upstreamBroke(perr)
 		return
 	}
 	w.out = out[:0]
@@ -111,9 +111,9 @@ func (d *downstream) final(n int, f http1.Framing) {
 		d.send(out, nil)
 		u.consume(n)
 		if f.Kind == http1.None {
-			d.complete()
+			x.complete()
 		} else if len(u.data) > 0 {
-			d.pumpBody()
+			x.pumpBody()
 		}
 		return
 	}
@@ -127,17 +127,17 @@ func (d *downstream) final(n int, f http1.Framing) {
 	u.consume(n + b)
 	d.budget -= n + b
 	if perr != nil {
-		d.cutShort(telemetry.FlagUPE, "upstream_protocol_error")
+		x.cutShort(telemetry.FlagUPE, "upstream_protocol_error")
 		return
 	}
 	if done || f.Kind == http1.None {
-		d.complete()
+		x.complete()
 	}
 }
 
 // pumpBody passes bytes of the response's body on.
-func (d *downstream) pumpBody() bool {
-	w, x, u := d.w, &d.x, d.up
+func (x *exchange) pumpBody() bool {
+	w, d, u := x.w, x.h1, x.up
 	switch {
 	case x.unchunk:
 		for len(u.data) > 0 && !d.blocked() {
@@ -146,11 +146,11 @@ func (d *downstream) pumpBody() bool {
 			u.consume(n)
 			d.budget -= n
 			if perr != nil {
-				d.cutShort(telemetry.FlagUPE, "upstream_protocol_error")
+				x.cutShort(telemetry.FlagUPE, "upstream_protocol_error")
 				return false
 			}
 			if done {
-				d.complete()
+				x.complete()
 				return true
 			}
 			if n == 0 {
@@ -174,26 +174,26 @@ func (d *downstream) pumpBody() bool {
 	u.consume(n)
 	d.budget -= n
 	if perr != nil {
-		d.cutShort(telemetry.FlagUPE, "upstream_protocol_error")
+		x.cutShort(telemetry.FlagUPE, "upstream_protocol_error")
 		return false
 	}
 	if done {
-		d.complete()
+		x.complete()
 		return true
 	}
 	return n > 0
 }
 
 // responseEdit says what changes in the response's head on its way down.
-func (d *downstream) responseEdit() *http1.Edit {
-	w, x := d.w, &d.x
+func (x *exchange) responseEdit() *http1.Edit {
+	w := x.w
 	e := &w.edit
-	*e = http1.Edit{Add: e.Add[:0], Drop: neverBack, Close: d.last, Chunk: x.chunk, Unchunk: x.unchunk}
-	if x.framing.Asked&http1.AskedOld != 0 && !d.last {
+	*e = http1.Edit{Add: e.Add[:0], Drop: neverBack, Close: x.last, Chunk: x.chunk, Unchunk: x.unchunk}
+	if x.framing.Asked&http1.AskedOld != 0 && !x.last {
 		e.KeepAlive = true
 	}
 	if x.cookie {
-		d.giveCookie()
+		x.giveCookie()
 	}
 	if x.dest != nil && x.dest.Response != nil {
 		for i := range w.res.Fields {
@@ -208,9 +208,9 @@ func (d *downstream) responseEdit() *http1.Edit {
 }
 
 // complete: the whole response was passed on.
-func (d *downstream) complete() {
-	x, u := &d.x, d.up
-	d.up = nil
+func (x *exchange) complete() {
+	u := x.up
+	x.up = nil
 	x.release()
 	x.resDone = true
 	u.served++
@@ -220,87 +220,86 @@ func (d *downstream) complete() {
 		u.drop(!x.reqDone)
 	}
 	if !x.reqDone {
-		d.last = true
+		x.last = true
 	}
 	x.details = "via_upstream"
-	d.retryEnded()
-	d.conclude()
+	x.retryEnded()
+	x.conclude()
 }
 
 // upstreamEnded: the upstream connection ended where it should not, or where a
 // body that is delimited by the close ends.
-func (d *downstream) upstreamEnded() {
-	w, x, u := d.w, &d.x, d.up
+func (x *exchange) upstreamEnded() {
+	w, u := x.w, x.up
 	if x.headSent && u.err == nil && u.clean && x.resBody.End() == nil {
 		if x.chunk {
-			d.send(bytesOf(http1.LastChunk), nil)
+			x.h1.send(bytesOf(http1.LastChunk), nil)
 		}
-		d.complete()
+		x.complete()
 		return
 	}
 	if x.headSent {
 		x.host.failed(503)
-		d.cutShort(telemetry.FlagUC, "upstream_reset_after_response_started{connection_termination}")
+		x.cutShort(telemetry.FlagUC, "upstream_reset_after_response_started{connection_termination}")
 		return
 	}
 	if !x.resStarted && u.served > 0 && !x.retried && x.replayable && (x.idempotent || x.unsent) {
 		x.retried = true
 		x.replayable = x.retry.policy != nil
-		d.up = nil
+		x.up = nil
 		u.drop(true)
 		w.p.counters.repeated.Inc()
-		d.phase = connecting
+		x.phase = connecting
 		x.release()
-		d.forwardAgain()
+		x.forwardAgain()
 		return
 	}
 	x.host.failed(503)
 	x.failed(w.loop.Now())
-	d.dropUpstream(true)
-	if d.retriesFailure(decide.Reset) {
+	x.dropUpstream(true)
+	if x.retriesFailure(decide.Reset) {
 		return
 	}
 	x.details = "upstream_reset_before_response_started{connection_termination}"
-	d.reply(503, x.flagged(telemetry.FlagUC), x.told("the upstream closed the connection before its answer"))
+	x.reply(503, x.flagged(telemetry.FlagUC), x.told("the upstream closed the connection before its answer"))
 }
 
 // forwardAgain asks for a fresh connection for a request that was sent before.
-func (d *downstream) forwardAgain() {
-	x := &d.x
+func (x *exchange) forwardAgain() {
 	x.begun()
-	if u, ok := d.obtain(true); ok {
-		d.up = u
+	if u, ok := x.obtain(true); ok {
+		x.up = u
 	}
 }
 
 // upstreamBroke: what came is no response.
-func (d *downstream) upstreamBroke(perr *http1.Error) {
-	d.x.host.failed(503)
-	d.dropUpstream(true)
-	d.w.p.counters.badResponses.Inc()
-	if d.retriesFailure(decide.Reset) {
+func (x *exchange) upstreamBroke(perr *http1.Error) {
+	x.host.failed(503)
+	x.dropUpstream(true)
+	x.w.p.counters.badResponses.Inc()
+	if x.retriesFailure(decide.Reset) {
 		return
 	}
-	d.x.details = "upstream_protocol_error"
-	d.reply(502, d.x.flagged(telemetry.FlagUPE), d.x.told(perr.Reason))
+	x.details = "upstream_protocol_error"
+	x.reply(502, x.flagged(telemetry.FlagUPE), x.told(perr.Reason))
 }
 
 // cutShort ends a response that cannot be completed, so that the client sees
 // it is not whole.
-func (d *downstream) cutShort(flag telemetry.Flag, details string) {
-	d.x.flag, d.x.details = flag, details
-	d.dropUpstream(true)
-	d.observe()
-	d.end(true)
+func (x *exchange) cutShort(flag telemetry.Flag, details string) {
+	x.flag, x.details = flag, details
+	x.dropUpstream(true)
+	x.observe()
+	x.leg.abort()
 }
 
 // tunnel passes a 101 on and makes the two connections one stream of bytes.
-func (d *downstream) tunnel(n int, f http1.Framing) {
-	w, x, u := d.w, &d.x, d.up
+func (x *exchange) tunnel(n int, f http1.Framing) {
+	w, d, u := x.w, x.h1, x.up
 	w.edit = http1.Edit{Add: w.edit.Add[:0], Drop: neverBack}
 	out, perr := http1.AppendResponse(w.out[:0], u.data[:n], &w.res, f, &w.edit)
 	if perr != nil {
-		d.upstreamBroke(perr)
+		x.upstreamBroke(perr)
 		return
 	}
 	w.out = out[:0]

@@ -114,18 +114,16 @@ func (b *budgets) of(w *worker, c *decide.Cluster) *budget {
 }
 
 // firstTry notes that the request goes upstream for the first time.
-func (d *downstream) firstTry() {
-	x := &d.x
+func (x *exchange) firstTry() {
 	x.retry.number = 1
 	if x.target != nil {
-		x.target.budget.requested(d.w.loop.Now())
+		x.target.budget.requested(x.w.loop.Now())
 	}
-	d.clockWhole()
+	x.clockWhole()
 }
 
 // clockWhole starts the clocks if the whole request is there already.
-func (d *downstream) clockWhole() {
-	x := &d.x
+func (x *exchange) clockWhole() {
 	if x.timeout == 0 && (x.retry.policy == nil || x.retry.policy.PerTry == 0) {
 		return
 	}
@@ -133,25 +131,25 @@ func (d *downstream) clockWhole() {
 	if !whole && !x.transmitted {
 		var b http1.Body
 		b.Reset(x.framing)
-		_, done, perr := b.Next(d.data[x.head:])
+		_, done, perr := b.Next(x.h1.data[x.head:])
 		whole = done || perr != nil
 	}
 	if whole {
-		d.startClocks()
+		x.startClocks()
 	}
 }
 
 // startClocks begins the route's timeout and that of the try, both of which
 // count from when the whole request has come (Envoy's router: how long a client
 // takes to send it is not the upstream's fault).
-func (d *downstream) startClocks() {
-	w, x := d.w, &d.x
+func (x *exchange) startClocks() {
+	w := x.w
 	now := w.loop.Now()
-	if x.timeout > 0 && !d.limit.Armed() {
-		w.loop.Arm(&d.limit, now+x.timeout)
+	if x.timeout > 0 && !x.limit.Armed() {
+		w.loop.Arm(&x.limit, now+x.timeout)
 	}
-	if p := x.retry.policy; p != nil && p.PerTry > 0 && !x.headSent && !d.try.Armed() {
-		w.loop.Arm(&d.try, now+int64(p.PerTry))
+	if p := x.retry.policy; p != nil && p.PerTry > 0 && !x.headSent && !x.try.Armed() {
+		w.loop.Arm(&x.try, now+int64(p.PerTry))
 	}
 }
 
@@ -165,25 +163,24 @@ func (x *exchange) keeps(u *upstream) bool {
 
 // retriesFailure has a try that failed followed by another one, after a pause,
 // or says that it is the outcome. The upstream connection was left already.
-func (d *downstream) retriesFailure(f decide.Failure) bool {
-	x := &d.x
-	if x.retry.policy == nil || x.connects || d.closed {
+func (x *exchange) retriesFailure(f decide.Failure) bool {
+	if x.retry.policy == nil || x.connects || !x.live() {
 		return false
 	}
 	t := decide.Try{
 		Failure: f, Number: x.retry.number, Sent: x.transmitted && !x.unsent,
 		Idempotent: x.idempotent, Kept: !x.transmitted || x.replay != nil,
 	}
-	if !d.retries(x.retry.policy.Next(&t)) {
+	if !x.another(x.retry.policy.Next(&t)) {
 		return false
 	}
-	d.pause()
+	x.pause()
 	return true
 }
 
 // retriesAnswer is retriesFailure for the answer whose head is in worker.res.
-func (d *downstream) retriesAnswer(n int, f http1.Framing) bool {
-	w, x := d.w, &d.x
+func (x *exchange) retriesAnswer(n int, f http1.Framing) bool {
+	w := x.w
 	r := x.retry.policy
 	t := decide.Try{
 		Failure: decide.Answered, Status: w.res.Status, Number: x.retry.number, Sent: true,
@@ -199,8 +196,8 @@ func (d *downstream) retriesAnswer(n int, f http1.Framing) bool {
 		_, t.RateLimited = message.Lookup(w.res.Fields, "x-envoy-ratelimited")
 		s = r.Next(&t)
 	}
-	if f.Kind == http1.Tunnel || !d.retries(s) {
-		w.loop.Disarm(&d.try)
+	if f.Kind == http1.Tunnel || !x.another(s) {
+		w.loop.Disarm(&x.try)
 		x.forget(w)
 		switch {
 		case x.retry.denied != "":
@@ -210,14 +207,14 @@ func (d *downstream) retriesAnswer(n int, f http1.Framing) bool {
 		}
 		return false
 	}
-	d.discard(n, f)
-	d.pause()
+	x.discard(n, f)
+	x.pause()
 	return true
 }
 
-// retries does the accounts of a sequel and reports whether there is another try.
-func (d *downstream) retries(s decide.Sequel) bool {
-	w, x := d.w, &d.x
+// another does the accounts of a sequel and reports whether there is another try.
+func (x *exchange) another(s decide.Sequel) bool {
+	w := x.w
 	x.retry.sequel = s
 	x.retryOver()
 	if s == decide.Final {
@@ -239,9 +236,9 @@ func (d *downstream) retries(s decide.Sequel) bool {
 
 // discard leaves an answer that nobody gets; the connection is of use if all
 // of it has come.
-func (d *downstream) discard(n int, f http1.Framing) {
-	x, u := &d.x, d.up
-	d.up = nil
+func (x *exchange) discard(n int, f http1.Framing) {
+	u := x.up
+	x.up = nil
 	x.release()
 	var b http1.Body
 	b.Reset(f)
@@ -256,8 +253,8 @@ func (d *downstream) discard(n int, f http1.Framing) {
 }
 
 // pause waits before the next try.
-func (d *downstream) pause() {
-	w, x := d.w, &d.x
+func (x *exchange) pause() {
+	w := x.w
 	r := &x.retry
 	if x.target != nil && x.ep >= 0 && x.ep < len(x.target.edges) {
 		r.tried[(r.number-1)%maxTried] = x.target.edges[x.ep].ep
@@ -265,69 +262,65 @@ func (d *downstream) pause() {
 	r.pausing = true
 	x.resStarted, x.status, x.details = false, 0, ""
 	x.resBody, x.resFraming = http1.Body{}, http1.Framing{}
-	d.phase = connecting
-	w.loop.Arm(&d.try, w.loop.Now()+int64(r.policy.Pause(r.number, w.rng.Uint64())))
+	x.phase = connecting
+	w.loop.Arm(&x.try, w.loop.Now()+int64(r.policy.Pause(r.number, w.rng.Uint64())))
 }
 
 // tryOver: the time of a try has passed, or the pause before the next.
-func (d *downstream) tryOver() {
-	x := &d.x
+func (x *exchange) tryOver() {
 	switch {
-	case d.closed:
+	case !x.live():
 		return
 	case x.retry.pausing:
 		x.retry.pausing = false
-		d.again()
-		if !d.closed {
-			d.ready()
-		}
+		x.again()
+		x.leg.ready()
 		return
-	case x.headSent || d.phase != connecting && d.phase != exchanging:
+	case x.headSent || x.phase != connecting && x.phase != exchanging:
 		return
 	}
-	x.failed(d.w.loop.Now())
-	if d.up != nil {
+	x.failed(x.w.loop.Now())
+	if x.up != nil {
 		x.host.failed(504)
 	}
-	d.dropUpstream(true)
-	if d.retriesFailure(decide.TryTimeout) {
+	x.dropUpstream(true)
+	if x.retriesFailure(decide.TryTimeout) {
 		return
 	}
 	x.details = "upstream_per_try_timeout"
-	d.reply(504, x.flagged(telemetry.FlagUT), x.told("no answer within the route's perTryTimeout"))
-	d.ready()
+	x.reply(504, x.flagged(telemetry.FlagUT), x.told("no answer within the route's perTryTimeout"))
+	x.leg.ready()
 }
 
 // again begins the next try.
-func (d *downstream) again() {
-	x := &d.x
+func (x *exchange) again() {
 	x.retry.number++
 	x.retried, x.retry.denied = false, ""
-	if x.target != nil && x.ep >= 0 && !x.retry.direct && !d.elsewhere() {
+	if x.target != nil && x.ep >= 0 && !x.retry.direct && !x.elsewhere() {
 		return
 	}
 	x.begun()
-	d.clockWhole()
-	u, ok := d.obtain(false)
+	x.clockWhole()
+	u, ok := x.obtain(false)
 	if !ok {
 		return
 	}
-	d.up = u
+	x.up = u
 	switch {
 	case u == nil || !u.up:
-		d.phase = connecting
+		x.phase = connecting
 	case x.transmitted:
-		d.repeat()
+		x.repeat()
 	default:
-		d.parse()
-		d.transmit()
+		x.leg.again()
+		x.transmit()
 	}
 }
 
 // elsewhere picks the endpoint of the next try, of the cluster as it is now.
 // False: there is none, and the request was answered.
-func (d *downstream) elsewhere() bool {
-	w, x := d.w, &d.x
+func (x *exchange) elsewhere() bool {
+	w := x.w
 	c := x.target.cluster
 	if now := w.current().Cluster(c.Service.Key, c.Subset); now != nil {
 		c = now
@@ -338,7 +331,7 @@ func (d *downstream) elsewhere() bool {
 	if !r.Avoids(c) {
 		tried = nil
 	}
-	i := c.Dialled(d.dialled)
+	i := c.Dialled(x.dialled)
 	if i < 0 {
 		w.question = decide.Ask{Draw: w.rng.Uint64(), Now: w.loop.Now(), Hash: x.hash, Hashed: x.hashed}
 		i = t.balance.PickAgain(&w.question, tried, r.Remote)
@@ -346,14 +339,14 @@ func (d *downstream) elsewhere() bool {
 	if i < 0 {
 		x.ep = -1
 		x.details = "no_healthy_upstream"
-		d.reply(503, telemetry.FlagUH, x.told("no healthy endpoint is left"))
+		x.reply(503, telemetry.FlagUH, x.told("no healthy endpoint is left"))
 		return false
 	}
 	e := t.edge(w, c.Endpoints[i], i)
 	to := e.pool
 	switch tr := c.Transport(e.ep); {
 	case tr != decide.Plain && tr != decide.Mutual:
-		d.reply(503, telemetry.FlagUF, x.told("TLS origination is not implemented"))
+		x.reply(503, telemetry.FlagUF, x.told("TLS origination is not implemented"))
 		return false
 	case e.ep.DNS != "":
 		if a, ok := w.resolved(e.ep.DNS); ok && a.IsValid() {
@@ -401,9 +394,9 @@ func (x *exchange) told(cause string) string {
 }
 
 // retryEnded counts an answer that a retry brought.
-func (d *downstream) retryEnded() {
-	if x := &d.x; x.retry.number > 1 && x.flag == telemetry.FlagNone {
-		d.w.p.retries.success.Inc()
+func (x *exchange) retryEnded() {
+	if x.retry.number > 1 && x.flag == telemetry.FlagNone {
+		x.w.p.retries.success.Inc()
 	}
 }
 
@@ -412,8 +405,7 @@ var attemptCount = "x-envoy-attempt-count"
 // countTry puts the number of the try into the request's head, where the route
 // has a retry policy of its own or the number is not 1. What a client says
 // about it is dropped then.
-func (w *worker) countTry(d *downstream) {
-	x := &d.x
+func (w *worker) countTry(x *exchange) {
 	p := x.retry.policy
 	if p == nil || !p.Configured && x.retry.number <= 1 {
 		return
@@ -430,8 +422,8 @@ func (w *worker) countTry(d *downstream) {
 
 // headAgain is the kept head with the number of this try, behind the
 // connection's greeting. It is good until the loop's next head.
-func (w *worker) headAgain(d *downstream) []byte {
-	x, u := &d.x, d.up
+func (w *worker) headAgain(x *exchange) []byte {
+	u := x.up
 	head := x.replay[:x.retry.head]
 	out := append(w.out[:0], u.greeting()...)
 	if x.retry.number > 1 && x.retry.number != x.retry.stamped {
