@@ -1,6 +1,5 @@
-// Command tool makes what a single-node test cluster needs besides its
-// binaries: the PKI with its kubeconfigs, and container image tarballs built
-// from local files. Standard library only.
+// Command tool makes what a test cluster needs besides its binaries: keys and
+// kubeconfigs, and archives of images.
 package main
 
 import (
@@ -9,20 +8,12 @@ import (
 )
 
 func main() {
-	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: tool pki|image [flags]")
+	commands := map[string]func(args []string) error{"pki": pki, "image": writeImage}
+	if len(os.Args) < 2 || commands[os.Args[1]] == nil {
+		fmt.Fprintln(os.Stderr, "usage: tool pki|image FLAGS ARGUMENTS…")
 		os.Exit(2)
 	}
-	var err error
-	switch os.Args[1] {
-	case "pki":
-		err = pki(os.Args[2:])
-	case "image":
-		err = imageMain(os.Args[2:])
-	default:
-		err = fmt.Errorf("unknown command %q", os.Args[1])
-	}
-	if err != nil {
+	if err := commands[os.Args[1]](os.Args[2:]); err != nil {
 		fmt.Fprintln(os.Stderr, "tool:", err)
 		os.Exit(1)
 	}
