@@ -1,0 +1,139 @@
+package main
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+)
+
+// An echo is what an HTTP server says of itself and of the request.
+type echo struct {
+	Host, Version               string
+	Method, Path, Proto, Remote string
+	Authority                   string
+	Header                      http.Header
+	ContentLength               int64
+}
+
+// serve answers on one port for each protocol until ctx ends; it then lets what
+// is under way end.
+func serve(ctx context.Context, args []string) error {
+	fs := flag.NewFlagSet("serve", flag.ExitOnError)
+	httpAddr := fs.String("http", ":8080", "address for HTTP/1.1 and cleartext HTTP/2")
+	grpcAddr := fs.String("grpc", ":8081", "address for gRPC")
+	echoAddr := fs.String("tcp", ":9000", "address that echoes each line")
+	firstAddr := fs.String("server-first", ":9001", "address that greets before it echoes")
+	version := fs.String("version", os.Getenv("VERSION"), "what the answers say of the version")
+	delay := fs.Duration("linger", 0, "how long to go on serving after SIGTERM")
+	fs.Parse(args)
+
+	host, err := os.Hostname()
+	if err != nil {
+		return err
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return serveHTTP(gctx, *httpAddr, host, *version, *delay) })
+	g.Go(func() error { return serveGRPC(gctx, *grpcAddr, cmp.Or(*version, host), *delay) })
+	g.Go(func() error { return serveLines(gctx, *echoAddr, "", *delay) })
+	g.Go(func() error { return serveLines(gctx, *firstAddr, "hello from "+cmp.Or(*version, host)+"\n", *delay) })
+	return g.Wait()
+}
+
+func serveHTTP(ctx context.Context, addr, host, version string, linger time.Duration) error {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		if d, err := time.ParseDuration(r.URL.Query().Get("delay")); err == nil {
+			select {
+			case <-time.After(min(d, time.Minute)):
+			case <-r.Context().Done():
+			}
+		}
+		w.Header().Set("content-type", "application/json")
+		w.Header().Set("x-version", cmp.Or(version, host))
+		if code := r.URL.Query().Get("status"); len(code) == 3 {
+			var status int
+			if _, err := fmt.Sscanf(code, "%3d", &status); err == nil && status >= 200 {
+				w.WriteHeader(status)
+			}
+		}
+		// A client that went away is not the server's trouble.
+		_ = json.NewEncoder(w).Encode(echo{host, version, r.Method, r.URL.Path, r.Proto, r.RemoteAddr, r.Host, r.Header, r.ContentLength})
+	})
+	s := &http.Server{Addr: addr, Handler: mux, Protocols: new(http.Protocols)}
+	s.Protocols.SetHTTP1(true)
+	s.Protocols.SetUnencryptedHTTP2(true)
+	ended := context.AfterFunc(ctx, func() {
+		time.Sleep(linger)
+		_ = s.Shutdown(context.WithoutCancel(ctx))
+	})
+	defer ended()
+	log.Print("HTTP on ", addr)
+	if err := s.ListenAndServe(); err != http.ErrServerClosed {
+		return err
+	}
+	return nil
+}
+
+func serveGRPC(ctx context.Context, addr, who string, linger time.Duration) error {
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		return err
+	}
+	s := grpc.NewServer()
+	s.RegisterService(&echoService, echoServer(who))
+	stop := context.AfterFunc(ctx, func() {
+		time.Sleep(linger)
+		s.GracefulStop()
+	})
+	defer stop()
+	return s.Serve(ln)
+}
+
+// serveLines greets each connection and sends every line back.
+func serveLines(ctx context.Context, addr, greeting string, linger time.Duration) error {
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() {
+		time.Sleep(linger)
+		ln.Close()
+	})
+	defer stop()
+	for {
+		conn, err := ln.Accept()
+		if ctx.Err() != nil && err != nil {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		go func() {
+			defer conn.Close()
+			if _, err := io.WriteString(conn, greeting); err != nil {
+				return
+			}
+			for r := bufio.NewReader(conn); ; {
+				line, err := r.ReadString('\n')
+				if err != nil {
+					return
+				}
+				if _, err := io.WriteString(conn, line); err != nil {
+					return
+				}
+			}
+		}()
+	}
+}
