@@ -160,6 +160,9 @@ func (a *analysis) routes() {
 					a.note(vs.Ref, codeHostConflict, Info, path, "the host %s has a VirtualService at gateway %s already, %s: their rules are merged, those first", h, g, name(w.Ref))
 				}
 			}
+			if routes := a.s.GatewayRoutesOf(h); len(routes) > 0 && slices.Contains(vs.Gateways, "mesh") {
+				a.note(vs.Ref, codeRouteConflict, Warning, path, "the Service %s has a Gateway API route, %s: where that holds, this has no effect; keep one of the two", h, name(routes[0].Ref))
+			}
 			if slices.Contains(vs.Gateways, "mesh") && !strings.HasPrefix(h, "*") && a.s.Service(h, vs.Namespace) == nil {
 				a.note(vs.Ref, codeRouteNoHost, Warning, path, "there is no service with the host %s%s: only requests that name exactly this host, on a port that the mesh knows, take these routes", h, a.b.nearHosts(h, vs.Namespace))
 			}

@@ -24,12 +24,13 @@ type builder struct {
 	types    map[reflect.Type]map[string][]int
 	objects  map[mesh.Ref]*object // by Ref, as the model holds it: for lines of later findings
 
-	paper        []*mesh.Workload // replicas of local Workloads and pod templates
-	publishes    []pendingPublish
-	rules        []*rawRule
-	namedTargets []namedTarget
-	snapshot     *mesh.Snapshot
-	hints        int // how often names were searched for a near one
+	paper         []*mesh.Workload // replicas of local Workloads and pod templates
+	publishes     []pendingPublish
+	rules         []*rawRule
+	namedTargets  []namedTarget
+	gatewayRoutes []*gatewayRoute
+	snapshot      *mesh.Snapshot
+	hints         int // how often names were searched for a near one
 }
 
 // Build makes a Snapshot of files. Where two resources contradict each other,
@@ -67,6 +68,7 @@ func Build(files []File, opt Options) *Result {
 		}
 	}
 	b.place()
+	b.attachRoutes()
 	b.mergeRules()
 	b.mergePolicies()
 
@@ -151,7 +153,7 @@ type objectMeta struct {
 	SelfLink                   any               `json:"selfLink"`
 	UID                        any               `json:"uid"`
 	ResourceVersion            any               `json:"resourceVersion"`
-	Generation                 any               `json:"generation"`
+	Generation                 int64             `json:"generation"`
 	CreationTimestamp          any               `json:"creationTimestamp"`
 	DeletionTimestamp          any               `json:"deletionTimestamp"`
 	DeletionGracePeriodSeconds any               `json:"deletionGracePeriodSeconds"`
@@ -253,7 +255,7 @@ func (b *builder) resource(f File, n *yaml.Node, depth int) []*object {
 		}
 	}
 	d.value(&rest, reflect.ValueOf(&h).Elem(), "", 0)
-	o.labels, o.annotations = h.Metadata.Labels, h.Metadata.Annotations
+	o.labels, o.annotations, o.generation = h.Metadata.Labels, h.Metadata.Annotations, h.Metadata.Generation
 	switch {
 	case o.ref.Name == "":
 		d.fail(codeHeader, "metadata.name", nil, "a resource must have a name")
@@ -327,6 +329,10 @@ func (b *builder) decode(o *object) {
 		b.peerAuthentication(o)
 	case "authentication.istio.io/Policy", "authentication.istio.io/MeshPolicy":
 		b.legacyPolicy(o)
+	case gatewayGroup + "/HTTPRoute":
+		b.httpRoute(o)
+	case gatewayGroup + "/GRPCRoute":
+		b.grpcRoute(o)
 	case localGroup + "/Workload":
 		b.local(o)
 	case localGroup + "/Gateway":

@@ -85,6 +85,12 @@ func dump(r *Result) []byte {
 			fmt.Fprintf(&b, "  tcp %s\n", message(h))
 		}
 	}
+	for _, x := range s.GatewayRoutes {
+		fmt.Fprintf(&b, "gatewayroute parents=%v (%s)\n", x.Parents, ref(x.Ref))
+		for _, h := range x.Rules {
+			fmt.Fprintf(&b, "  rule %s\n", message(h))
+		}
+	}
 	for _, x := range s.DestinationRules {
 		fmt.Fprintf(&b, "destinationrule host=%s exportTo=%v selector=%v policy=%s unsupported=%v (%s)\n", x.Host, x.ExportTo, x.WorkloadSelector, message(x.Policy), partly(x.Unsupported), ref(x.Ref))
 		for _, p := range sortedPorts(x.PortPolicies) {
@@ -105,6 +111,15 @@ func dump(r *Result) []byte {
 	}
 	for _, x := range r.Publish {
 		fmt.Fprintf(&b, "publish %d to %s:%d (%s)\n", x.Port, x.Host, x.To, ref(x.Ref))
+	}
+	for _, x := range r.Routes {
+		fmt.Fprintf(&b, "status %s generation=%d\n", ref(x.Ref), x.Generation)
+		for _, p := range x.Parents {
+			fmt.Fprintf(&b, "  parent %s\n", p.Parent.Name)
+			for _, c := range p.Conditions {
+				fmt.Fprintf(&b, "    %s=%v %s %s\n", c.Type, c.Status, c.Reason, c.Message)
+			}
+		}
 	}
 	b.Write(list(r.Findings))
 	return b.Bytes()

@@ -45,6 +45,11 @@ const (
 	codeRootNamespace = "SEINE0208" // which namespace is the root
 	codePublishClash  = "SEINE0209" // two published ports with one number
 	codeRetries       = "SEINE0215" // retries that do not do what they seem to
+
+	codeRouteParent   = "SEINE0301" // a Gateway API route's parent that is not there, or that it cannot be attached to
+	codeRouteBackend  = "SEINE0302" // a rule of such a route that cannot be done as written: 500
+	codeRouteConflict = "SEINE0303" // routes of several kinds on one port of a Service
+	codeRouteNoEffect = "SEINE0304" // a part of such a route that does nothing
 )
 
 // istioCodes are the messages of `istioctl analyze` that say the same.

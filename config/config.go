@@ -57,6 +57,9 @@ type Result struct {
 	Local []*Local
 	// Publish are the local ports of all Workloads and Gateways.
 	Publish []Publish
+	// Routes are how the Gateway API routes fare that have Services as parents,
+	// refused ones too.
+	Routes []RouteStatus
 }
 
 // Local is a local.seine.dev/v1 Workload: what to run on this machine.

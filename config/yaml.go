@@ -33,6 +33,7 @@ type object struct {
 	version     string
 	labels      map[string]string
 	annotations map[string]string
+	generation  int64
 	root        *yaml.Node // mapping
 	order       int        // position among all objects: earlier wins
 	clustered   bool       // the kind has no namespace

@@ -50,6 +50,10 @@ type Destination struct {
 	// Request and Response hold the edits of the rule and of the destination,
 	// in Envoy's order: only these are to be applied. Nil: none.
 	Request, Response *Edits
+	// Status is not 0 where there is no destination: these requests get this
+	// status, for Reason. Host and Key mean nothing then.
+	Status int
+	Reason string
 
 	upto      uint64 // cumulative weight
 	authority string // Host set by this destination's headers or the rule's rewrite
@@ -133,9 +137,15 @@ func HostOnly(authority []byte) []byte {
 // dialled. So does Seine, but where that address is the mesh's own it is not
 // passed in plaintext: the address is asked about, and what lives there is
 // reached with its identity. Under REGISTRY_ONLY an unknown host goes nowhere.
+//
+// Where Gateway API routes the host's service, the address decides: such routes
+// belong to whoever dials it.
 func (s *Self) Next(a *Answer, dialled netip.Addr) Next {
 	switch a.Proto.Kind {
 	case seinev1.Answer_ROUTES:
+		if a.Proto.ByAddress && dialled.IsValid() {
+			return AskAddress
+		}
 		if a.Proto.DirectEndpoint != "" {
 			return Direct
 		}
@@ -152,6 +162,10 @@ func (s *Self) Next(a *Answer, dialled netip.Addr) Next {
 	}
 	return Refuse
 }
+
+// ByAddress reports whether an answer to the address that was dialled decides
+// on every HTTP request sent there, whatever its Host.
+func (a *Answer) ByAddress() bool { return a.Proto.ByAddress }
 
 // NextAddress says what to do with a connection, or with a request after
 // AskAddress, given the answer to the address.

@@ -44,7 +44,7 @@ func (x *index) build() {
 			x.root.insert("", int32(i))
 		case m.uri.kind == exactValue:
 			x.exact[m.uri.text] = append(x.exact[m.uri.text], int32(i))
-		case m.uri.kind == prefixValue:
+		case m.uri.kind == prefixValue, m.uri.kind == elementsValue:
 			x.root.insert(m.uri.text, int32(i))
 		default:
 			x.root.insert(m.uri.lits.prefix, int32(i))

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net/netip"
+	"strings"
 
 	seinev1 "github.com/seinemesh/seine/api/seine/v1"
 	"github.com/seinemesh/seine/message"
@@ -97,6 +98,10 @@ func compileMatch(m *seinev1.HttpMatch, s *slots) (matcher, error) {
 	}
 	if c.uri, err = compileValue(m.Uri); err != nil {
 		return c, fmt.Errorf("uri: %w", err)
+	}
+	if m.PathElements && c.uri.kind == prefixValue {
+		c.uri.kind, c.uri.text = elementsValue, strings.TrimSuffix(c.uri.text, "/")
+		c.hasURI = c.uri.text != ""
 	}
 	if c.uri.kind == anyValue {
 		c.hasURI = false

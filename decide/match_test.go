@@ -212,7 +212,10 @@ func naiveMatch(m *seinev1.HttpMatch, req *message.Request, port uint32) bool {
 	if i := strings.IndexAny(path, "?#"); i >= 0 {
 		path = path[:i]
 	}
-	if m.Port != 0 && m.Port != port || !naiveValue(m.Uri, path) || !naiveValue(m.Method, string(req.Method)) {
+	if m.Port != 0 && m.Port != port || !m.PathElements && !naiveValue(m.Uri, path) || !naiveValue(m.Method, string(req.Method)) {
+		return false
+	}
+	if p := strings.TrimSuffix(m.Uri.GetPrefix(), "/"); m.PathElements && path != p && !strings.HasPrefix(path, p+"/") && p != "" {
 		return false
 	}
 	for _, h := range m.Headers {
@@ -250,6 +253,7 @@ func randomRules(r *rand.Rand, n int) *seinev1.Answer {
 			m := &seinev1.HttpMatch{}
 			if r.IntN(10) > 0 {
 				m.Uri = value()
+				m.PathElements = m.Uri.GetPrefix() != "" && !m.Uri.IgnoreCase && r.IntN(2) == 0
 			}
 			if r.IntN(3) == 0 {
 				m.Method = exact("GET")

@@ -11,15 +11,18 @@ import (
 )
 
 // pathed is how much of a path a match is about, for rewriting: a prefix's
-// length, or all of it.
+// length, or all of it. A prefix of whole elements is joined to what follows by
+// one slash (the table at HTTPPathModifier in the Gateway API).
 type pathed struct {
-	whole  bool
-	prefix int
+	whole    bool
+	prefix   int
+	elements bool
 }
 
 // rewrite is a compiled Rewrite's path.
 type rewrite struct {
 	uri      string
+	whole    bool // uri replaces all of the path
 	regex    *regexp.Regexp
 	template []segment
 }
@@ -43,7 +46,7 @@ func ruleID(r *seinev1.Ref, index int32) string {
 	switch {
 	case r == nil:
 		return "[" + strconv.Itoa(int(index)) + "]"
-	case r.Kind == "VirtualService":
+	case r.Kind == "VirtualService", r.Kind == "HTTPRoute", r.Kind == "GRPCRoute":
 		return fmt.Sprintf("%s/%s[%d]", r.Namespace, r.Name, index)
 	}
 	return r.Namespace + "/" + r.Name
@@ -58,7 +61,7 @@ func compileRule(p *seinev1.HttpRule) (*Rule, error) {
 		r.Timeout = d.AsDuration()
 	}
 	for _, m := range p.Match {
-		r.pathed = append(r.pathed, pathOf(m.Uri))
+		r.pathed = append(r.pathed, pathOf(m))
 	}
 	var err error
 	if r.Request, err = compose(level{p.RequestHeaders}); err != nil {
@@ -147,12 +150,16 @@ func compileDestinations(list []*seinev1.Destination) ([]Destination, uint64, er
 		if weight == 0 {
 			continue
 		}
-		if d.Host == "" || d.Port == 0 || d.Port > 65535 {
+		if d.Status != 0 && (d.Status < 200 || d.Status > 599) {
+			return nil, 0, invalid("destination status %d", d.Status)
+		}
+		if d.Status == 0 && (d.Host == "" || d.Port == 0 || d.Port > 65535) {
 			return nil, 0, invalid("destination %q has port %d", d.Host, d.Port)
 		}
 		total += uint64(weight)
 		dests = append(dests, Destination{
 			Key: Key(d.Host, d.Port), Host: d.Host, Port: d.Port, Subset: d.Subset, Weight: weight, upto: total,
+			Status: int(d.Status), Reason: d.Reason,
 		})
 	}
 	return dests, total, nil
@@ -197,11 +204,15 @@ func (x *index) add(rule int32, matches []*seinev1.HttpMatch) error {
 // pathOf is what a rewrite replaces: the matched prefix, or the whole path of
 // an exact or regular-expression match. A match without URI is the prefix "/"
 // in Istio, so there the first slash alone is replaced.
-func pathOf(uri *seinev1.StringMatch) pathed {
-	switch m := uri.GetMatch().(type) {
+func pathOf(m *seinev1.HttpMatch) pathed {
+	elements := m.PathElements
+	switch m := m.Uri.GetMatch().(type) {
 	case *seinev1.StringMatch_Exact, *seinev1.StringMatch_Regex:
 		return pathed{whole: true}
 	case *seinev1.StringMatch_Prefix:
+		if elements {
+			return pathed{prefix: len(strings.TrimSuffix(m.Prefix, "/")), elements: true}
+		}
 		return pathed{prefix: len(m.Prefix)}
 	}
 	return pathed{prefix: 1}
@@ -212,7 +223,7 @@ func compileRewrite(w *seinev1.Rewrite) (rewrite, error) {
 		if !pathText(w.Uri) {
 			return rewrite{}, invalid("rewritten path %q holds a space or a control character", w.Uri)
 		}
-		return rewrite{uri: w.Uri}, nil
+		return rewrite{uri: w.Uri, whole: w.WholePath}, nil
 	}
 	re, err := regexp.Compile(w.RegexMatch)
 	if err != nil {
@@ -289,6 +300,8 @@ func (r *Rule) AppendAuthority(dst []byte, d *Destination, authority []byte) []b
 // what Match returned. It allocates only for uriRegexRewrite.
 func (r *Rule) AppendPath(dst []byte, match int, path []byte) []byte {
 	switch {
+	case r.rewrite.whole:
+		return appendReplaced(dst, pathed{whole: true}, r.rewrite.uri, path)
 	case r.rewrite.uri != "":
 		return appendReplaced(dst, r.at(match), r.rewrite.uri, path)
 	case r.rewrite.regex != nil:
@@ -308,6 +321,11 @@ func appendReplaced(dst []byte, p pathed, with string, path []byte) []byte {
 	n := min(p.prefix, len(path))
 	if p.whole {
 		n = pathEnd(path)
+	}
+	if p.elements {
+		if with = strings.TrimSuffix(with, "/"); with == "" && (n == len(path) || path[n] != '/') {
+			with = "/"
+		}
 	}
 	dst = append(dst, with...)
 	return append(dst, path[n:]...)
@@ -378,6 +396,9 @@ func (r *Rule) AppendLocation(dst []byte, match int, req *message.Request, schem
 	}
 	if standard == "" {
 		standard = "http" // of a sidecar, which ends no TLS of the client's
+		if p.ExactPort {
+			standard = to
+		}
 	}
 	if newPort == 80 && standard == "http" || newPort == 443 && standard == "https" {
 		newPort = 0
@@ -390,7 +411,7 @@ func (r *Rule) AppendLocation(dst []byte, match int, req *message.Request, schem
 		host := req.Authority
 		if i := portAt(host); i >= 0 {
 			was := string(host[i:])
-			if newPort != 0 || to != from && (from == "https" && was == ":443" || from == "http" && was == ":80") {
+			if p.ExactPort || newPort != 0 || to != from && (from == "https" && was == ":443" || from == "http" && was == ":80") {
 				host = host[:i]
 			}
 		}

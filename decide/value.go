@@ -14,6 +14,7 @@ const (
 	anyValue valueKind = iota // present
 	exactValue
 	prefixValue
+	elementsValue // a prefix of whole path elements
 	regexValue
 )
 
@@ -79,6 +80,8 @@ func (v *value) match(b []byte) bool {
 			return foldedPrefix(b, v.text)
 		}
 		return len(b) >= len(v.text) && string(b[:len(v.text)]) == v.text
+	case elementsValue:
+		return len(b) >= len(v.text) && string(b[:len(v.text)]) == v.text && (len(b) == len(v.text) || b[len(v.text)] == '/')
 	case regexValue:
 		return v.lits.in(b) && v.re.Match(b)
 	}

@@ -91,8 +91,8 @@ type Answer struct {
 }
 
 // Route is the rule that decided. Rule is its position in the resource,
-// spec.http[Rule] or spec.tcp[Rule]; nil
-// where no VirtualService decided.
+// spec.http[Rule], spec.tcp[Rule] or, of a Gateway API route, spec.rules[Rule];
+// nil where no such resource decided.
 type Route struct {
 	Kind      string `json:"kind"`
 	Namespace string `json:"namespace,omitempty"`
@@ -110,6 +110,7 @@ type Destination struct {
 	Subset  string   `json:"subset,omitempty"`
 	Port    uint32   `json:"port"`
 	Weight  uint32   `json:"weight"`
+	Status  int      `json:"status,omitempty"` // there is no such destination: its share gets this status
 	Request *Request `json:"request,omitempty"`
 }
 
@@ -296,6 +297,10 @@ func (e *explanation) outbound() error {
 		e.say("Port %d of %s is %s: the bytes are passed on as they are, and HTTP rules do not apply.", port, orAddress(byAddress.Proto.Service, e.dialled), protocolName(byAddress.Proto.Protocol))
 		return e.connection(byAddress)
 	}
+	if byAddress != nil && byAddress.ByAddress() {
+		e.tellAddress(byAddress)
+		return e.request(byAddress, false, port)
+	}
 	byHost, err := e.ask(string(decide.AppendHTTPName(nil, port, []byte(e.authority()))))
 	if err != nil {
 		return err
@@ -306,7 +311,11 @@ func (e *explanation) outbound() error {
 	}
 	next, answer := e.self.Next(byHost, e.dialled.Addr()), byHost
 	if next == decide.AskAddress {
-		e.say("The address %s is the mesh's own, so that it decides instead of the Host.", e.dialled)
+		if byHost.ByAddress() {
+			e.say("Such routes belong to whoever dials the Service's address. The address dialled is %s: it decides instead of the Host.", e.dialled)
+		} else {
+			e.say("The address %s is the mesh's own, so that it decides instead of the Host.", e.dialled)
+		}
 		answer, next = byAddress, decide.NextAddress(byAddress)
 	}
 	switch next {
@@ -366,6 +375,9 @@ func (e *explanation) tellHost(port uint16) {
 	}
 	c := plan.ChooseHost(e.s, e.from, host, uint32(port))
 	switch {
+	case c.Attached && e.dialled.IsValid():
+		e.say("The Host %s on port %d is %s, which Gateway API routes route.", host, port, c.Service.Host)
+		return
 	case c.Service != nil:
 		e.a.Service, e.a.Port = c.Service.Host, c.Port.Number
 		where := ""
@@ -398,6 +410,8 @@ func (e *explanation) tellHost(port uint16) {
 				e.unsupported(p, "%s: %s is not implemented in this version.", decide.Source(c.Routes.Proto()), p)
 			}
 		}
+	case c.Attached:
+		e.say("Gateway API routes hold for it: no VirtualService is looked at.")
 	case c.Service != nil:
 		e.say("No VirtualService routes it: requests go to the service itself.")
 	}
@@ -500,7 +514,7 @@ func (e *explanation) route(source *seinev1.Ref, index int32) {
 		return
 	}
 	e.a.Route = &Route{Kind: source.Kind, Namespace: source.Namespace, Name: source.Name, File: source.File, Line: int(source.Line)}
-	if source.Kind == "VirtualService" {
+	if source.Kind == "VirtualService" || source.Kind == "HTTPRoute" || source.Kind == "GRPCRoute" {
 		rule := int(index)
 		e.a.Route.Rule = &rule
 	}

@@ -22,7 +22,11 @@ func conditions(m *seinev1.HttpMatch) []condition {
 		out = append(out, condition{c, name, wants, got})
 	}
 	if m.Uri != nil {
-		add(&seinev1.HttpMatch{Uri: m.Uri}, "the path", wants(m.Uri), func(r *message.Request) string {
+		text := wants(m.Uri)
+		if m.PathElements {
+			text += " of whole elements"
+		}
+		add(&seinev1.HttpMatch{Uri: m.Uri, PathElements: m.PathElements}, "the path", text, func(r *message.Request) string {
 			path, _, _ := strings.Cut(string(r.Path), "?")
 			return quoted(path)
 		})

@@ -63,6 +63,10 @@ func (e *explanation) request(a *decide.Answer, direct bool, port uint16) error 
 
 // tellRules says why each rule before the one that matched did not.
 func (e *explanation) tellRules(a *decide.Answer, r *decide.Rule, match int, head *message.Request, port uint16) {
+	if a.ByAddress() {
+		e.tellGatewayRules(a, r, head, port)
+		return
+	}
 	vs := e.virtualService(a.Proto.Source)
 	if vs == nil {
 		return
@@ -124,7 +128,7 @@ func (e *explanation) sent(r *decide.Rule, match int, head *message.Request) {
 	for i := range r.Destinations {
 		d := &r.Destinations[i]
 		req := &Request{Authority: string(r.AppendAuthority(nil, d, head.Authority)), Path: path, Headers: edited(head, d.Request)}
-		e.a.Destinations = append(e.a.Destinations, Destination{Host: d.Host, Subset: d.Subset, Port: d.Port, Weight: d.Weight, Request: req})
+		e.a.Destinations = append(e.a.Destinations, Destination{Host: d.Host, Subset: d.Subset, Port: d.Port, Weight: d.Weight, Status: d.Status, Request: req})
 	}
 	if len(e.a.Destinations) == 0 {
 		return
@@ -216,7 +220,7 @@ func (e *explanation) upstream(dests []decide.Destination, a *decide.Answer, r *
 		e.say("Every destination of the rule has weight 0: 503.")
 		return nil
 	}
-	if e.a.Port == 0 {
+	if e.a.Port == 0 && dests[0].Status == 0 {
 		e.a.Port = dests[0].Port
 	}
 	e.a.Outcome = Forward
@@ -230,6 +234,12 @@ func (e *explanation) upstream(dests []decide.Destination, a *decide.Answer, r *
 		if len(dests) > 1 {
 			e.say("%s gets %s of the requests, by a random draw for each.", destinationName(d), percent(uint64(d.Weight), total))
 		}
+		if d.Status != 0 {
+			e.say("It is answered with %d: %s.", d.Status, d.Reason)
+			failed = append(failed, failure{NoService, "NC"})
+			lost += uint64(d.Weight)
+			continue
+		}
 		f, err := e.destination(d, a, i == 0)
 		if err != nil {
 			return err
@@ -241,7 +251,7 @@ func (e *explanation) upstream(dests []decide.Destination, a *decide.Answer, r *
 	}
 	switch {
 	case len(failed) == len(dests):
-		e.reject(failed[0].reason, 503, failed[0].flag)
+		e.reject(failed[0].reason, cmp.Or(dests[0].Status, 503), failed[0].flag)
 		if len(e.a.Unsupported) > 0 {
 			e.a.Outcome, e.a.Reason = Unsupported, ""
 		}
@@ -267,6 +277,9 @@ func percent(part, of uint64) string {
 }
 
 func destinationName(d *decide.Destination) string {
+	if d.Status != 0 {
+		return "A backend that is none"
+	}
 	name := fmt.Sprintf("%s port %d", d.Host, d.Port)
 	if d.Subset != "" {
 		name += ", subset " + d.Subset

@@ -67,6 +67,9 @@ func (a *Answer) WriteText(w io.Writer, colored bool) error {
 		if d.Subset != "" {
 			text += " subset " + d.Subset
 		}
+		if d.Status != 0 {
+			text = fmt.Sprintf("none, status %d", d.Status)
+		}
 		line("destination", "%s  %s", text, percent(uint64(d.Weight), max(total, 1)))
 	}
 	if r := a.Request; r != nil {

@@ -73,6 +73,14 @@ func (s *Snapshot) indexRules() {
 		s.destination.add(dr.Host, dr)
 	}
 	s.destination.sort()
+	s.attached = map[string][]*GatewayRoute{}
+	for _, r := range s.GatewayRoutes {
+		for _, p := range r.Parents {
+			if list := s.attached[p.Host]; len(list) == 0 || list[len(list)-1] != r {
+				s.attached[p.Host] = append(list, r)
+			}
+		}
+	}
 	s.httpPorts = map[uint32]bool{}
 	for _, svc := range s.Services {
 		for _, p := range svc.Ports {
@@ -95,6 +103,10 @@ func (s *Snapshot) VirtualServicesOf(host string, f func(pattern string, list []
 func (s *Snapshot) DestinationRulesOf(host string, f func(pattern string, list []*DestinationRule) bool) {
 	s.destination.each(host, f)
 }
+
+// GatewayRoutesOf are the Gateway API routes that are attached to the Service of
+// that host, on any port.
+func (s *Snapshot) GatewayRoutesOf(host string) []*GatewayRoute { return s.attached[host] }
 
 // HTTPPort reports whether any service says that it speaks HTTP on that port.
 func (s *Snapshot) HTTPPort(port uint32) bool { return s.httpPorts[port] }

@@ -115,6 +115,22 @@ type VirtualService struct {
 	Unsupported []string
 }
 
+// GatewayRoute is an HTTPRoute or GRPCRoute of the Gateway API whose parents are
+// Services. It is about the calls of every namespace if such a Service is of its
+// own (a producer's route), otherwise only about those of its own namespace (a
+// consumer's; GEP-1426).
+type GatewayRoute struct {
+	Ref
+	Parents []Parent
+	Rules   []*seinev1.HttpRule // as written, each with at least one match
+}
+
+// Parent is a Service that a GatewayRoute is attached to.
+type Parent struct {
+	Host string // FQDN of the Service
+	Port uint32 // 0: every port
+}
+
 // DestinationRule is Istio's, with its host made an FQDN and each subset's
 // policy laid over the host's.
 type DestinationRule struct {
@@ -170,6 +186,7 @@ type Parts struct {
 	Services         []*Service
 	Workloads        []*Workload
 	VirtualServices  []*VirtualService
+	GatewayRoutes    []*GatewayRoute
 	DestinationRules []*DestinationRule
 	PeerAuth         []*PeerAuthentication
 	Locality         *seinev1.Locality // for hosts whose DestinationRule has none (MeshConfig); nil: Istio's default, enabled

@@ -25,6 +25,7 @@ type Snapshot struct {
 	virtual     hostIndex[*VirtualService]
 	destination hostIndex[*DestinationRule]
 	httpPorts   map[uint32]bool
+	attached    map[string][]*GatewayRoute // by the host of a parent
 }
 
 type cidrService struct {

@@ -18,6 +18,9 @@ type Choice struct {
 	// by which it is meant; nil: none.
 	Routes  *mesh.VirtualService
 	Pattern string
+	// Attached is set where Gateway API routes hold for Service: then no
+	// VirtualService is looked at.
+	Attached bool
 	// Why says, if neither Service nor Routes is set, why a name that is the
 	// mesh's own leads nowhere; empty: the host is none of the mesh's.
 	Why string
@@ -140,6 +143,10 @@ func anyNamespace(s *mesh.Snapshot, host string) *mesh.Service {
 // BuildHTTPRoutesForVirtualService); behind a wildcard no other is tried.
 func (c *Choice) chooseRoutes(s *mesh.Snapshot, w *mesh.Workload, port uint32) {
 	if c.Service != nil && opaque(c.Port.Protocol) {
+		return
+	}
+	if c.Service != nil && c.Member == nil && len(GatewayRules(s, w, c.Service, c.Port)) > 0 {
+		c.Attached = true
 		return
 	}
 	if c.Service != nil && !strings.HasPrefix(c.Service.Host, "*") {

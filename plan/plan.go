@@ -81,6 +81,9 @@ func (c *Choice) answer(s *mesh.Snapshot, w *mesh.Workload, port uint32) *seinev
 	if c.Service != nil {
 		a.Service, a.Protocol, a.Source = c.Service.Host, c.Port.Protocol, c.Service.Proto()
 	}
+	if c.Attached && gatewayAnswer(a, s, w, c.Service, c.Port) {
+		return a
+	}
 	switch {
 	case c.Routes != nil:
 		a.Source = c.Routes.Proto()
@@ -188,12 +191,14 @@ func opaque(p seinev1.Protocol) bool {
 // routes, and the service itself for HTTP without a Host that the mesh knows.
 func serviceAddress(s *mesh.Snapshot, w *mesh.Workload, svc *mesh.Service, p *mesh.Port) *seinev1.Answer {
 	a := &seinev1.Answer{Kind: seinev1.Answer_ROUTES, Service: svc.Host, Protocol: p.Protocol, Source: svc.Proto()}
-	if !opaque(p.Protocol) {
+	if !opaque(p.Protocol) && !gatewayAnswer(a, s, w, svc, p) {
 		a.Http = []*seinev1.HttpRule{defaultHTTP(svc, p)}
 	}
 	if opaque(p.Protocol) || p.Protocol == seinev1.Protocol_PROTOCOL_DETECT {
 		a.Tcp = tcpRules(s, w, svc, p)
-		a.Source = a.Tcp[0].Source
+		if !a.ByAddress {
+			a.Source = a.Tcp[0].Source
+		}
 	}
 	return a
 }

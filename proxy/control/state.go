@@ -272,7 +272,9 @@ func dependencies(a *seinev1.Answer) []string {
 	}
 	for _, r := range a.Http {
 		for _, d := range r.Destinations {
-			add(seinev1.ServiceKey(d.Host, d.Port))
+			if d.Status == 0 {
+				add(seinev1.ServiceKey(d.Host, d.Port))
+			}
 		}
 	}
 	for _, r := range a.Tcp {

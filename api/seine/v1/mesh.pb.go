@@ -866,8 +866,13 @@ type Answer struct {
 	// endpoint it is and the endpoint's ID. Traffic goes to it alone.
 	DirectService  string `protobuf:"bytes,8,opt,name=direct_service,json=directService,proto3" json:"direct_service,omitempty"`
 	DirectEndpoint string `protobuf:"bytes,9,opt,name=direct_endpoint,json=directEndpoint,proto3" json:"direct_endpoint,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The http rules are Gateway API's: they belong to the service whose address
+	// is dialled. In an addr/ answer they decide, whatever the Host; in an http/
+	// answer they hold only where no address was dialled (an explicit proxy port),
+	// otherwise the answer to the address decides.
+	ByAddress     bool `protobuf:"varint,20,opt,name=by_address,json=byAddress,proto3" json:"by_address,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Answer) Reset() {
@@ -961,6 +966,13 @@ func (x *Answer) GetDirectEndpoint() string {
 		return x.DirectEndpoint
 	}
 	return ""
+}
+
+func (x *Answer) GetByAddress() bool {
+	if x != nil {
+		return x.ByAddress
+	}
+	return false
 }
 
 type StringMatch struct {
@@ -1212,8 +1224,12 @@ type HttpMatch struct {
 	SourceLabels    map[string]string `protobuf:"bytes,9,rep,name=source_labels,json=sourceLabels,proto3" json:"source_labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	SourceNamespace string            `protobuf:"bytes,10,opt,name=source_namespace,json=sourceNamespace,proto3" json:"source_namespace,omitempty"`
 	Gateways        []string          `protobuf:"bytes,11,rep,name=gateways,proto3" json:"gateways,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// The uri's prefix is one of whole path elements, as Gateway API's PathPrefix:
+	// "/a" and "/a/" cover "/a" and "/a/b", and not "/ab".
+	PathElements  bool  `protobuf:"varint,20,opt,name=path_elements,json=pathElements,proto3" json:"path_elements,omitempty"`
+	Index         int32 `protobuf:"varint,21,opt,name=index,proto3" json:"index,omitempty"` // position in a Gateway API rule: spec.rules[…].matches[index]
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *HttpMatch) Reset() {
@@ -1321,6 +1337,20 @@ func (x *HttpMatch) GetGateways() []string {
 		return x.Gateways
 	}
 	return nil
+}
+
+func (x *HttpMatch) GetPathElements() bool {
+	if x != nil {
+		return x.PathElements
+	}
+	return false
+}
+
+func (x *HttpMatch) GetIndex() int32 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
 }
 
 type HttpRule struct {
@@ -1709,8 +1739,12 @@ type Destination struct {
 	Weight          uint32                 `protobuf:"varint,4,opt,name=weight,proto3" json:"weight,omitempty"`
 	RequestHeaders  *HeaderOps             `protobuf:"bytes,5,opt,name=request_headers,json=requestHeaders,proto3" json:"request_headers,omitempty"`
 	ResponseHeaders *HeaderOps             `protobuf:"bytes,6,opt,name=response_headers,json=responseHeaders,proto3" json:"response_headers,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// The destination is none (an invalid backendRef of Gateway API): its share of
+	// the requests gets this status. Host and port may be empty then.
+	Status        uint32 `protobuf:"varint,20,opt,name=status,proto3" json:"status,omitempty"`
+	Reason        string `protobuf:"bytes,21,opt,name=reason,proto3" json:"reason,omitempty"` // a sentence for it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Destination) Reset() {
@@ -1785,6 +1819,20 @@ func (x *Destination) GetResponseHeaders() *HeaderOps {
 	return nil
 }
 
+func (x *Destination) GetStatus() uint32 {
+	if x != nil {
+		return x.Status
+	}
+	return 0
+}
+
+func (x *Destination) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 type Redirect struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	Uri             string                 `protobuf:"bytes,1,opt,name=uri,proto3" json:"uri,omitempty"`
@@ -1794,8 +1842,11 @@ type Redirect struct {
 	Code            uint32                 `protobuf:"varint,5,opt,name=code,proto3" json:"code,omitempty"`                                                // 301 if zero
 	PortFromRequest bool                   `protobuf:"varint,6,opt,name=port_from_request,json=portFromRequest,proto3" json:"port_from_request,omitempty"` // Istio's derivePort FROM_REQUEST_PORT
 	PrefixRewrite   string                 `protobuf:"bytes,7,opt,name=prefix_rewrite,json=prefixRewrite,proto3" json:"prefix_rewrite,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// The Location has port, or none where it is its scheme's own, whatever port
+	// the request's Host names (Gateway API).
+	ExactPort     bool `protobuf:"varint,8,opt,name=exact_port,json=exactPort,proto3" json:"exact_port,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Redirect) Reset() {
@@ -1877,6 +1928,13 @@ func (x *Redirect) GetPrefixRewrite() string {
 	return ""
 }
 
+func (x *Redirect) GetExactPort() bool {
+	if x != nil {
+		return x.ExactPort
+	}
+	return false
+}
+
 type DirectResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Status        uint32                 `protobuf:"varint,1,opt,name=status,proto3" json:"status,omitempty"`
@@ -1935,6 +1993,7 @@ type Rewrite struct {
 	Authority     string                 `protobuf:"bytes,2,opt,name=authority,proto3" json:"authority,omitempty"`
 	RegexMatch    string                 `protobuf:"bytes,3,opt,name=regex_match,json=regexMatch,proto3" json:"regex_match,omitempty"` // Istio's uriRegexRewrite
 	RegexRewrite  string                 `protobuf:"bytes,4,opt,name=regex_rewrite,json=regexRewrite,proto3" json:"regex_rewrite,omitempty"`
+	WholePath     bool                   `protobuf:"varint,5,opt,name=whole_path,json=wholePath,proto3" json:"whole_path,omitempty"` // uri replaces the whole path, whatever the match
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1995,6 +2054,13 @@ func (x *Rewrite) GetRegexRewrite() string {
 		return x.RegexRewrite
 	}
 	return ""
+}
+
+func (x *Rewrite) GetWholePath() bool {
+	if x != nil {
+		return x.WholePath
+	}
+	return false
 }
 
 // HeaderOps are applied in the order remove, set, add.
@@ -3319,7 +3385,7 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\x06Format\x12\b\n" +
 	"\x04NONE\x10\x00\x12\b\n" +
 	"\x04JSON\x10\x01\x12\b\n" +
-	"\x04TEXT\x10\x02\"\x9a\x03\n" +
+	"\x04TEXT\x10\x02\"\xb9\x03\n" +
 	"\x06Answer\x12)\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x15.seine.v1.Answer.KindR\x04kind\x12.\n" +
 	"\bprotocol\x18\x02 \x01(\x0e2\x12.seine.v1.ProtocolR\bprotocol\x12\x18\n" +
@@ -3329,7 +3395,9 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\x06source\x18\x06 \x01(\v2\r.seine.v1.RefR\x06source\x12\x16\n" +
 	"\x06reason\x18\a \x01(\tR\x06reason\x12%\n" +
 	"\x0edirect_service\x18\b \x01(\tR\rdirectService\x12'\n" +
-	"\x0fdirect_endpoint\x18\t \x01(\tR\x0edirectEndpoint\"?\n" +
+	"\x0fdirect_endpoint\x18\t \x01(\tR\x0edirectEndpoint\x12\x1d\n" +
+	"\n" +
+	"by_address\x18\x14 \x01(\bR\tbyAddress\"?\n" +
 	"\x04Kind\x12\v\n" +
 	"\aUNKNOWN\x10\x00\x12\n" +
 	"\n" +
@@ -3351,7 +3419,7 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\n" +
 	"QueryMatch\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12+\n" +
-	"\x05value\x18\x02 \x01(\v2\x15.seine.v1.StringMatchR\x05value\"\xa0\x04\n" +
+	"\x05value\x18\x02 \x01(\v2\x15.seine.v1.StringMatchR\x05value\"\xdb\x04\n" +
 	"\tHttpMatch\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12'\n" +
 	"\x03uri\x18\x02 \x01(\v2\x15.seine.v1.StringMatchR\x03uri\x12-\n" +
@@ -3364,7 +3432,9 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\rsource_labels\x18\t \x03(\v2%.seine.v1.HttpMatch.SourceLabelsEntryR\fsourceLabels\x12)\n" +
 	"\x10source_namespace\x18\n" +
 	" \x01(\tR\x0fsourceNamespace\x12\x1a\n" +
-	"\bgateways\x18\v \x03(\tR\bgateways\x1a?\n" +
+	"\bgateways\x18\v \x03(\tR\bgateways\x12#\n" +
+	"\rpath_elements\x18\x14 \x01(\bR\fpathElements\x12\x14\n" +
+	"\x05index\x18\x15 \x01(\x05R\x05index\x1a?\n" +
 	"\x11SourceLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xdd\x04\n" +
@@ -3405,14 +3475,16 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\x05index\x18\x01 \x01(\x05R\x05index\x12(\n" +
 	"\x05match\x18\x02 \x03(\v2\x12.seine.v1.TcpMatchR\x05match\x12%\n" +
 	"\x06source\x18\x03 \x01(\v2\r.seine.v1.RefR\x06source\x129\n" +
-	"\fdestinations\x18\x04 \x03(\v2\x15.seine.v1.DestinationR\fdestinations\"\xe3\x01\n" +
+	"\fdestinations\x18\x04 \x03(\v2\x15.seine.v1.DestinationR\fdestinations\"\x93\x02\n" +
 	"\vDestination\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x12\n" +
 	"\x04port\x18\x02 \x01(\rR\x04port\x12\x16\n" +
 	"\x06subset\x18\x03 \x01(\tR\x06subset\x12\x16\n" +
 	"\x06weight\x18\x04 \x01(\rR\x06weight\x12<\n" +
 	"\x0frequest_headers\x18\x05 \x01(\v2\x13.seine.v1.HeaderOpsR\x0erequestHeaders\x12>\n" +
-	"\x10response_headers\x18\x06 \x01(\v2\x13.seine.v1.HeaderOpsR\x0fresponseHeaders\"\xcd\x01\n" +
+	"\x10response_headers\x18\x06 \x01(\v2\x13.seine.v1.HeaderOpsR\x0fresponseHeaders\x12\x16\n" +
+	"\x06status\x18\x14 \x01(\rR\x06status\x12\x16\n" +
+	"\x06reason\x18\x15 \x01(\tR\x06reason\"\xec\x01\n" +
 	"\bRedirect\x12\x10\n" +
 	"\x03uri\x18\x01 \x01(\tR\x03uri\x12\x1c\n" +
 	"\tauthority\x18\x02 \x01(\tR\tauthority\x12\x12\n" +
@@ -3420,16 +3492,20 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\x06scheme\x18\x04 \x01(\tR\x06scheme\x12\x12\n" +
 	"\x04code\x18\x05 \x01(\rR\x04code\x12*\n" +
 	"\x11port_from_request\x18\x06 \x01(\bR\x0fportFromRequest\x12%\n" +
-	"\x0eprefix_rewrite\x18\a \x01(\tR\rprefixRewrite\"<\n" +
+	"\x0eprefix_rewrite\x18\a \x01(\tR\rprefixRewrite\x12\x1d\n" +
+	"\n" +
+	"exact_port\x18\b \x01(\bR\texactPort\"<\n" +
 	"\x0eDirectResponse\x12\x16\n" +
 	"\x06status\x18\x01 \x01(\rR\x06status\x12\x12\n" +
-	"\x04body\x18\x02 \x01(\fR\x04body\"\x7f\n" +
+	"\x04body\x18\x02 \x01(\fR\x04body\"\x9e\x01\n" +
 	"\aRewrite\x12\x10\n" +
 	"\x03uri\x18\x01 \x01(\tR\x03uri\x12\x1c\n" +
 	"\tauthority\x18\x02 \x01(\tR\tauthority\x12\x1f\n" +
 	"\vregex_match\x18\x03 \x01(\tR\n" +
 	"regexMatch\x12#\n" +
-	"\rregex_rewrite\x18\x04 \x01(\tR\fregexRewrite\"k\n" +
+	"\rregex_rewrite\x18\x04 \x01(\tR\fregexRewrite\x12\x1d\n" +
+	"\n" +
+	"whole_path\x18\x05 \x01(\bR\twholePath\"k\n" +
 	"\tHeaderOps\x12\"\n" +
 	"\x03set\x18\x01 \x03(\v2\x10.seine.v1.HeaderR\x03set\x12\"\n" +
 	"\x03add\x18\x02 \x03(\v2\x10.seine.v1.HeaderR\x03add\x12\x16\n" +
