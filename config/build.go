@@ -52,11 +52,19 @@ func Build(files []File, opt Options) *Result {
 	if opt.MeshConfig != nil {
 		b.meshConfig(*opt.MeshConfig)
 	}
-	b.prefix(opt.VIPs)
+	if !opt.Cluster {
+		b.prefix(opt.VIPs)
+	}
 
 	var objects []*object
 	for _, f := range files {
 		objects = append(objects, b.read(f)...)
+	}
+	for _, r := range opt.Resources {
+		for _, o := range b.read(File{Data: r.Data}) {
+			o.ref.Line, o.ref.Created = 0, r.Created
+			objects = append(objects, o)
+		}
 	}
 	b.rootNamespace(objects)
 	objects = b.unique(objects)
@@ -67,6 +75,8 @@ func Build(files []File, opt Options) *Result {
 			b.parts, b.result.Local, b.publishes, b.rules, b.namedTargets, b.paper = before, local, publishes, rules, named, paper
 		}
 	}
+	b.parts.Workloads = append(b.parts.Workloads, opt.Workloads...)
+	b.parts.Backends = opt.Backends
 	b.place()
 	b.attachRoutes()
 	b.mergeRules()
@@ -99,6 +109,7 @@ func (b *builder) findingAt(o *object, code string, s Severity, path, message st
 		Kind: o.ref.Kind, Namespace: o.ref.Namespace, Name: o.ref.Name, File: o.ref.File,
 	}
 	switch {
+	case f.File == "": // a cluster's resource has no lines
 	case n != nil && n.Line > 0:
 		f.Line = n.Line
 	case b.perFile[f.File] < 2*maxFindings: // beyond, it is not listed
@@ -108,20 +119,29 @@ func (b *builder) findingAt(o *object, code string, s Severity, path, message st
 }
 
 func (b *builder) report(f Finding) {
-	b.perFile[f.File]++
-	switch n := b.perFile[f.File]; {
+	from := source(&f)
+	b.perFile[from]++
+	switch n := b.perFile[from]; {
 	case n < maxFindings || f.Severity == Error && n < 2*maxFindings:
 		b.result.Findings = append(b.result.Findings, f)
 	case n == 2*maxFindings:
-		b.result.Findings = append(b.result.Findings, Finding{Code: codeLimit, Severity: Error, File: f.File, Refused: true,
-			Message: "too many findings in this file: the others are not listed"})
-	case f.Refused && !b.refusedFile(f.File):
+		b.result.Findings = append(b.result.Findings, Finding{Code: codeLimit, Severity: Error, File: f.File, Kind: f.Kind, Namespace: f.Namespace, Name: f.Name,
+			Message: "too many findings here: the others are not listed", Refused: true})
+	case f.Refused && !b.refused(from):
 		b.result.Findings = append(b.result.Findings, f)
 	}
 }
 
-func (b *builder) refusedFile(name string) bool {
-	return slices.ContainsFunc(b.result.Findings, func(f Finding) bool { return f.Refused && f.File == name })
+// source is what findings are counted by: the file, or a cluster's resource.
+func source(f *Finding) string {
+	if f.File == "" {
+		return f.Resource()
+	}
+	return f.File
+}
+
+func (b *builder) refused(from string) bool {
+	return slices.ContainsFunc(b.result.Findings, func(f Finding) bool { return f.Refused && source(&f) == from })
 }
 
 // note reports something that does not refuse the resource.

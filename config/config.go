@@ -14,6 +14,7 @@ package config
 
 import (
 	"net/netip"
+	"time"
 
 	"github.com/seinemesh/seine/mesh"
 )
@@ -22,6 +23,13 @@ import (
 type File struct {
 	Name string
 	Data []byte
+}
+
+// Resource is one resource of a cluster: JSON, decoded by the same code as
+// files. Its findings name the resource alone, without file and line.
+type Resource struct {
+	Data    []byte
+	Created time.Time
 }
 
 // DefaultVIPs is where services without a clusterIP get their addresses.
@@ -46,6 +54,27 @@ type Options struct {
 	// LocalInstances makes a mesh.Workload of each replica of a local Workload
 	// that no WorkloadEntry describes, for analysis and explanation offline.
 	LocalInstances bool
+	// Resources stand behind the files, in the order of their precedence.
+	Resources []Resource
+	// Workloads are what is known to run beside what the files describe; Backends
+	// what a cluster lists for its Services (mesh.Parts).
+	Workloads []*mesh.Workload
+	Backends  map[string][]mesh.Backend
+	// Cluster: a cluster gives the addresses: a service without one gets none,
+	// and VIPs is not used.
+	Cluster bool
+}
+
+// Event is one change of what a source of resources reads.
+type Event struct {
+	// Result is what should run from now on: the new one or, if Err is set, the
+	// last good one (nil if there never was one).
+	Result *Result
+	// Findings are those of what was read, also where Err is set.
+	Findings Findings
+	// Err says why what was read is not taken: a *RefusedError, or what went
+	// wrong with reading.
+	Err error
 }
 
 // Result is what Build makes of the files.

@@ -144,7 +144,7 @@ func (b *builder) service(o *object) {
 	if spec.SessionAffinity == corev1.ServiceAffinityClientIP {
 		b.note(o, codeUnsupported, Info, "spec.sessionAffinity", "has no effect in a mesh, as in Istio: use a DestinationRule's consistentHash")
 	}
-	if spec.TrafficDistribution != nil {
+	if spec.TrafficDistribution != nil && !b.opt.Cluster { // there, EndpointSlices carry it as hints
 		b.unsupported(o, "spec.trafficDistribution")
 	}
 	if !d.bad {
@@ -229,7 +229,7 @@ func (b *builder) place() {
 			}
 			taken[a] = true
 		}
-		if needsVIP(s) {
+		if needsVIP(s) && !b.opt.Cluster {
 			names = append(names, vipKey(s))
 		}
 	}
@@ -237,7 +237,7 @@ func (b *builder) place() {
 	for _, s := range b.parts.Services {
 		if a, ok := vips[vipKey(s)]; ok && needsVIP(s) {
 			s.Addresses = []netip.Addr{a}
-		} else if needsVIP(s) {
+		} else if needsVIP(s) && !b.opt.Cluster {
 			b.note(b.objects[s.Ref], codeLimit, Error, "", "no address is left for it in %s: give it a clusterIP, or the mesh a larger prefix", b.opt.VIPs)
 		}
 	}

@@ -9,7 +9,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/seinemesh/seine/config"
-	"github.com/seinemesh/seine/config/files"
 	"github.com/seinemesh/seine/mesh"
 )
 
@@ -65,7 +64,7 @@ func (c *configuration) collectors() []prometheus.Collector {
 const loggedMost = 50
 
 // take is what the file source calls with each change.
-func (c *configuration) take(e files.Event) {
+func (c *configuration) take(e config.Event) {
 	now := time.Now()
 	err := e.Err
 	if err == nil && e.Result.Snapshot.Settings.TrustDomain != c.domain {

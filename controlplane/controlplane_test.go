@@ -21,6 +21,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/seinemesh/seine/ca"
+	"github.com/seinemesh/seine/config"
 	"github.com/seinemesh/seine/config/files"
 	"github.com/seinemesh/seine/decide"
 	"github.com/seinemesh/seine/discovery"
@@ -489,7 +490,7 @@ func TestFindingsAreSaidOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 3 {
-		c.take(files.Event{Result: r, Findings: r.Findings})
+		c.take(config.Event{Result: r, Findings: r.Findings})
 	}
 	if n := strings.Count(log.String(), "v9"); n == 0 || n > 2 {
 		t.Errorf("said %d times:\n%s", n, log.String())

@@ -165,6 +165,9 @@ func (s *Server) resolve(e *epoch, k kind, w *mesh.Workload, class, name string)
 	if k == kindSelf {
 		class = w.Key()
 	}
+	if k == kindEndpoint && e.snap.NodeHints {
+		class += "\x00@" + w.Node
+	}
 	key := memoKey{k, class, name}
 	e.mu.Lock()
 	en := e.memo[key]

@@ -413,7 +413,11 @@ func (e *explanation) destination(d *decide.Destination, a *decide.Answer, first
 	for _, ep := range eps {
 		if a.Proto.DirectEndpoint == "" && ep.Proto.Unhealthy && !slices.Contains(list, ep) && mesh.Selects(subsetLabels(p, d.Subset), ep.Proto.Labels) {
 			e.a.Endpoints = append(e.a.Endpoints, endpointOf(e, ep, d.Subset, ""))
-			e.say("%s is not healthy: it is not picked.", endpointName(ep))
+			if why := ep.Proto.Aside; why != "" {
+				e.say("%s is not picked: %s.", endpointName(ep), why)
+			} else {
+				e.say("%s is not healthy: it is not picked.", endpointName(ep))
+			}
 		}
 	}
 	if len(list) == 0 {

@@ -29,7 +29,7 @@ func (r *runner) follow(ctx context.Context, source *files.Source) {
 	for _, f := range r.config.Findings {
 		told[f.String()] = true // check has told them
 	}
-	err := source.Watch(ctx, func(e files.Event) {
+	err := source.Watch(ctx, func(e config.Event) {
 		if e.Err != nil {
 			// seined says the same; once is enough, and here it is seen.
 			if said != e.Err.Error() {

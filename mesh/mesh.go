@@ -98,10 +98,28 @@ type Workload struct {
 	Unhealthy      bool
 	Locality       string
 	Weight         uint32
+	Node           string // that it runs on; "" if that is not known
+	// HostNetwork: its addresses are its node's, shared with whatever else runs
+	// there, so that they do not name it.
+	HostNetwork bool
 }
 
 // Namespaced is the key of a workload instance: NAMESPACE/INSTANCE.
 func (w *Workload) Key() string { return w.Namespace + "/" + w.Instance }
+
+// Backend is one endpoint that a cluster lists for a Service (EndpointSlice).
+type Backend struct {
+	Address netip.Addr
+	// Workload is the Key of the Pod that it is; "" if the list names none.
+	Workload string
+	Ports    map[string]uint32 // by the names of the Service's ports
+	Ready    bool
+	// Draining: it ends, but still serves: picked only where nothing is ready.
+	Draining bool
+	// Zones and Nodes are topology hints: the callers that it is meant for.
+	Zones, Nodes []string
+	Zone, Node   string // where it is
+}
 
 // VirtualService is Istio's, with hosts made FQDNs.
 type VirtualService struct {
@@ -189,6 +207,9 @@ type Parts struct {
 	GatewayRoutes    []*GatewayRoute
 	DestinationRules []*DestinationRule
 	PeerAuth         []*PeerAuthentication
-	Locality         *seinev1.Locality // for hosts whose DestinationRule has none (MeshConfig); nil: Istio's default, enabled
-	DefaultRetry     *seinev1.Retry    // of HTTP rules that have none (MeshConfig defaultHttpRetryPolicy); nil: Istio's default
+	// Backends are what a cluster lists for its Services, by NAMESPACE/NAME. nil:
+	// there are no such lists, and a Service's pods are those that it selects.
+	Backends     map[string][]Backend
+	Locality     *seinev1.Locality // for hosts whose DestinationRule has none (MeshConfig); nil: Istio's default, enabled
+	DefaultRetry *seinev1.Retry    // of HTTP rules that have none (MeshConfig defaultHttpRetryPolicy); nil: Istio's default
 }

@@ -12,6 +12,9 @@ import (
 type Snapshot struct {
 	Parts
 	Generation uint64
+	// NodeHints: some Backends are meant for callers of one node, so that two
+	// callers that differ in nothing but their node may have different endpoints.
+	NodeHints bool
 
 	byHost    map[string][]*Service // exact hosts; several where namespaces or exportTo differ
 	wildcards []*Service            // longest suffix first
@@ -35,20 +38,7 @@ type cidrService struct {
 
 // New indexes parts. The parts belong to the Snapshot from then on.
 func New(generation uint64, parts Parts) *Snapshot {
-	s := &Snapshot{
-		Parts: parts, Generation: generation,
-		byHost: map[string][]*Service{}, byAddress: map[netip.Addr]*Service{},
-		workloads: map[string]*Workload{}, byIP: map[netip.Addr]*Workload{},
-		members: map[*Service][]*Workload{}, services: map[*Workload][]*Service{},
-	}
-	byNamespace := map[string][]*Workload{}
-	for _, w := range parts.Workloads {
-		s.workloads[w.Key()] = w
-		for _, a := range w.Addresses {
-			s.byIP[a] = w
-		}
-		byNamespace[w.Namespace] = append(byNamespace[w.Namespace], w)
-	}
+	s := &Snapshot{Parts: parts, Generation: generation, byHost: map[string][]*Service{}, byAddress: map[netip.Addr]*Service{}}
 	for _, svc := range parts.Services {
 		if strings.HasPrefix(svc.Host, "*") {
 			s.wildcards = append(s.wildcards, svc)
@@ -63,20 +53,77 @@ func New(generation uint64, parts Parts) *Snapshot {
 		for _, c := range svc.CIDRs {
 			s.cidrs = append(s.cidrs, cidrService{c, svc})
 		}
-		if len(svc.Selector) == 0 {
-			continue
+	}
+	slices.SortStableFunc(s.wildcards, func(a, b *Service) int { return cmp.Compare(len(b.Host), len(a.Host)) })
+	slices.SortStableFunc(s.cidrs, func(a, b cidrService) int { return cmp.Compare(b.prefix.Bits(), a.prefix.Bits()) })
+	s.indexRules()
+	s.indexWorkloads()
+	return s
+}
+
+// With is s with other workloads and backends: services, routes and policies,
+// and what is known about them, are shared with s.
+func (s *Snapshot) With(generation uint64, workloads []*Workload, backends map[string][]Backend) *Snapshot {
+	out := &Snapshot{
+		Parts: s.Parts, Generation: generation,
+		byHost: s.byHost, wildcards: s.wildcards, byAddress: s.byAddress, cidrs: s.cidrs,
+		virtual: s.virtual, destination: s.destination, httpPorts: s.httpPorts,
+	}
+	out.Workloads, out.Backends = workloads, backends
+	out.indexWorkloads()
+	return out
+}
+
+// label is one pair of a workload's labels.
+type label struct{ namespace, key, value string }
+
+// indexWorkloads finds out who is who, and which service selects whom. A
+// service looks only at the workloads that have the rarest pair of its selector.
+func (s *Snapshot) indexWorkloads() {
+	s.workloads = make(map[string]*Workload, len(s.Workloads))
+	s.byIP = make(map[netip.Addr]*Workload, len(s.Workloads))
+	s.members = make(map[*Service][]*Workload, len(s.Services))
+	s.services = make(map[*Workload][]*Service, len(s.Workloads))
+	for _, list := range s.Backends {
+		for i := range list {
+			s.NodeHints = s.NodeHints || len(list[i].Nodes) > 0
 		}
-		for _, w := range byNamespace[svc.Namespace] {
+	}
+	wanted := map[label][]*Workload{}
+	for _, svc := range s.Services {
+		for k, v := range svc.Selector {
+			wanted[label{svc.Namespace, k, v}] = nil
+		}
+	}
+	for _, w := range s.Workloads {
+		s.workloads[w.Key()] = w
+		if !w.HostNetwork {
+			for _, a := range w.Addresses {
+				s.byIP[a] = w
+			}
+		}
+		for k, v := range w.Labels {
+			l := label{w.Namespace, k, v}
+			if list, ok := wanted[l]; ok {
+				wanted[l] = append(list, w)
+			}
+		}
+	}
+	for _, svc := range s.Services {
+		var among []*Workload
+		first := true
+		for k, v := range svc.Selector {
+			if list := wanted[label{svc.Namespace, k, v}]; first || len(list) < len(among) {
+				among, first = list, false
+			}
+		}
+		for _, w := range among {
 			if Selects(svc.Selector, w.Labels) {
 				s.members[svc] = append(s.members[svc], w)
 				s.services[w] = append(s.services[w], svc)
 			}
 		}
 	}
-	slices.SortStableFunc(s.wildcards, func(a, b *Service) int { return cmp.Compare(len(b.Host), len(a.Host)) })
-	slices.SortStableFunc(s.cidrs, func(a, b cidrService) int { return cmp.Compare(b.prefix.Bits(), a.prefix.Bits()) })
-	s.indexRules()
-	return s
 }
 
 // Selects reports whether labels hold every pair of selector.

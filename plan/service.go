@@ -170,10 +170,16 @@ func Endpoints(s *mesh.Snapshot, w *mesh.Workload, key string) []*seinev1.Endpoi
 	if svc == nil {
 		return nil
 	}
-	var out []*seinev1.Endpoint
+	out, listed := backends(s, w, svc, p)
 	for _, m := range s.Members(svc) {
+		if listed[m] {
+			continue
+		}
 		if port, ok := p.TargetOn(m); ok {
 			if e := member(s, m, port); e != nil {
+				if s.Backends != nil && m.Kind == "Pod" && svc.Kind == "Service" && !e.Unhealthy {
+					e.Unhealthy, e.Aside = true, "no EndpointSlice lists it" // reached by its own name and address alone
+				}
 				out = append(out, e)
 			}
 		}

@@ -22,18 +22,6 @@ type Options struct {
 	Log        *slog.Logger  // nil: discard
 }
 
-// Event is one change.
-type Event struct {
-	// Result is what should run from now on: the new one or, if Err is set, the
-	// last good one (nil if there never was one).
-	Result *config.Result
-	// Findings are those of what was read, also where Err is set.
-	Findings config.Findings
-	// Err says why what was read is not taken: a *config.RefusedError, or what
-	// went wrong with reading.
-	Err error
-}
-
 // Source reads paths.
 type Source struct{ opt Options }
 
@@ -80,7 +68,7 @@ func Load(opt Options) (*config.Result, error) { return New(opt).Load() }
 // several writes, a `git checkout` and the ..data swap of a ConfigMap are one
 // change each. Deleting a file is a change; deleting a named path is an error,
 // and the last good Result stays.
-func (s *Source) Watch(ctx context.Context, handle func(Event)) error {
+func (s *Source) Watch(ctx context.Context, handle func(config.Event)) error {
 	w, err := newWatcher(s)
 	if err != nil {
 		return err

@@ -86,13 +86,13 @@ func TestLoadErrors(t *testing.T) {
 }
 
 // watching runs Watch and gives its events one by one.
-func watching(t *testing.T, opt Options) (next func() Event) {
+func watching(t *testing.T, opt Options) (next func() config.Event) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	events, ended := make(chan Event), make(chan error, 1)
+	events, ended := make(chan config.Event), make(chan error, 1)
 	opt.Debounce = 5 * time.Millisecond
 	go func() {
-		ended <- New(opt).Watch(ctx, func(e Event) {
+		ended <- New(opt).Watch(ctx, func(e config.Event) {
 			select {
 			case events <- e:
 			case <-ctx.Done():
@@ -105,7 +105,7 @@ func watching(t *testing.T, opt Options) (next func() Event) {
 			t.Errorf("Watch ended with %v", err)
 		}
 	})
-	return func() Event {
+	return func() config.Event {
 		t.Helper()
 		select {
 		case e := <-events:
@@ -123,7 +123,7 @@ func TestWatch(t *testing.T) {
 	write(t, a, service("one"))
 	next := watching(t, Options{Paths: []string{dir}})
 
-	expect := func(what, want string) Event {
+	expect := func(what, want string) config.Event {
 		t.Helper()
 		e := next()
 		for e.Err == nil && names(e.Result) != want { // a slow machine may show steps in between
@@ -238,7 +238,7 @@ func TestConfigMap(t *testing.T) {
 		if n > 0 {
 			swap(n+1, service(want))
 		}
-		for _, next := range []func() Event{folder, file} {
+		for _, next := range []func() config.Event{folder, file} {
 			if e := next(); e.Err != nil || names(e.Result) != want {
 				t.Fatalf("swap %d: %q, %v", n, names(e.Result), e.Err)
 			}

@@ -22,7 +22,7 @@ const resync = 10 * time.Second
 // patience is how long a file that had content must be empty to be believed.
 const patience = time.Second
 
-// watcher turns file events into Events. One goroutine, its caller's, owns it.
+// watcher turns file events into config.Events. One goroutine, its caller's, owns it.
 type watcher struct {
 	s       *Source
 	notify  *fsnotify.Watcher
@@ -111,7 +111,7 @@ func isDir(p string) bool {
 	return err == nil && info.IsDir()
 }
 
-func (w *watcher) run(ctx context.Context, handle func(Event)) error {
+func (w *watcher) run(ctx context.Context, handle func(config.Event)) error {
 	quiet := time.NewTimer(time.Hour)
 	defer quiet.Stop()
 	settle := func() {
@@ -162,7 +162,7 @@ func (w *watcher) run(ctx context.Context, handle func(Event)) error {
 
 // settle reads after watching every folder there is: what appeared in a new one
 // before it was watched is read too. It returns when to look again, if it must.
-func (w *watcher) settle(handle func(Event)) time.Duration {
+func (w *watcher) settle(handle func(config.Event)) time.Duration {
 	w.cover()
 	t, err := w.s.read()
 	if errors.Is(err, errChanged) {
@@ -171,7 +171,7 @@ func (w *watcher) settle(handle func(Event)) time.Duration {
 	if err != nil {
 		if err.Error() != w.lastError {
 			w.lastError, w.handled = err.Error(), false
-			handle(Event{Result: w.good, Err: err})
+			handle(config.Event{Result: w.good, Err: err})
 		}
 		return 0
 	}
@@ -189,12 +189,12 @@ func (w *watcher) settle(handle func(Event)) time.Duration {
 	}
 	r := w.s.build(t, w.generation+1)
 	if err := r.Findings.Err(); err != nil {
-		handle(Event{Result: w.good, Findings: r.Findings, Err: err})
+		handle(config.Event{Result: w.good, Findings: r.Findings, Err: err})
 		return 0
 	}
 	w.generation++
 	w.good = r
-	handle(Event{Result: r, Findings: r.Findings})
+	handle(config.Event{Result: r, Findings: r.Findings})
 	return 0
 }
 

@@ -3003,6 +3003,7 @@ type Endpoint struct {
 	Weight        uint32                 `protobuf:"varint,7,opt,name=weight,proto3" json:"weight,omitempty"`       // 1 if zero
 	Unhealthy     bool                   `protobuf:"varint,8,opt,name=unhealthy,proto3" json:"unhealthy,omitempty"` // not to be picked
 	Created       int64                  `protobuf:"varint,20,opt,name=created,proto3" json:"created,omitempty"`    // Unix seconds; 0: not known
+	Aside         string                 `protobuf:"bytes,30,opt,name=aside,proto3" json:"aside,omitempty"`         // why unhealthy is set, where it is not the endpoint's health
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3098,6 +3099,13 @@ func (x *Endpoint) GetCreated() int64 {
 		return x.Created
 	}
 	return 0
+}
+
+func (x *Endpoint) GetAside() string {
+	if x != nil {
+		return x.Aside
+	}
+	return ""
 }
 
 type ConsistentHash_Cookie struct {
@@ -3640,7 +3648,7 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\binterval\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\binterval\x12G\n" +
 	"\x12base_ejection_time\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x10baseEjectionTime\x120\n" +
 	"\x14max_ejection_percent\x18\a \x01(\rR\x12maxEjectionPercent\x12,\n" +
-	"\x12min_health_percent\x18\b \x01(\rR\x10minHealthPercent\"\xd7\x02\n" +
+	"\x12min_health_percent\x18\b \x01(\rR\x10minHealthPercent\"\xed\x02\n" +
 	"\bEndpoint\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
@@ -3650,7 +3658,8 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\blocality\x18\x06 \x01(\tR\blocality\x12\x16\n" +
 	"\x06weight\x18\a \x01(\rR\x06weight\x12\x1c\n" +
 	"\tunhealthy\x18\b \x01(\bR\tunhealthy\x12\x18\n" +
-	"\acreated\x18\x14 \x01(\x03R\acreated\x1a9\n" +
+	"\acreated\x18\x14 \x01(\x03R\acreated\x12\x14\n" +
+	"\x05aside\x18\x1e \x01(\tR\x05aside\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*}\n" +
