@@ -75,6 +75,8 @@ type Event struct {
 	// Err says why what was read is not taken: a *RefusedError, or what went
 	// wrong with reading.
 	Err error
+	// EndpointsOnly: no resource changed, only what runs.
+	EndpointsOnly bool
 }
 
 // Result is what Build makes of the files.

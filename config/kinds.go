@@ -134,3 +134,24 @@ func apiVersion(group, version string) string {
 	}
 	return group + "/" + version
 }
+
+// Kinds are the kinds of a group of custom resources that Build has something to
+// say about, each with the versions that it takes, the newest last (none: any).
+func Kinds(group string) map[string][]string {
+	var out map[string][]string
+	for _, k := range kinds {
+		if k.group == group && strings.Contains(group, ".") && group != localGroup && k.treatment != skipped && k.treatment != template && !builtIn(group) {
+			if out == nil {
+				out = map[string][]string{}
+			}
+			out[k.name] = k.versions
+		}
+	}
+	return out
+}
+
+// builtIn are groups that Kubernetes itself serves. A cluster's Ingresses and
+// EndpointSlices are no custom resources.
+func builtIn(group string) bool {
+	return strings.HasSuffix(group, ".k8s.io") && group != "gateway.networking.k8s.io"
+}

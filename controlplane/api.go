@@ -74,6 +74,8 @@ func (s *server) ready(w http.ResponseWriter, _ *http.Request) {
 		why = "there is no serving certificate yet"
 	case snap == nil && state.Error != "":
 		why = "there is no good configuration yet: " + state.Error
+	case snap == nil && s.cluster != nil:
+		why = "the cluster is not read yet: " + strings.Join(s.cluster.Waiting(), "; ")
 	case snap == nil:
 		why = "the configuration is not read yet"
 	case s.discovery.Snapshot() == nil:

@@ -12,7 +12,7 @@ import (
 	"github.com/seinemesh/seine/mesh"
 )
 
-// configuration is what the files said last, and what runs.
+// configuration is what the source said last, and what runs.
 type configuration struct {
 	publish func(*mesh.Snapshot)
 	domain  string
@@ -48,9 +48,9 @@ func newConfiguration(publish func(*mesh.Snapshot), domain string, log *slog.Log
 	}
 	return &configuration{
 		publish: publish, domain: domain, log: log,
-		accepted:   counter("seine_config_accepted_total", "Changes of the files that were taken."),
-		refused:    counter("seine_config_refused_total", "Changes of the files that were not taken; what ran before went on."),
-		findings:   prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "seine_config_findings", Help: "Findings in the files as they were read last."}, []string{"severity"}),
+		accepted:   counter("seine_config_accepted_total", "Changes of the resources that were taken."),
+		refused:    counter("seine_config_refused_total", "Changes of the resources that were not taken; what ran before went on."),
+		findings:   prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "seine_config_findings", Help: "Findings in the resources as they were read last."}, []string{"severity"}),
 		generation: prometheus.NewGauge(prometheus.GaugeOpts{Name: "seine_config_generation", Help: "Generation of the configuration that runs."}),
 		state:      ConfigState{Findings: config.Findings{}},
 	}
@@ -63,7 +63,7 @@ func (c *configuration) collectors() []prometheus.Collector {
 // loggedMost bounds what one change of the files writes to the log.
 const loggedMost = 50
 
-// take is what the file source calls with each change.
+// take is what the source calls with each change.
 func (c *configuration) take(e config.Event) {
 	now := time.Now()
 	err := e.Err
@@ -95,7 +95,11 @@ func (c *configuration) take(e config.Event) {
 			c.state.Healthy++
 		}
 	}
-	c.log.Info("configuration taken", "generation", snap.Generation, "services", len(snap.Services), "workloads", len(snap.Workloads), "findings", len(e.Findings))
+	log := c.log.Info
+	if e.EndpointsOnly {
+		log = c.log.Debug
+	}
+	log("configuration taken", "generation", snap.Generation, "services", len(snap.Services), "workloads", len(snap.Workloads), "findings", len(e.Findings))
 	c.publish(snap)
 }
 

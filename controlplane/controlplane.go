@@ -1,4 +1,4 @@
-// Package controlplane wires seined together: files in, certificates and
+// Package controlplane wires seined together: files or a cluster in, certificates and
 // discovery out, and an API that says what is going on.
 //
 // What enters: Options. What leaves: gRPC on one port (discovery for who has a
@@ -27,10 +27,12 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
+	"k8s.io/client-go/rest"
 
 	"github.com/seinemesh/seine/ca"
 	"github.com/seinemesh/seine/config"
 	"github.com/seinemesh/seine/config/files"
+	"github.com/seinemesh/seine/config/kube"
 	"github.com/seinemesh/seine/discovery"
 	"github.com/seinemesh/seine/mesh"
 	"github.com/seinemesh/seine/mtls"
@@ -40,11 +42,14 @@ import (
 // Options are seined's flags.
 type Options struct {
 	Config      []string      // files and folders, watched
+	Cluster     *rest.Config  // the cluster to read, instead of Config; nil: none
+	Namespace   string        // seined's own in Cluster, the mesh's root; "": seine-system
 	MeshConfig  string        // Istio's MeshConfig file; "": none
 	State       string        // folder of the root and its key, 0700; made if it is not there
 	CACerts     string        // a root that is brought, in Istio's cacerts layout; "": State's own
 	Listen      string        // gRPC: discovery and certificates
 	HTTP        string        // API (on loopback), health and metrics; "": none
+	API         string        // the same on a loopback address, for people with a port-forward; "": none
 	Socket      string        // Unix socket of the API, 0600; "": none
 	JoinSecret  string        // file of the join tokens' secret; made if it is not there; "": State/join-secret
 	CertTTL     time.Duration // of leaves; 0: 24 hours
@@ -60,8 +65,16 @@ type Options struct {
 // to know seined by.
 const RootFile = "root-cert.pem"
 
-// dnsName is what seined's certificate bears besides its SPIFFE ID.
-const dnsName = "seined.seine-system.svc"
+// source is where resources come from: files, or a cluster.
+type source interface {
+	// Load reads as much as tells the trust domain.
+	Load(context.Context) (*config.Result, error)
+	Watch(context.Context, func(config.Event)) error
+}
+
+// DefaultAPI is where the API for people is in a cluster, reached by a
+// port-forward alone.
+const DefaultAPI = "127.0.0.1:15016"
 
 const shutdown = 5 * time.Second
 
@@ -74,6 +87,7 @@ type server struct {
 	issuer    *ca.Service
 	discovery *discovery.Server
 	config    *configuration
+	cluster   *kube.Source // nil: resources are files
 	scraper   *scraper
 	registry  *prometheus.Registry
 }
@@ -90,13 +104,19 @@ func Run(ctx context.Context, o Options) error {
 	if o.State == "" {
 		return errors.New("seined: --state is missing: say where the root certificate is kept")
 	}
-	if len(o.Config) == 0 {
-		return errors.New("seined: --config is missing: name at least one file or folder of resources")
+	switch {
+	case len(o.Config) == 0 && o.Cluster == nil:
+		return errors.New("seined: --config is missing: name at least one file or folder of resources, or say --kubernetes")
+	case len(o.Config) > 0 && o.Cluster != nil:
+		return errors.New("seined: --config and --kubernetes exclude each other: put the files' resources into the cluster")
+	}
+	if o.Namespace == "" {
+		o.Namespace = "seine-system"
 	}
 	s := &server{opt: o, log: o.Log}
-	source, err := s.open()
+	source, err := s.open(ctx)
 	if err != nil {
-		return err
+		return unlessDone(ctx, err)
 	}
 	l, err := s.listen()
 	if err != nil {
@@ -113,10 +133,13 @@ func Run(ctx context.Context, o Options) error {
 	if l.http != nil {
 		s.serveHTTP(ctx, g, l.http, s.handler(isLoopback(l.http.Addr())))
 	}
+	if l.api != nil {
+		s.serveHTTP(ctx, g, l.api, s.handler(true))
+	}
 	if l.socket != nil {
 		s.serveHTTP(ctx, g, l.socket, s.handler(true))
 	}
-	s.log.Info("seined runs", "grpc", l.grpc.Addr(), "http", addr(l.http), "socket", o.Socket,
+	s.log.Info("seined runs", "grpc", l.grpc.Addr(), "http", addr(l.http), "api", addr(l.api), "socket", o.Socket,
 		"trust_domain", s.authority.TrustDomain(), "version", o.Version)
 	if o.Listening != nil {
 		o.Listening(l.grpc.Addr(), addr(l.http))
@@ -139,24 +162,34 @@ func addr(l net.Listener) net.Addr {
 }
 
 // open reads and makes everything that needs no port.
-func (s *server) open() (*files.Source, error) {
+func (s *server) open(ctx context.Context) (source, error) {
 	o := &s.opt
 	settings := mesh.DefaultSettings()
 	if o.TrustDomain != "" {
 		settings.TrustDomain = o.TrustDomain
 	}
-	source := files.New(files.Options{
-		Paths: o.Config, MeshConfig: o.MeshConfig, Log: s.log,
-		Config: config.Options{Settings: &settings},
-	})
+	var source source
+	if o.Cluster == nil {
+		source = files.New(files.Options{
+			Paths: o.Config, MeshConfig: o.MeshConfig, Log: s.log,
+			Config: config.Options{Settings: &settings},
+		})
+	} else {
+		settings.RootNamespace = o.Namespace
+		k, err := kube.New(kube.Options{Client: o.Cluster, Namespace: o.Namespace, Config: config.Options{Settings: &settings}, Log: s.log})
+		if err != nil {
+			return nil, fmt.Errorf("seined: %w", err)
+		}
+		source, s.cluster = k, k
+	}
 	// The trust domain holds for the life of the process: it is in the
 	// certificates. What else there is to say of the files, Watch says.
 	domain := settings.TrustDomain
-	if first, _ := source.Load(); first != nil {
+	if first, _ := source.Load(ctx); first != nil {
 		domain = first.Snapshot.Settings.TrustDomain
 	}
 	if o.TrustDomain != "" && domain != o.TrustDomain {
-		return nil, fmt.Errorf("seined: %s says trustDomain %s, --trust-domain says %s: they must agree", o.MeshConfig, domain, o.TrustDomain)
+		return nil, fmt.Errorf("seined: the MeshConfig (%s) says trustDomain %s, --trust-domain says %s: they must agree", s.meshConfigName(), domain, o.TrustDomain)
 	}
 	var err error
 	if s.authority, err = ca.Open(ca.Options{Dir: o.State, Brought: o.CACerts, TrustDomain: domain, DefaultTTL: o.CertTTL}); err != nil {
@@ -176,7 +209,7 @@ func (s *server) open() (*files.Source, error) {
 	if err != nil {
 		return nil, fmt.Errorf("seined: %w", err)
 	}
-	s.source = mtls.NewSource(mtls.SourceOptions{Request: s.authority.Serve(o.CertTTL, dnsName, "localhost"), Log: s.log})
+	s.source = mtls.NewSource(mtls.SourceOptions{Request: s.authority.Serve(o.CertTTL, "seined."+o.Namespace+".svc", "localhost"), Log: s.log})
 	s.issuer = &ca.Service{Authority: s.authority, Attest: ca.JoinTokens(secret, nil), Log: s.log}
 	s.discovery, err = discovery.New(discovery.Options{
 		Plan: discovery.Plan{Self: plan.Self, Answer: plan.Answer, Service: plan.Service, Endpoints: plan.Endpoints},
@@ -189,6 +222,13 @@ func (s *server) open() (*files.Source, error) {
 	s.scraper = newScraper(s.discovery, o.StatusPort, s.log)
 	s.register()
 	return source, nil
+}
+
+func (s *server) meshConfigName() string {
+	if s.cluster != nil {
+		return "ConfigMap " + s.opt.Namespace + "/" + kube.SettingsName
+	}
+	return s.opt.MeshConfig
 }
 
 // register makes the metrics, under Istio's names where Istio has them.
@@ -277,9 +317,9 @@ func (s *server) serveHTTP(ctx context.Context, g *errgroup.Group, l net.Listene
 
 // listeners are the ports that Run holds.
 type listeners struct {
-	grpc, http, socket net.Listener
-	once               sync.Once
-	path               string // of the socket
+	grpc, http, api, socket net.Listener
+	once                    sync.Once
+	path                    string // of the socket
 }
 
 func (s *server) listen() (l *listeners, err error) {
@@ -299,6 +339,14 @@ func (s *server) listen() (l *listeners, err error) {
 			return l, fmt.Errorf("seined: --http %s: %w: choose another port or end what holds this one", s.opt.HTTP, err)
 		}
 	}
+	if s.opt.API != "" {
+		if l.api, err = net.Listen("tcp", s.opt.API); err != nil {
+			return l, fmt.Errorf("seined: --api %s: %w: choose another port or end what holds this one", s.opt.API, err)
+		}
+		if !isLoopback(l.api.Addr()) {
+			return l, fmt.Errorf("seined: --api %s: the API tells who calls whom and is only served on a loopback address, such as 127.0.0.1:15016", s.opt.API)
+		}
+	}
 	if s.opt.Socket != "" {
 		if l.socket, err = listenUnix(s.opt.Socket); err != nil {
 			return l, fmt.Errorf("seined: --socket %s: %w", s.opt.Socket, err)
@@ -311,7 +359,7 @@ func (s *server) listen() (l *listeners, err error) {
 // close is for what no server has taken and closed; the socket's file is ours.
 func (l *listeners) close() {
 	l.once.Do(func() {
-		for _, x := range []net.Listener{l.grpc, l.http, l.socket} {
+		for _, x := range []net.Listener{l.grpc, l.http, l.api, l.socket} {
 			if x != nil {
 				_ = x.Close()
 			}

@@ -415,7 +415,7 @@ func TestOutsideSeesHealthAndMetricsAlone(t *testing.T) {
 	dir := t.TempDir()
 	fill(t, dir)
 	s := &server{opt: Options{Config: []string{filepath.Join(dir, "config")}, State: filepath.Join(dir, "state")}, log: slog.New(slog.DiscardHandler)}
-	if _, err := s.open(); err != nil {
+	if _, err := s.open(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	h := s.handler(isLoopback(&net.TCPAddr{IP: net.IPv4zero, Port: 15014}))

@@ -62,7 +62,7 @@ func (r *runner) run(ctx context.Context) error {
 	defer end()
 
 	source := files.New(r.source())
-	first, err := source.Load()
+	first, err := source.Load(ctx)
 	if err != nil {
 		return err
 	}

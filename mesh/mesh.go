@@ -118,7 +118,7 @@ type Backend struct {
 	Draining bool
 	// Zones and Nodes are topology hints: the callers that it is meant for.
 	Zones, Nodes []string
-	Zone, Node   string // where it is
+	Locality     string
 }
 
 // VirtualService is Istio's, with hosts made FQDNs.

@@ -56,7 +56,7 @@ func backends(s *mesh.Snapshot, w *mesh.Workload, svc *mesh.Service, p *mesh.Por
 		var e *seinev1.Endpoint
 		if t == nil {
 			e = &seinev1.Endpoint{
-				Id: fmt.Sprintf("%s:%d", b.Address, port), Port: port, Locality: b.Zone,
+				Id: fmt.Sprintf("%s:%d", b.Address, port), Port: port, Locality: b.Locality,
 				Workload: labelled(s, svc.Namespace, "", nil),
 			}
 		} else {

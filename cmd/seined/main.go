@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/seinemesh/seine/cluster"
 	"github.com/seinemesh/seine/controlplane"
 	"github.com/seinemesh/seine/version"
 )
@@ -31,14 +32,20 @@ func main() {
 func command() *cobra.Command {
 	o := controlplane.Options{Version: version.Version}
 	var level slog.Level
+	var kubernetes bool
 	cmd := &cobra.Command{
-		Use:   "seined --config DIR --state DIR",
+		Use:   "seined {--config DIR | --kubernetes} --state DIR",
 		Short: "Seine's control plane",
-		Long: `seined reads Kubernetes, Istio and Seine resources from files and folders,
-watches them, and serves proxies over mutual TLS: certificates and discovery on
---listen. --http serves health and metrics, and on a loopback address the API
-too; --socket serves the API to this user alone.`,
-		Example:       "  seined --config mesh/ --state ~/.local/state/seine",
+		Long: `seined reads Kubernetes, Istio and Seine resources from files and folders
+or from a cluster, watches them, and serves proxies over mutual TLS: certificates
+and discovery on --listen. --http serves health and metrics, and on a loopback
+address the API too; --api serves it on a loopback address of its own, --socket to
+this user alone.
+
+With --kubernetes the cluster is the one that seined runs in, or that KUBECONFIG
+names; the mesh's settings are the MeshConfig under "mesh" of ConfigMap "seine".`,
+		Example: `  seined --config mesh/ --state ~/.local/state/seine
+  seined --kubernetes --state /var/lib/seine`,
 		Version:       version.String(),
 		Args:          cobra.NoArgs,
 		SilenceUsage:  true,
@@ -48,16 +55,31 @@ too; --socket serves the API to this user alone.`,
 				return errors.New("--cert-ttl must not be negative")
 			}
 			o.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+			if kubernetes {
+				var err error
+				if o.Cluster, err = cluster.Control(); err != nil {
+					return err
+				}
+				if o.Namespace == "" {
+					o.Namespace = cluster.OwnNamespace()
+				}
+				if !cmd.Flags().Changed("api") {
+					o.API = controlplane.DefaultAPI
+				}
+			}
 			return controlplane.Run(cmd.Context(), o)
 		},
 	}
 	f := cmd.Flags()
 	f.StringArrayVar(&o.Config, "config", nil, "file or folder of resources, watched (repeatable)")
+	f.BoolVar(&kubernetes, "kubernetes", false, "read the resources of the cluster that this runs in, or that KUBECONFIG names")
+	f.StringVar(&o.Namespace, "namespace", "", "this control plane's namespace in the cluster (default: that of its pod, or seine-system)")
 	f.StringVar(&o.MeshConfig, "mesh-config", "", "Istio's MeshConfig file")
 	f.StringVar(&o.State, "state", "", "folder (0700) of the root certificate and its key")
 	f.StringVar(&o.CACerts, "cacerts", "", "folder of a root that is brought, in Istio's layout: root-cert.pem, ca-cert.pem, ca-key.pem, cert-chain.pem")
 	f.StringVar(&o.Listen, "listen", "0.0.0.0:15012", "address of discovery and certificates (gRPC, TLS)")
 	f.StringVar(&o.HTTP, "http", "0.0.0.0:15014", "address of health and metrics, on loopback also the API; empty: none")
+	f.StringVar(&o.API, "api", "", "loopback address of the API; empty: none (default with --kubernetes: "+controlplane.DefaultAPI+")")
 	f.StringVar(&o.Socket, "socket", "", "Unix socket (0600) of the API; empty: none")
 	f.StringVar(&o.JoinSecret, "join-secret", "", "file (0600) of the secret of join tokens, made if it is not there (default: STATE/join-secret)")
 	f.DurationVar(&o.CertTTL, "cert-ttl", 0, "how long certificates live (default 24h)")

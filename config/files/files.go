@@ -38,7 +38,7 @@ func New(opt Options) *Source {
 
 // Load reads everything once. The Result is there whenever the files could be
 // read; err is then a *config.RefusedError if a resource was refused.
-func (s *Source) Load() (*config.Result, error) {
+func (s *Source) Load(context.Context) (*config.Result, error) {
 	t, err := s.read()
 	if err != nil {
 		return nil, err
@@ -57,7 +57,7 @@ func (s *Source) build(t *tree, generation uint64) *config.Result {
 }
 
 // Load reads opt.Paths once: New(opt).Load().
-func Load(opt Options) (*config.Result, error) { return New(opt).Load() }
+func Load(opt Options) (*config.Result, error) { return New(opt).Load(context.Background()) }
 
 // Watch calls handle with what is there now and again after each change of
 // content, one call at a time, until ctx ends. It returns ctx's error, or why
