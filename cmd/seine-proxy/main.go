@@ -20,6 +20,7 @@ import (
 	"time"
 
 	seinev1 "github.com/seinemesh/seine/api/seine/v1"
+	"github.com/seinemesh/seine/host"
 	"github.com/seinemesh/seine/mtls"
 	"github.com/seinemesh/seine/mtls/caclient"
 	"github.com/seinemesh/seine/proxy"
@@ -77,6 +78,9 @@ func run(ctx context.Context, o *options, log *slog.Logger) error {
 	registry := metrics.New(metrics.Options{Component: "proxy", Version: version.String()})
 	status := &proxy.Status{Registry: registry, Client: client, Source: source}
 	status.Register()
+	late := &host.Lateness{}
+	go late.Run(life)
+	host.Export(registry, host.NewSampler(os.DirFS("/")), late, time.Now)
 
 	failed := make(chan error, 4)
 	serve := func(what, address string, h http.Handler) error {
