@@ -127,6 +127,7 @@ type exchange struct {
 	replayable bool
 
 	retry retrying
+	shape shape
 
 	// The outcome.
 	status   int
