@@ -33,6 +33,7 @@ type caller struct {
 	in      *inbound // set if requests go to the local application
 	sock    *socket
 
+	addressed addressed
 	// The answer for the host of the last request, valid for one table.
 	cached struct {
 		table     *decide.Table

@@ -29,8 +29,14 @@ func (x *exchange) route() bool {
 		x.reply(400, telemetry.FlagDPE, "the request names no host")
 		return false
 	}
-	a, ok := x.lookup(authority, port)
+	a, ok := x.byAddress()
 	if !ok {
+		return false
+	}
+	if a != nil {
+		return x.routed(a, authority, port, false)
+	}
+	if a, ok = x.lookup(authority, port); !ok {
 		return false
 	}
 	self := w.table.Self
@@ -154,6 +160,10 @@ func (x *exchange) toward(a *decide.Answer, dest *decide.Destination, id string,
 	x.dest = dest
 	if dest == nil {
 		x.reply(503, telemetry.FlagUH, "every destination of "+id+" has weight 0")
+		return false
+	}
+	if dest.Status != 0 {
+		x.reply(dest.Status, telemetry.FlagNC, dest.Reason)
 		return false
 	}
 	key, subset := x.dest.Key, x.dest.Subset
