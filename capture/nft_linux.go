@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -41,7 +42,10 @@ func Install(fd int, r Rules) error {
 	}
 	add("outbound", nftables.ChainHookOutput, r.outbound())
 	add("inbound", nftables.ChainHookPrerouting, r.inbound())
-	if err := conn.Flush(); err != nil {
+	switch err := conn.Flush(); {
+	case errors.Is(err, unix.EPERM):
+		return fmt.Errorf("capture: write nftables rules: %w: this needs CAP_NET_ADMIN over the network namespace", err)
+	case err != nil:
 		return fmt.Errorf("capture: write nftables rules (does this kernel have nf_tables with NAT and redirect?): %w", err)
 	}
 	return nil
@@ -53,12 +57,17 @@ func (r *Rules) outbound() [][]expr.Any {
 
 	add(pass(), notTCP())
 	for _, sidecar := range r.sidecar() {
+		if r.ProofPort != 0 {
+			for _, a := range ProofAddresses() {
+				add(redirect(r.OutboundPort), sidecar, inPrefix(destination, netip.PrefixFrom(a, a.BitLen())), toPort(r.ProofPort))
+			}
+		}
 		// The sidecar to its own workload's address: the inbound side's business,
 		// unless it is already the leg from sidecar to application.
 		add(pass(), sidecar, onLoopback(unix.NFT_META_OIFNAME), inPrefix(destination, netip.MustParsePrefix("127.0.0.0/8")))
 		add(pass(), sidecar, onLoopback(unix.NFT_META_OIFNAME), inPrefix(destination, netip.MustParsePrefix("::1/128")))
 		add(pass(), sidecar, onLoopback(unix.NFT_META_OIFNAME), inPrefix(source, netip.MustParsePrefix("127.0.0.6/32")))
-		add(pass(), sidecar, onLoopback(unix.NFT_META_OIFNAME), inPrefix(source, netip.MustParsePrefix("::6/128")))
+		add(pass(), sidecar, onLoopback(unix.NFT_META_OIFNAME), inPrefix(source, netip.PrefixFrom(AppSource6(), 128)))
 		for _, p := range r.ExcludeInboundPorts {
 			add(pass(), sidecar, onLoopback(unix.NFT_META_OIFNAME), toPort(p))
 		}
@@ -66,6 +75,9 @@ func (r *Rules) outbound() [][]expr.Any {
 		add(pass(), sidecar)
 	}
 	add(pass(), onLoopback(unix.NFT_META_OIFNAME))
+	for _, name := range r.ExcludeInterfaces {
+		add(pass(), onDevice(unix.NFT_META_OIFNAME, name))
+	}
 	for _, uid := range r.ExcludeUID {
 		add(pass(), metaU32(expr.MetaKeySKUID, uid))
 	}
@@ -78,7 +90,10 @@ func (r *Rules) outbound() [][]expr.Any {
 	for _, c := range r.ExcludeOutboundCIDRs {
 		add(pass(), inPrefix(destination, c))
 	}
-	if len(r.IncludeOutboundCIDRs) == 0 {
+	for _, p := range r.IncludeOutboundPorts {
+		add(redirect(r.OutboundPort), isTCP(), toPort(p))
+	}
+	if r.IncludeOutboundCIDRs == nil {
 		add(redirect(r.OutboundPort), isTCP())
 		return rules
 	}
@@ -94,6 +109,12 @@ func (r *Rules) inbound() [][]expr.Any {
 
 	add(pass(), notTCP())
 	add(pass(), onLoopback(unix.NFT_META_IIFNAME))
+	if r.ProofPort != 0 {
+		add(redirect(r.InboundPort), isTCP(), toPort(r.ProofPort))
+	}
+	for _, name := range r.ExcludeInterfaces {
+		add(pass(), onDevice(unix.NFT_META_IIFNAME, name))
+	}
 	for _, p := range r.ExcludeInboundPorts {
 		add(pass(), toPort(p))
 	}
@@ -155,10 +176,12 @@ func metaU32(key expr.MetaKey, v uint32) []expr.Any {
 	}
 }
 
-// onLoopback compares the whole interface name, as the kernel pads it.
-func onLoopback(key expr.MetaKey) []expr.Any {
+func onLoopback(key expr.MetaKey) []expr.Any { return onDevice(key, "lo") }
+
+// onDevice compares the whole interface name, as the kernel pads it.
+func onDevice(key expr.MetaKey, device string) []expr.Any {
 	name := make([]byte, unix.IFNAMSIZ)
-	copy(name, "lo")
+	copy(name, device)
 	return []expr.Any{&expr.Meta{Key: key, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: name}}
 }
 

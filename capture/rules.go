@@ -34,11 +34,13 @@ type Rules struct {
 	SidecarUID []uint32
 	SidecarGID []uint32
 
-	// Outbound exclusions. IncludeOutboundCIDRs, if not empty, limits the
-	// redirection to these (traffic.sidecar.istio.io/includeOutboundIPRanges).
+	// Outbound exclusions. IncludeOutboundCIDRs, if not nil, limits the
+	// redirection to these (traffic.sidecar.istio.io/includeOutboundIPRanges);
+	// IncludeOutboundPorts are redirected even so, wherever they lead.
 	ExcludeOutboundPorts []uint16
 	ExcludeOutboundCIDRs []netip.Prefix
 	IncludeOutboundCIDRs []netip.Prefix
+	IncludeOutboundPorts []uint16
 	ExcludeOutbound      []netip.AddrPort // exactly this address and port
 	ExcludeUID           []uint32         // an application's own uid that is left alone
 
@@ -46,6 +48,36 @@ type Rules struct {
 	// redirection to these (traffic.sidecar.istio.io/includeInboundPorts).
 	ExcludeInboundPorts []uint16
 	IncludeInboundPorts []uint16
+
+	// ExcludeInterfaces are network devices whose traffic is left alone in both
+	// directions (traffic.sidecar.istio.io/excludeInterfaces).
+	ExcludeInterfaces []string
+
+	// ProofPort, if not 0, is redirected whatever else is said: inbound, and
+	// where the sidecar itself connects to it at one of ProofAddresses. By such
+	// connections the sidecar finds out that these rules hold.
+	ProofPort uint16
+}
+
+// AppSource6 is where the last leg from sidecar to application comes from in
+// IPv6, as 127.0.0.6 in IPv4; unlike that it must be given to the loopback
+// device first (AddSource).
+func AppSource6() netip.Addr { return netip.MustParseAddr("::6") }
+
+// ProofAddresses are where a sidecar connects to in order to see its own
+// outbound rules at work. Nobody else is there: they are of RFC 5737 and RFC
+// 3849, reserved for documentation.
+func ProofAddresses() []netip.Addr {
+	return []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, 127}), netip.MustParseAddr("2001:db8::5e1e")}
+}
+
+// Pod are Default's rules for a sidecar without capabilities: its uid and gid
+// tell its traffic apart, no mark, and readiness at 15021 proves the redirect.
+func Pod() Rules {
+	r := Default()
+	r.Mark, r.ProofPort = 0, 15021
+	r.ExcludeInboundPorts = []uint16{15020, 15090}
+	return r
 }
 
 // Default are Istio's ports and the sidecar's mark and uid 1337.
@@ -71,6 +103,12 @@ func (r *Rules) Validate() error {
 	for _, p := range append(append([]netip.Prefix(nil), r.ExcludeOutboundCIDRs...), r.IncludeOutboundCIDRs...) {
 		if !p.IsValid() {
 			return fmt.Errorf("capture: %q is not a CIDR", p)
+		}
+	}
+	for _, name := range r.ExcludeInterfaces {
+		// IFNAMSIZ counts the zero byte at the end.
+		if name == "" || len(name) > 15 {
+			return fmt.Errorf("capture: %q is not the name of a network device", name)
 		}
 	}
 	for _, a := range r.ExcludeOutbound {
