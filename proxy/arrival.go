@@ -53,6 +53,15 @@ type arrival struct {
 
 // arrive takes an accepted descriptor over, on the loop that it belongs to now.
 func (w *worker) arrive(fd int, door *door) {
+	var dialled netip.AddrPort
+	var unknown error
+	if door.kind == doorInbound || door.kind == doorOutbound {
+		dialled, unknown = w.p.original(fd)
+		if divert := w.p.o.Divert; divert != nil && unknown == nil && divert(fd, dialled, door.kind == doorInbound) {
+			w.loop.Reserve(-1)
+			return
+		}
+	}
 	loop.NoDelay(fd)
 	a := &arrival{socket: &socket{}, door: door}
 	if a.open(w, fd, a) != nil {
@@ -74,15 +83,14 @@ func (w *worker) arrive(fd int, door *door) {
 		a.dialled = door.target
 		a.enter(door.port)
 	case doorInbound, doorOutbound:
-		to, err := w.p.original(fd)
-		if err != nil || to == a.localAddr() || w.p.own(to) {
+		if unknown != nil || dialled == a.localAddr() || w.p.own(dialled) {
 			w.p.counters.selfCalls.Inc()
 			a.refuse()
 			return
 		}
-		a.dialled = to
+		a.dialled = dialled
 		if door.kind == doorInbound {
-			a.enter(to.Port())
+			a.enter(dialled.Port())
 		} else {
 			a.stage = asking
 		}

@@ -12,10 +12,8 @@ import (
 // the loop's heap.
 func (x *exchange) reset(start int64) {
 	w, c, l, h, s, limit, try := x.w, x.caller, x.leg, x.h1, x.stall, x.limit, x.try
-	wishes := x.shape.wishes
 	*x = exchange{start: start, moved: start, dialled: c.dialled}
 	x.w, x.caller, x.leg, x.h1, x.stall, x.limit, x.try = w, c, l, h, s, limit, try
-	x.shape.wishes = wishes
 }
 
 // live reports whether there is an exchange that has no outcome yet.
@@ -30,7 +28,6 @@ func (x *exchange) end() {
 	x.ticket.leave()
 	x.forget(x.w)
 	x.line.drop(x.w)
-	x.shape.drop(x.w)
 	delete(x.w.parked, x)
 	x.dropTimers()
 }

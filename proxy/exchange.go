@@ -128,7 +128,6 @@ type exchange struct {
 	replayable bool
 
 	retry retrying
-	shape shape
 
 	// The outcome.
 	status   int

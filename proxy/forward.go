@@ -258,7 +258,6 @@ func (x *exchange) requestEdit() *http1.Edit {
 			e.Authority = w.text2
 		}
 	}
-	dropWishes(req.Fields)
 	if x.rule == nil {
 		return e
 	}
@@ -273,7 +272,7 @@ func (x *exchange) requestEdit() *http1.Edit {
 	if ops := x.dest.Request; ops != nil {
 		for i := range req.Fields {
 			f := &req.Fields[i]
-			f.Drop = f.Drop || ops.Drops(f.Name)
+			f.Drop = ops.Drops(f.Name)
 		}
 		for _, p := range ops.Added() {
 			e.Add = append(e.Add, message.Field{Name: bytesOf(p.Name), Value: bytesOf(p.Value)})

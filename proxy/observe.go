@@ -28,12 +28,10 @@ func (x *exchange) observe() {
 	}
 	reqBytes := x.reqBody.Payload() + x.reqExtra
 	resBytes := x.resBody.Payload() + x.resExtra
-	x.flag = x.outcome()
 	h.Observe(x.status, x.flag, (now-x.start)/1000, reqBytes, resBytes)
 	if w.ring != nil {
 		x.log(now, reqBytes, resBytes)
 	}
-	x.shape.drop(w)
 }
 
 func (x *exchange) log(now, reqBytes, resBytes int64) {

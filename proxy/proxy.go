@@ -65,6 +65,10 @@ type Options struct {
 	Forwards []Forward
 	// Published are inherited listeners whose connections are calls to a service.
 	Published []Published
+	// Divert, if not nil, is shown every redirected connection before anything
+	// is read from it, on a loop: it must not wait. Where it returns true, the
+	// descriptor is its own from then on.
+	Divert func(fd int, dialled netip.AddrPort, inbound bool) bool
 	// Mark is set on every upstream socket (SO_MARK); 0: none.
 	Mark int
 	// HostDialer is the unix socket that makes connections out of the mesh; "": none.
@@ -150,7 +154,6 @@ type Proxy struct {
 	log      *slog.Logger
 	counters counters
 	retries  retryCounters
-	shapes   shapeCounters
 	budgets  budgets
 	shares   shares
 	warden   *warden
@@ -192,7 +195,6 @@ func New(o Options, tables Tables) (*Proxy, error) {
 		overConnections:  r.Counter("seine_proxy_over_connections_total", "Connections refused at the bound of open connections."),
 	}
 	p.retries = newRetryCounters(r)
-	p.shapes = newShapeCounters(r)
 	r.GaugeFunc("seine_proxy_connections", "Accepted connections that are open.", func() float64 { return float64(p.connections()) })
 	r.GaugeFunc("seine_proxy_inflight", "Requests and opaque connections under way.", func() float64 { return float64(p.inflight()) })
 	for range o.Loops {

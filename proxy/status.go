@@ -23,6 +23,15 @@ type Status struct {
 	Registry *metrics.Registry
 	Client   *control.Client
 	Source   *mtls.Source
+	// Redirect says what does not hold of the redirect rules, "" if all does;
+	// Bypassed, whether a request for readiness came past them. nil: nothing is
+	// redirected here.
+	Redirect func() string
+	Bypassed func(*http.Request) bool
+	// Probes serves the application's probes, App reads its metrics for a
+	// scrape; nil: neither is asked of this proxy.
+	Probes http.Handler
+	App    func(*http.Request) ([]byte, error)
 
 	proxy atomic.Pointer[Proxy]
 }
@@ -54,6 +63,10 @@ func (s *Status) Register() {
 		}
 		return 0
 	})
+	if s.Redirect != nil {
+		r.GaugeFunc("seine_proxy_redirect_holds", "1 while the redirect rules bring the workload's connections here, as the last proof showed.",
+			func() float64 { return flag(s.Redirect() == "") })
+	}
 	r.GaugeFunc("seine_proxy_certificate_rotations", "Certificates taken since the start.", func() float64 { return float64(s.Source.Status().Rotations) })
 	r.GaugeFunc("seine_proxy_certificate_failures", "Requests to the CA that failed.", func() float64 { return float64(s.Source.Status().Failures) })
 }
@@ -68,9 +81,11 @@ type readiness struct {
 	Error       string    `json:"controlError,omitempty"`
 	Identity    string    `json:"identity,omitempty"`
 	CertExpires time.Time `json:"certificateExpires"`
+	// Redirect is what does not hold of the redirect rules.
+	Redirect string `json:"redirect,omitempty"`
 }
 
-func (s *Status) readiness() readiness {
+func (s *Status) readiness(q *http.Request) readiness {
 	c, cert := s.Client.Stats(), s.Source.Status()
 	r := readiness{Ready: true, Control: "connected", Since: c.Since, Identity: cert.ID, CertExpires: cert.NotAfter}
 	if !c.Connected {
@@ -88,16 +103,53 @@ func (s *Status) readiness() readiness {
 		r.Ready, r.Reason = false, "waiting for the first configuration"
 	case p.Draining():
 		r.Ready, r.Reason, r.Draining = false, "draining", true
+	default:
+		r.Redirect = s.redirect(q)
+		if r.Redirect != "" {
+			r.Ready, r.Reason = false, r.Redirect
+		}
 	}
 	return r
+}
+
+func (s *Status) redirect(q *http.Request) string {
+	if s.Redirect == nil {
+		return ""
+	}
+	if failure := s.Redirect(); failure != "" {
+		return failure
+	}
+	if s.Bypassed(q) {
+		return "inbound connections are not redirected to the sidecar: this very request came past it"
+	}
+	return ""
 }
 
 // Public serves what others may see: readiness and metrics.
 func (s *Status) Public() http.Handler {
 	m := http.NewServeMux()
 	m.HandleFunc("GET /healthz/ready", s.ready)
-	m.HandleFunc("GET /stats/prometheus", s.stats)
+	m.HandleFunc("GET /stats/prometheus", s.merged)
 	m.HandleFunc("GET /metrics", s.stats)
+	if s.Probes != nil {
+		m.Handle("GET /app-health/", s.Probes)
+		m.Handle("GET /app-lifecycle/", s.Probes)
+	}
+	return m
+}
+
+// Readiness serves the kubelet, and Metrics whoever wants the proxy's own
+// metrics alone: the ports 15021 and 15090.
+func (s *Status) Readiness() *http.ServeMux {
+	m := http.NewServeMux()
+	m.HandleFunc("GET /healthz/ready", s.ready)
+	return m
+}
+
+// Metrics: see Readiness.
+func (s *Status) Metrics() http.Handler {
+	m := http.NewServeMux()
+	m.HandleFunc("GET /stats/prometheus", s.stats)
 	return m
 }
 
@@ -116,8 +168,8 @@ func (s *Status) Admin() http.Handler {
 	return m
 }
 
-func (s *Status) ready(w http.ResponseWriter, _ *http.Request) {
-	r := s.readiness()
+func (s *Status) ready(w http.ResponseWriter, q *http.Request) {
+	r := s.readiness(q)
 	w.Header().Set("Content-Type", "application/json")
 	if !r.Ready {
 		w.WriteHeader(http.StatusServiceUnavailable)
@@ -128,6 +180,26 @@ func (s *Status) ready(w http.ResponseWriter, _ *http.Request) {
 func (s *Status) stats(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 	_, _ = s.Registry.WriteTo(w)
+}
+
+// merged is the proxy's metrics and the application's in one exposition. Both
+// would have metrics of their process under the same names: the application's
+// are shown, the proxy's are at Metrics. An application that does not answer
+// costs its own metrics alone.
+func (s *Status) merged(w http.ResponseWriter, r *http.Request) {
+	if s.App == nil {
+		s.stats(w, r)
+		return
+	}
+	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+	app, err := s.App(r)
+	if err != nil {
+		_, _ = s.Registry.WriteTo(w)
+		_, _ = fmt.Fprintf(w, "# %q\n", err)
+		return
+	}
+	_, _ = s.Registry.WriteMesh(w)
+	_, _ = w.Write(app)
 }
 
 // known lists what the control plane has told this proxy.

@@ -40,12 +40,25 @@ type poolKey struct {
 // source is the address that connections to the application come from, Istio's:
 // without it the redirect rules would take a connection to the workload's own
 // address for a caller's, and send it back to the inbound listener. The zero
-// Addr leaves the choice to the kernel.
+// Addr leaves the choice to the kernel, as for ::1, which no rule takes.
 func (k *poolKey) source() netip.Addr {
-	if !k.app || !k.addr.Addr().Is4() {
+	if !k.app {
 		return netip.Addr{}
 	}
-	return netip.AddrFrom4([4]byte{127, 0, 0, 6})
+	return AppSource(k.addr.Addr())
+}
+
+// AppSource is the address that connections to the workload's own application
+// at a come from: 127.0.0.6, or ::6, which whoever makes the redirect rules
+// gives to the loopback device.
+func AppSource(a netip.Addr) netip.Addr {
+	switch {
+	case a.Is4() || a.Is4In6():
+		return netip.AddrFrom4([4]byte{127, 0, 0, 6})
+	case a.IsLoopback():
+		return netip.Addr{}
+	}
+	return netip.AddrFrom16([16]byte{15: 6})
 }
 
 // pool keeps the idle connections to one endpoint, the last used first.

@@ -47,8 +47,7 @@ type worker struct {
 	text3 []byte // x-forwarded-for
 	name  []byte // lookup names
 	ids   [64]byte
-	count []byte          // the number of a try
-	extra []message.Field // of an answer of our own
+	count []byte // the number of a try
 
 	// enforced is the Self whose inbound policy the open connections satisfy.
 	enforced *decide.Self

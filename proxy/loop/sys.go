@@ -83,11 +83,22 @@ func Accept(fd int) (int, syscall.Errno) {
 	}
 }
 
-// Listen opens a non-blocking TCP listener.
+// Listen opens a non-blocking TCP listener. One on :: takes IPv4 too, and IPv4
+// alone where the kernel has no IPv6.
 func Listen(at netip.AddrPort) (int, error) {
-	fd, err := syscall.Socket(family(at.Addr()), syscall.SOCK_STREAM|syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC, 0)
+	open := func() (int, error) {
+		return syscall.Socket(family(at.Addr()), syscall.SOCK_STREAM|syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC, 0)
+	}
+	fd, err := open()
+	if err == syscall.EAFNOSUPPORT && at.Addr() == netip.IPv6Unspecified() {
+		at = netip.AddrPortFrom(netip.IPv4Unspecified(), at.Port())
+		fd, err = open()
+	}
 	if err != nil {
 		return -1, fmt.Errorf("listen on %v: socket: %w", at, err)
+	}
+	if at.Addr() == netip.IPv6Unspecified() {
+		_ = syscall.SetsockoptInt(fd, syscall.IPPROTO_IPV6, syscall.IPV6_V6ONLY, 0)
 	}
 	if err = syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_REUSEADDR, 1); err == nil {
 		if err = syscall.Bind(fd, Sockaddr(at)); err == nil {

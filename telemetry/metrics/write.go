@@ -17,6 +17,14 @@ func (r *Registry) WriteTo(w io.Writer) (int64, error) { return r.WriteOnly(w) }
 // WriteOnly writes the metrics of the given names, all if there are none. It
 // is what a reader that needs few of them (the control plane) asks for.
 func (r *Registry) WriteOnly(w io.Writer, names ...string) (int64, error) {
+	return r.write(w, true, names)
+}
+
+// WriteMesh writes all but the metrics of this process and its runtime, for
+// an exposition that another program's are joined to.
+func (r *Registry) WriteMesh(w io.Writer) (int64, error) { return r.write(w, false, nil) }
+
+func (r *Registry) write(w io.Writer, process bool, names []string) (int64, error) {
 	out := &writer{w: w, names: names, buf: make([]byte, 0, flushAt+8<<10)}
 	r.mu.Lock()
 	// Sets are only ever appended, and so are their handles: a copy of the
@@ -35,7 +43,9 @@ func (r *Registry) WriteOnly(w io.Writer, names ...string) (int64, error) {
 	for i := range scalars {
 		out.scalar(&scalars[i])
 	}
-	out.process()
+	if process {
+		out.process()
+	}
 	out.flush()
 	return out.n, out.err
 }
