@@ -21,7 +21,8 @@ type options struct {
 	workload, namespace, serviceAccount, trustDomain string
 	control, bundle, token, mode                     string
 	outbound, inbound, explicit                      netip.AddrPort
-	admin, status                                    string
+	admin, status, readiness, metrics                string
+	prove                                            bool
 	mark, loops                                      int
 	drain, drainLimit                                time.Duration
 	accessLog, hostDialer                            string
@@ -45,6 +46,9 @@ func parseFlags(args []string) (*options, error) {
 	f.StringVar(&inbound, "inbound", "", "inbound listener of mode redirect (0.0.0.0:15006)")
 	f.StringVar(&o.admin, "admin", "127.0.0.1:15000", "administration; empty: none")
 	f.StringVar(&o.status, "status", "0.0.0.0:15020", "readiness and metrics; empty: none")
+	f.StringVar(&o.readiness, "readiness", "", "readiness for the kubelet (:15021); empty: none")
+	f.StringVar(&o.metrics, "metrics", "", "the proxy's metrics alone (:15090); empty: none")
+	f.BoolVar(&o.prove, "prove-redirect", false, "be ready only while connections are seen to be redirected here; needs --readiness")
 	f.IntVar(&o.mark, "mark", 1337, "SO_MARK of the proxy's own connections; 0: none")
 	f.IntVar(&o.loops, "loops", 0, "event loops; 0: the CPU limit rounded up, 2 without one")
 	f.DurationVar(&o.drain, "drain", 5*time.Second, "how long to go on accepting after SIGTERM, at least")
@@ -101,6 +105,11 @@ func (o *options) check(outbound, inbound string) error {
 		}
 		*l.to = a
 	}
+	if o.prove {
+		if _, err := portOf(o.readiness); err != nil || o.mode != "redirect" {
+			return fmt.Errorf("--prove-redirect needs --mode redirect and --readiness [HOST]:PORT, not %q", o.readiness)
+		}
+	}
 	if o.loops < 0 || o.loops > 1024 {
 		return fmt.Errorf("--loops must be between 1 and 1024, or 0, not %d", o.loops)
 	}
@@ -116,6 +125,16 @@ func (o *options) listener() *netip.AddrPort {
 		return &o.explicit
 	}
 	return &o.outbound
+}
+
+// portOf is the port of a listener's address.
+func portOf(address string) (uint16, error) {
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return 0, err
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	return uint16(n), err
 }
 
 func or(value, fallback string) string {

@@ -9,9 +9,9 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"os/signal"
 	"runtime"
@@ -20,7 +20,6 @@ import (
 	"time"
 
 	seinev1 "github.com/seinemesh/seine/api/seine/v1"
-	"github.com/seinemesh/seine/host"
 	"github.com/seinemesh/seine/mtls"
 	"github.com/seinemesh/seine/mtls/caclient"
 	"github.com/seinemesh/seine/proxy"
@@ -31,6 +30,15 @@ import (
 )
 
 func main() {
+	if len(os.Args) > 1 {
+		if command, ok := commands[os.Args[1]]; ok {
+			if err := command(os.Args[2:], os.Stdout); err != nil {
+				fmt.Fprintln(os.Stderr, "seine-proxy:", err)
+				os.Exit(1)
+			}
+			return
+		}
+	}
 	o, err := parseFlags(os.Args[1:])
 	if errors.Is(err, flag.ErrHelp) {
 		return
@@ -45,6 +53,9 @@ func main() {
 		os.Exit(1)
 	}
 }
+
+// commands are what the program does besides being a proxy, by its first argument.
+var commands = map[string]func(args []string, out io.Writer) error{"redirect": redirect, "wait": wait}
 
 // run lives until ctx ends and the drain after it is over.
 func run(ctx context.Context, o *options, log *slog.Logger) error {
@@ -77,33 +88,14 @@ func run(ctx context.Context, o *options, log *slog.Logger) error {
 	}
 	registry := metrics.New(metrics.Options{Component: "proxy", Version: version.String()})
 	status := &proxy.Status{Registry: registry, Client: client, Source: source}
-	status.Register()
-	late := &host.Lateness{}
-	go late.Run(life)
-	host.Export(registry, host.NewSampler(os.DirFS("/")), late, time.Now)
-
-	failed := make(chan error, 4)
-	serve := func(what, address string, h http.Handler) error {
-		if address == "" {
-			return nil
-		}
-		l, err := net.Listen("tcp", address)
-		if err != nil {
-			return fmt.Errorf("%s port: %w", what, err)
-		}
-		s := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
-		go func() {
-			if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-				failed <- fmt.Errorf("%s port: %w", what, err)
-			}
-		}()
-		context.AfterFunc(life, func() { _ = s.Close() })
-		return nil
-	}
-	if err := serve("status", o.status, status.Public()); err != nil {
+	redirected := watchRedirect(o, status, log)
+	if err := askApplication(status, os.Getenv); err != nil {
 		return err
 	}
-	if err := serve("admin", o.admin, status.Admin()); err != nil {
+	status.Register()
+
+	failed := make(chan error, 8)
+	if err := serveStatus(life, o, status, redirected, failed); err != nil {
 		return err
 	}
 	go func() {
@@ -136,13 +128,16 @@ func run(ctx context.Context, o *options, log *slog.Logger) error {
 	factory := mtls.NewFactory(source, mtls.Options{})
 	p, err := proxy.New(proxy.Options{
 		Loops: o.loops, Outbound: o.outbound, Inbound: o.inbound, Explicit: o.explicit, Forwards: o.forwards, Published: o.published,
-		Mark: o.mark, HostDialer: o.hostDialer, Factory: factory,
+		Mark: o.mark, Divert: divert(redirected), HostDialer: o.hostDialer, Factory: factory,
 		Registry: registry, AccessLog: logs, Log: log,
 	}, client)
 	if err != nil {
 		return err
 	}
 	status.Serving(p)
+	if redirected != nil {
+		go redirected.Run(life)
+	}
 	go keepSmall(life, factory.Bursts(), log)
 	log.Info("serving", "workload", o.workload, "identity", identity, "mode", o.mode, "loops", o.loops, "listeners", p.Addresses())
 	err = p.Run(ctx, o.drain, o.drain+o.drainLimit)
