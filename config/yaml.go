@@ -175,23 +175,11 @@ func segments(p string) []string {
 
 // line is where path stands, or its nearest parent that stands anywhere.
 func (o *object) line(path string) int {
-	line, _ := o.find(path)
-	return line
-}
-
-// has reports whether path is written.
-func (o *object) has(path string) bool {
-	_, found := o.find(path)
-	return found
-}
-
-func (o *object) find(path string) (line int, found bool) {
-	line = o.ref.Line
-	n := o.root
+	n, line := o.root, o.ref.Line
 	for _, s := range segments(path) {
 		n = resolve(n)
 		if n == nil {
-			return line, false
+			break
 		}
 		var next *yaml.Node
 		switch n.Kind {
@@ -209,11 +197,11 @@ func (o *object) find(path string) (line int, found bool) {
 			}
 		}
 		if next == nil {
-			return line, false
+			break
 		}
 		n = next
 	}
-	return line, true
+	return line
 }
 
 // camel is the JSON name of a field that was written in snake_case, which

@@ -190,7 +190,7 @@ func (x AccessLog_Format) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use AccessLog_Format.Descriptor instead.
 func (AccessLog_Format) EnumDescriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{5, 0}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{4, 0}
 }
 
 type Answer_Kind int32
@@ -242,7 +242,7 @@ func (x Answer_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Answer_Kind.Descriptor instead.
 func (Answer_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{6, 0}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{5, 0}
 }
 
 type Service_Resolution int32
@@ -291,7 +291,7 @@ func (x Service_Resolution) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Service_Resolution.Descriptor instead.
 func (Service_Resolution) EnumDescriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{24, 0}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{20, 0}
 }
 
 type TrafficPolicy_Balancer int32
@@ -346,7 +346,7 @@ func (x TrafficPolicy_Balancer) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use TrafficPolicy_Balancer.Descriptor instead.
 func (TrafficPolicy_Balancer) EnumDescriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{26, 0}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{22, 0}
 }
 
 type TrafficPolicy_Tls int32
@@ -401,7 +401,7 @@ func (x TrafficPolicy_Tls) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use TrafficPolicy_Tls.Descriptor instead.
 func (TrafficPolicy_Tls) EnumDescriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{26, 1}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{22, 1}
 }
 
 // Ref names the user's resource that a decision comes from.
@@ -609,11 +609,8 @@ type Self struct {
 	DefaultMtlsSource *Ref                   `protobuf:"bytes,7,opt,name=default_mtls_source,json=defaultMtlsSource,proto3" json:"default_mtls_source,omitempty"`
 	// CIDRs whose every address is the mesh's own: an address here that the
 	// control plane has not answered for is refused, never passed through.
-	MeshPrefixes []string   `protobuf:"bytes,8,rep,name=mesh_prefixes,json=meshPrefixes,proto3" json:"mesh_prefixes,omitempty"`
-	AccessLog    *AccessLog `protobuf:"bytes,9,opt,name=access_log,json=accessLog,proto3" json:"access_log,omitempty"`
-	// What the workload's own sidecar holds its callers to. A request must be
-	// within every limit that is about it.
-	RateLimits    []*RateLimit `protobuf:"bytes,30,rep,name=rate_limits,json=rateLimits,proto3" json:"rate_limits,omitempty"`
+	MeshPrefixes  []string   `protobuf:"bytes,8,rep,name=mesh_prefixes,json=meshPrefixes,proto3" json:"mesh_prefixes,omitempty"`
+	AccessLog     *AccessLog `protobuf:"bytes,9,opt,name=access_log,json=accessLog,proto3" json:"access_log,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -711,161 +708,6 @@ func (x *Self) GetAccessLog() *AccessLog {
 	return nil
 }
 
-func (x *Self) GetRateLimits() []*RateLimit {
-	if x != nil {
-		return x.RateLimits
-	}
-	return nil
-}
-
-// RateLimit is a bucket of tokens that all event loops of a proxy share; or,
-// with a key, one for each of the key's values.
-type RateLimit struct {
-	state    protoimpl.MessageState `protogen:"open.v1"`
-	Id       string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // "NAMESPACE/NAME[INDEX]"
-	Source   *Ref                   `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
-	Ports    []uint32               `protobuf:"varint,3,rep,packed,name=ports,proto3" json:"ports,omitempty"` // none: every port of the workload
-	Match    []*HttpMatch           `protobuf:"bytes,4,rep,name=match,proto3" json:"match,omitempty"`         // any of them; none: every request
-	Requests uint64                 `protobuf:"varint,5,opt,name=requests,proto3" json:"requests,omitempty"`  // that are let in each `per`, evenly
-	Per      *durationpb.Duration   `protobuf:"bytes,6,opt,name=per,proto3" json:"per,omitempty"`
-	Burst    uint64                 `protobuf:"varint,7,opt,name=burst,proto3" json:"burst,omitempty"` // the bucket's size: requests at once after a quiet time
-	// Types that are valid to be assigned to Key:
-	//
-	//	*RateLimit_Header
-	//	*RateLimit_Client
-	Key           isRateLimit_Key `protobuf_oneof:"key"`
-	MaxKeys       uint32          `protobuf:"varint,10,opt,name=max_keys,json=maxKeys,proto3" json:"max_keys,omitempty"` // values that have a bucket of their own at once
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *RateLimit) Reset() {
-	*x = RateLimit{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[3]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *RateLimit) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*RateLimit) ProtoMessage() {}
-
-func (x *RateLimit) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[3]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use RateLimit.ProtoReflect.Descriptor instead.
-func (*RateLimit) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{3}
-}
-
-func (x *RateLimit) GetId() string {
-	if x != nil {
-		return x.Id
-	}
-	return ""
-}
-
-func (x *RateLimit) GetSource() *Ref {
-	if x != nil {
-		return x.Source
-	}
-	return nil
-}
-
-func (x *RateLimit) GetPorts() []uint32 {
-	if x != nil {
-		return x.Ports
-	}
-	return nil
-}
-
-func (x *RateLimit) GetMatch() []*HttpMatch {
-	if x != nil {
-		return x.Match
-	}
-	return nil
-}
-
-func (x *RateLimit) GetRequests() uint64 {
-	if x != nil {
-		return x.Requests
-	}
-	return 0
-}
-
-func (x *RateLimit) GetPer() *durationpb.Duration {
-	if x != nil {
-		return x.Per
-	}
-	return nil
-}
-
-func (x *RateLimit) GetBurst() uint64 {
-	if x != nil {
-		return x.Burst
-	}
-	return 0
-}
-
-func (x *RateLimit) GetKey() isRateLimit_Key {
-	if x != nil {
-		return x.Key
-	}
-	return nil
-}
-
-func (x *RateLimit) GetHeader() string {
-	if x != nil {
-		if x, ok := x.Key.(*RateLimit_Header); ok {
-			return x.Header
-		}
-	}
-	return ""
-}
-
-func (x *RateLimit) GetClient() bool {
-	if x != nil {
-		if x, ok := x.Key.(*RateLimit_Client); ok {
-			return x.Client
-		}
-	}
-	return false
-}
-
-func (x *RateLimit) GetMaxKeys() uint32 {
-	if x != nil {
-		return x.MaxKeys
-	}
-	return 0
-}
-
-type isRateLimit_Key interface {
-	isRateLimit_Key()
-}
-
-type RateLimit_Header struct {
-	Header string `protobuf:"bytes,8,opt,name=header,proto3,oneof"` // lower case; requests without it share one bucket
-}
-
-type RateLimit_Client struct {
-	Client bool `protobuf:"varint,9,opt,name=client,proto3,oneof"` // the caller's verified identity; callers without one share one bucket
-}
-
-func (*RateLimit_Header) isRateLimit_Key() {}
-
-func (*RateLimit_Client) isRateLimit_Key() {}
-
 type InboundPort struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
 	Port             uint32                 `protobuf:"varint,1,opt,name=port,proto3" json:"port,omitempty"` // as the workload listens
@@ -882,7 +724,7 @@ type InboundPort struct {
 
 func (x *InboundPort) Reset() {
 	*x = InboundPort{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[4]
+	mi := &file_seine_v1_mesh_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -894,7 +736,7 @@ func (x *InboundPort) String() string {
 func (*InboundPort) ProtoMessage() {}
 
 func (x *InboundPort) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[4]
+	mi := &file_seine_v1_mesh_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -907,7 +749,7 @@ func (x *InboundPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InboundPort.ProtoReflect.Descriptor instead.
 func (*InboundPort) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{4}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *InboundPort) GetPort() uint32 {
@@ -975,7 +817,7 @@ type AccessLog struct {
 
 func (x *AccessLog) Reset() {
 	*x = AccessLog{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[5]
+	mi := &file_seine_v1_mesh_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -987,7 +829,7 @@ func (x *AccessLog) String() string {
 func (*AccessLog) ProtoMessage() {}
 
 func (x *AccessLog) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[5]
+	mi := &file_seine_v1_mesh_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1000,7 +842,7 @@ func (x *AccessLog) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessLog.ProtoReflect.Descriptor instead.
 func (*AccessLog) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{5}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *AccessLog) GetFormat() AccessLog_Format {
@@ -1035,7 +877,7 @@ type Answer struct {
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[6]
+	mi := &file_seine_v1_mesh_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1047,7 +889,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[6]
+	mi := &file_seine_v1_mesh_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1060,7 +902,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{6}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Answer) GetKind() Answer_Kind {
@@ -1149,7 +991,7 @@ type StringMatch struct {
 
 func (x *StringMatch) Reset() {
 	*x = StringMatch{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[7]
+	mi := &file_seine_v1_mesh_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1161,7 +1003,7 @@ func (x *StringMatch) String() string {
 func (*StringMatch) ProtoMessage() {}
 
 func (x *StringMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[7]
+	mi := &file_seine_v1_mesh_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1174,7 +1016,7 @@ func (x *StringMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StringMatch.ProtoReflect.Descriptor instead.
 func (*StringMatch) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{7}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *StringMatch) GetMatch() isStringMatch_Match {
@@ -1266,7 +1108,7 @@ type HeaderMatch struct {
 
 func (x *HeaderMatch) Reset() {
 	*x = HeaderMatch{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[8]
+	mi := &file_seine_v1_mesh_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1278,7 +1120,7 @@ func (x *HeaderMatch) String() string {
 func (*HeaderMatch) ProtoMessage() {}
 
 func (x *HeaderMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[8]
+	mi := &file_seine_v1_mesh_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1291,7 +1133,7 @@ func (x *HeaderMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeaderMatch.ProtoReflect.Descriptor instead.
 func (*HeaderMatch) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{8}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *HeaderMatch) GetName() string {
@@ -1325,7 +1167,7 @@ type QueryMatch struct {
 
 func (x *QueryMatch) Reset() {
 	*x = QueryMatch{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[9]
+	mi := &file_seine_v1_mesh_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1337,7 +1179,7 @@ func (x *QueryMatch) String() string {
 func (*QueryMatch) ProtoMessage() {}
 
 func (x *QueryMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[9]
+	mi := &file_seine_v1_mesh_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1350,7 +1192,7 @@ func (x *QueryMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryMatch.ProtoReflect.Descriptor instead.
 func (*QueryMatch) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{9}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *QueryMatch) GetName() string {
@@ -1392,7 +1234,7 @@ type HttpMatch struct {
 
 func (x *HttpMatch) Reset() {
 	*x = HttpMatch{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[10]
+	mi := &file_seine_v1_mesh_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1404,7 +1246,7 @@ func (x *HttpMatch) String() string {
 func (*HttpMatch) ProtoMessage() {}
 
 func (x *HttpMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[10]
+	mi := &file_seine_v1_mesh_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1417,7 +1259,7 @@ func (x *HttpMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HttpMatch.ProtoReflect.Descriptor instead.
 func (*HttpMatch) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{10}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *HttpMatch) GetName() string {
@@ -1526,18 +1368,13 @@ type HttpRule struct {
 	Timeout         *durationpb.Duration   `protobuf:"bytes,11,opt,name=timeout,proto3" json:"timeout,omitempty"`         // absent: none
 	Unsupported     []string               `protobuf:"bytes,12,rep,name=unsupported,proto3" json:"unsupported,omitempty"` // paths of fields that this version does not implement
 	Retry           *Retry                 `protobuf:"bytes,20,opt,name=retry,proto3" json:"retry,omitempty"`             // absent: the mesh's default policy
-	Fault           *Fault                 `protobuf:"bytes,30,opt,name=fault,proto3" json:"fault,omitempty"`
-	Cors            *Cors                  `protobuf:"bytes,31,opt,name=cors,proto3" json:"cors,omitempty"`
-	Mirrors         []*Mirror              `protobuf:"bytes,32,rep,name=mirrors,proto3" json:"mirrors,omitempty"`                                   // each gets a copy of its share of the requests
-	Delegate        *Ref                   `protobuf:"bytes,33,opt,name=delegate,proto3" json:"delegate,omitempty"`                                 // the VirtualService that source delegates to, if the rule is written there
-	DelegateIndex   int32                  `protobuf:"varint,34,opt,name=delegate_index,json=delegateIndex,proto3" json:"delegate_index,omitempty"` // position in its spec.http
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
 
 func (x *HttpRule) Reset() {
 	*x = HttpRule{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[11]
+	mi := &file_seine_v1_mesh_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1549,7 +1386,7 @@ func (x *HttpRule) String() string {
 func (*HttpRule) ProtoMessage() {}
 
 func (x *HttpRule) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[11]
+	mi := &file_seine_v1_mesh_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1562,7 +1399,7 @@ func (x *HttpRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HttpRule.ProtoReflect.Descriptor instead.
 func (*HttpRule) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{11}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *HttpRule) GetName() string {
@@ -1656,241 +1493,6 @@ func (x *HttpRule) GetRetry() *Retry {
 	return nil
 }
 
-func (x *HttpRule) GetFault() *Fault {
-	if x != nil {
-		return x.Fault
-	}
-	return nil
-}
-
-func (x *HttpRule) GetCors() *Cors {
-	if x != nil {
-		return x.Cors
-	}
-	return nil
-}
-
-func (x *HttpRule) GetMirrors() []*Mirror {
-	if x != nil {
-		return x.Mirrors
-	}
-	return nil
-}
-
-func (x *HttpRule) GetDelegate() *Ref {
-	if x != nil {
-		return x.Delegate
-	}
-	return nil
-}
-
-func (x *HttpRule) GetDelegateIndex() int32 {
-	if x != nil {
-		return x.DelegateIndex
-	}
-	return 0
-}
-
-// Fault delays and aborts requests on purpose. Both shares are drawn apart from
-// each other, the delay first, in millionths of the requests.
-type Fault struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Delay         *Fault_Delay           `protobuf:"bytes,1,opt,name=delay,proto3" json:"delay,omitempty"`
-	Abort         *Fault_Abort           `protobuf:"bytes,2,opt,name=abort,proto3" json:"abort,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Fault) Reset() {
-	*x = Fault{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[12]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Fault) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Fault) ProtoMessage() {}
-
-func (x *Fault) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[12]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Fault.ProtoReflect.Descriptor instead.
-func (*Fault) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{12}
-}
-
-func (x *Fault) GetDelay() *Fault_Delay {
-	if x != nil {
-		return x.Delay
-	}
-	return nil
-}
-
-func (x *Fault) GetAbort() *Fault_Abort {
-	if x != nil {
-		return x.Abort
-	}
-	return nil
-}
-
-// Cors is what a browser may do from other origins. Lists are as the header
-// fields have them.
-type Cors struct {
-	state           protoimpl.MessageState `protogen:"open.v1"`
-	Origins         []*StringMatch         `protobuf:"bytes,1,rep,name=origins,proto3" json:"origins,omitempty"`
-	Methods         string                 `protobuf:"bytes,2,opt,name=methods,proto3" json:"methods,omitempty"`
-	Headers         string                 `protobuf:"bytes,3,opt,name=headers,proto3" json:"headers,omitempty"`
-	Expose          string                 `protobuf:"bytes,4,opt,name=expose,proto3" json:"expose,omitempty"`
-	MaxAge          *durationpb.Duration   `protobuf:"bytes,5,opt,name=max_age,json=maxAge,proto3" json:"max_age,omitempty"` // absent: the field is not written
-	Credentials     bool                   `protobuf:"varint,6,opt,name=credentials,proto3" json:"credentials,omitempty"`
-	AnswerUnmatched bool                   `protobuf:"varint,7,opt,name=answer_unmatched,json=answerUnmatched,proto3" json:"answer_unmatched,omitempty"` // a preflight of another origin is answered here, not forwarded (unmatchedPreflights: IGNORE)
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
-}
-
-func (x *Cors) Reset() {
-	*x = Cors{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[13]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Cors) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Cors) ProtoMessage() {}
-
-func (x *Cors) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[13]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Cors.ProtoReflect.Descriptor instead.
-func (*Cors) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{13}
-}
-
-func (x *Cors) GetOrigins() []*StringMatch {
-	if x != nil {
-		return x.Origins
-	}
-	return nil
-}
-
-func (x *Cors) GetMethods() string {
-	if x != nil {
-		return x.Methods
-	}
-	return ""
-}
-
-func (x *Cors) GetHeaders() string {
-	if x != nil {
-		return x.Headers
-	}
-	return ""
-}
-
-func (x *Cors) GetExpose() string {
-	if x != nil {
-		return x.Expose
-	}
-	return ""
-}
-
-func (x *Cors) GetMaxAge() *durationpb.Duration {
-	if x != nil {
-		return x.MaxAge
-	}
-	return nil
-}
-
-func (x *Cors) GetCredentials() bool {
-	if x != nil {
-		return x.Credentials
-	}
-	return false
-}
-
-func (x *Cors) GetAnswerUnmatched() bool {
-	if x != nil {
-		return x.AnswerUnmatched
-	}
-	return false
-}
-
-type Mirror struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Destination   *Destination           `protobuf:"bytes,1,opt,name=destination,proto3" json:"destination,omitempty"`
-	PerMillion    uint32                 `protobuf:"varint,2,opt,name=per_million,json=perMillion,proto3" json:"per_million,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Mirror) Reset() {
-	*x = Mirror{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[14]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Mirror) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Mirror) ProtoMessage() {}
-
-func (x *Mirror) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[14]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Mirror.ProtoReflect.Descriptor instead.
-func (*Mirror) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{14}
-}
-
-func (x *Mirror) GetDestination() *Destination {
-	if x != nil {
-		return x.Destination
-	}
-	return nil
-}
-
-func (x *Mirror) GetPerMillion() uint32 {
-	if x != nil {
-		return x.PerMillion
-	}
-	return 0
-}
-
 // Retry says when a request that failed is sent again. Fields that the user
 // left out have their defaults here already.
 type Retry struct {
@@ -1908,7 +1510,7 @@ type Retry struct {
 
 func (x *Retry) Reset() {
 	*x = Retry{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[15]
+	mi := &file_seine_v1_mesh_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1920,7 +1522,7 @@ func (x *Retry) String() string {
 func (*Retry) ProtoMessage() {}
 
 func (x *Retry) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[15]
+	mi := &file_seine_v1_mesh_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1933,7 +1535,7 @@ func (x *Retry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Retry.ProtoReflect.Descriptor instead.
 func (*Retry) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{15}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Retry) GetAttempts() uint32 {
@@ -1998,7 +1600,7 @@ type TcpMatch struct {
 
 func (x *TcpMatch) Reset() {
 	*x = TcpMatch{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[16]
+	mi := &file_seine_v1_mesh_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2010,7 +1612,7 @@ func (x *TcpMatch) String() string {
 func (*TcpMatch) ProtoMessage() {}
 
 func (x *TcpMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[16]
+	mi := &file_seine_v1_mesh_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2023,7 +1625,7 @@ func (x *TcpMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TcpMatch.ProtoReflect.Descriptor instead.
 func (*TcpMatch) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{16}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *TcpMatch) GetPort() uint32 {
@@ -2073,7 +1675,7 @@ type TcpRule struct {
 
 func (x *TcpRule) Reset() {
 	*x = TcpRule{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[17]
+	mi := &file_seine_v1_mesh_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2085,7 +1687,7 @@ func (x *TcpRule) String() string {
 func (*TcpRule) ProtoMessage() {}
 
 func (x *TcpRule) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[17]
+	mi := &file_seine_v1_mesh_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2098,7 +1700,7 @@ func (x *TcpRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TcpRule.ProtoReflect.Descriptor instead.
 func (*TcpRule) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{17}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *TcpRule) GetIndex() int32 {
@@ -2147,7 +1749,7 @@ type Destination struct {
 
 func (x *Destination) Reset() {
 	*x = Destination{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[18]
+	mi := &file_seine_v1_mesh_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2159,7 +1761,7 @@ func (x *Destination) String() string {
 func (*Destination) ProtoMessage() {}
 
 func (x *Destination) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[18]
+	mi := &file_seine_v1_mesh_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2172,7 +1774,7 @@ func (x *Destination) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Destination.ProtoReflect.Descriptor instead.
 func (*Destination) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{18}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Destination) GetHost() string {
@@ -2249,7 +1851,7 @@ type Redirect struct {
 
 func (x *Redirect) Reset() {
 	*x = Redirect{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[19]
+	mi := &file_seine_v1_mesh_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2261,7 +1863,7 @@ func (x *Redirect) String() string {
 func (*Redirect) ProtoMessage() {}
 
 func (x *Redirect) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[19]
+	mi := &file_seine_v1_mesh_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2274,7 +1876,7 @@ func (x *Redirect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Redirect.ProtoReflect.Descriptor instead.
 func (*Redirect) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{19}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Redirect) GetUri() string {
@@ -2343,7 +1945,7 @@ type DirectResponse struct {
 
 func (x *DirectResponse) Reset() {
 	*x = DirectResponse{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[20]
+	mi := &file_seine_v1_mesh_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2355,7 +1957,7 @@ func (x *DirectResponse) String() string {
 func (*DirectResponse) ProtoMessage() {}
 
 func (x *DirectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[20]
+	mi := &file_seine_v1_mesh_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2368,7 +1970,7 @@ func (x *DirectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirectResponse.ProtoReflect.Descriptor instead.
 func (*DirectResponse) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{20}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DirectResponse) GetStatus() uint32 {
@@ -2398,7 +2000,7 @@ type Rewrite struct {
 
 func (x *Rewrite) Reset() {
 	*x = Rewrite{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[21]
+	mi := &file_seine_v1_mesh_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2410,7 +2012,7 @@ func (x *Rewrite) String() string {
 func (*Rewrite) ProtoMessage() {}
 
 func (x *Rewrite) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[21]
+	mi := &file_seine_v1_mesh_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2423,7 +2025,7 @@ func (x *Rewrite) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rewrite.ProtoReflect.Descriptor instead.
 func (*Rewrite) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{21}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Rewrite) GetUri() string {
@@ -2473,7 +2075,7 @@ type HeaderOps struct {
 
 func (x *HeaderOps) Reset() {
 	*x = HeaderOps{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[22]
+	mi := &file_seine_v1_mesh_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2485,7 +2087,7 @@ func (x *HeaderOps) String() string {
 func (*HeaderOps) ProtoMessage() {}
 
 func (x *HeaderOps) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[22]
+	mi := &file_seine_v1_mesh_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2498,7 +2100,7 @@ func (x *HeaderOps) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeaderOps.ProtoReflect.Descriptor instead.
 func (*HeaderOps) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{22}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *HeaderOps) GetSet() []*Header {
@@ -2532,7 +2134,7 @@ type Header struct {
 
 func (x *Header) Reset() {
 	*x = Header{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[23]
+	mi := &file_seine_v1_mesh_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2544,7 +2146,7 @@ func (x *Header) String() string {
 func (*Header) ProtoMessage() {}
 
 func (x *Header) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[23]
+	mi := &file_seine_v1_mesh_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2557,7 +2159,7 @@ func (x *Header) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Header.ProtoReflect.Descriptor instead.
 func (*Header) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{23}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Header) GetName() string {
@@ -2596,7 +2198,7 @@ type Service struct {
 
 func (x *Service) Reset() {
 	*x = Service{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[24]
+	mi := &file_seine_v1_mesh_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2608,7 +2210,7 @@ func (x *Service) String() string {
 func (*Service) ProtoMessage() {}
 
 func (x *Service) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[24]
+	mi := &file_seine_v1_mesh_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2621,7 +2223,7 @@ func (x *Service) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Service.ProtoReflect.Descriptor instead.
 func (*Service) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{24}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Service) GetHost() string {
@@ -2726,7 +2328,7 @@ type Subset struct {
 
 func (x *Subset) Reset() {
 	*x = Subset{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[25]
+	mi := &file_seine_v1_mesh_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2738,7 +2340,7 @@ func (x *Subset) String() string {
 func (*Subset) ProtoMessage() {}
 
 func (x *Subset) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[25]
+	mi := &file_seine_v1_mesh_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2751,7 +2353,7 @@ func (x *Subset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Subset.ProtoReflect.Descriptor instead.
 func (*Subset) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{25}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Subset) GetName() string {
@@ -2787,14 +2389,13 @@ type TrafficPolicy struct {
 	Hash            *ConsistentHash        `protobuf:"bytes,20,opt,name=hash,proto3" json:"hash,omitempty"`     // instead of the balancer
 	Warmup          *Warmup                `protobuf:"bytes,21,opt,name=warmup,proto3" json:"warmup,omitempty"` // with DEFAULT, ROUND_ROBIN and LEAST_REQUEST
 	Locality        *Locality              `protobuf:"bytes,22,opt,name=locality,proto3" json:"locality,omitempty"`
-	RetryBudget     *RetryBudget           `protobuf:"bytes,40,opt,name=retry_budget,json=retryBudget,proto3" json:"retry_budget,omitempty"` // absent: a fifth of the requests and ten a second
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
 
 func (x *TrafficPolicy) Reset() {
 	*x = TrafficPolicy{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[26]
+	mi := &file_seine_v1_mesh_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2806,7 +2407,7 @@ func (x *TrafficPolicy) String() string {
 func (*TrafficPolicy) ProtoMessage() {}
 
 func (x *TrafficPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[26]
+	mi := &file_seine_v1_mesh_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2819,7 +2420,7 @@ func (x *TrafficPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrafficPolicy.ProtoReflect.Descriptor instead.
 func (*TrafficPolicy) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{26}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *TrafficPolicy) GetBalancer() TrafficPolicy_Balancer {
@@ -2892,67 +2493,6 @@ func (x *TrafficPolicy) GetLocality() *Locality {
 	return nil
 }
 
-func (x *TrafficPolicy) GetRetryBudget() *RetryBudget {
-	if x != nil {
-		return x.RetryBudget
-	}
-	return nil
-}
-
-// RetryBudget bounds the retries that are under way at once by the requests
-// that are: percent of them, but never less than min_concurrency.
-type RetryBudget struct {
-	state          protoimpl.MessageState `protogen:"open.v1"`
-	Percent        float64                `protobuf:"fixed64,1,opt,name=percent,proto3" json:"percent,omitempty"`
-	MinConcurrency uint32                 `protobuf:"varint,2,opt,name=min_concurrency,json=minConcurrency,proto3" json:"min_concurrency,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
-}
-
-func (x *RetryBudget) Reset() {
-	*x = RetryBudget{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[27]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *RetryBudget) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*RetryBudget) ProtoMessage() {}
-
-func (x *RetryBudget) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[27]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use RetryBudget.ProtoReflect.Descriptor instead.
-func (*RetryBudget) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{27}
-}
-
-func (x *RetryBudget) GetPercent() float64 {
-	if x != nil {
-		return x.Percent
-	}
-	return 0
-}
-
-func (x *RetryBudget) GetMinConcurrency() uint32 {
-	if x != nil {
-		return x.MinConcurrency
-	}
-	return 0
-}
-
 // ConsistentHash sends equal keys to the same endpoint, as Envoy's ring hash and
 // Maglev do it.
 type ConsistentHash struct {
@@ -2972,7 +2512,7 @@ type ConsistentHash struct {
 
 func (x *ConsistentHash) Reset() {
 	*x = ConsistentHash{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[28]
+	mi := &file_seine_v1_mesh_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2984,7 +2524,7 @@ func (x *ConsistentHash) String() string {
 func (*ConsistentHash) ProtoMessage() {}
 
 func (x *ConsistentHash) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[28]
+	mi := &file_seine_v1_mesh_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2997,7 +2537,7 @@ func (x *ConsistentHash) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsistentHash.ProtoReflect.Descriptor instead.
 func (*ConsistentHash) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{28}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ConsistentHash) GetKey() isConsistentHash_Key {
@@ -3097,7 +2637,7 @@ type Warmup struct {
 
 func (x *Warmup) Reset() {
 	*x = Warmup{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[29]
+	mi := &file_seine_v1_mesh_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3109,7 +2649,7 @@ func (x *Warmup) String() string {
 func (*Warmup) ProtoMessage() {}
 
 func (x *Warmup) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[29]
+	mi := &file_seine_v1_mesh_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3122,7 +2662,7 @@ func (x *Warmup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Warmup.ProtoReflect.Descriptor instead.
 func (*Warmup) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{29}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Warmup) GetDuration() *durationpb.Duration {
@@ -3163,7 +2703,7 @@ type Locality struct {
 
 func (x *Locality) Reset() {
 	*x = Locality{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[30]
+	mi := &file_seine_v1_mesh_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3175,7 +2715,7 @@ func (x *Locality) String() string {
 func (*Locality) ProtoMessage() {}
 
 func (x *Locality) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[30]
+	mi := &file_seine_v1_mesh_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3188,7 +2728,7 @@ func (x *Locality) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Locality.ProtoReflect.Descriptor instead.
 func (*Locality) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{30}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Locality) GetDistribute() []*Locality_Distribute {
@@ -3259,7 +2799,7 @@ type ConnectionPool struct {
 
 func (x *ConnectionPool) Reset() {
 	*x = ConnectionPool{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[31]
+	mi := &file_seine_v1_mesh_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3271,7 +2811,7 @@ func (x *ConnectionPool) String() string {
 func (*ConnectionPool) ProtoMessage() {}
 
 func (x *ConnectionPool) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[31]
+	mi := &file_seine_v1_mesh_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3284,7 +2824,7 @@ func (x *ConnectionPool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectionPool.ProtoReflect.Descriptor instead.
 func (*ConnectionPool) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{31}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ConnectionPool) GetMaxConnections() uint32 {
@@ -3362,14 +2902,13 @@ type OutlierDetection struct {
 	BaseEjectionTime   *durationpb.Duration   `protobuf:"bytes,6,opt,name=base_ejection_time,json=baseEjectionTime,proto3" json:"base_ejection_time,omitempty"`
 	MaxEjectionPercent uint32                 `protobuf:"varint,7,opt,name=max_ejection_percent,json=maxEjectionPercent,proto3" json:"max_ejection_percent,omitempty"`
 	MinHealthPercent   uint32                 `protobuf:"varint,8,opt,name=min_health_percent,json=minHealthPercent,proto3" json:"min_health_percent,omitempty"`
-	ErrorCodes         []uint32               `protobuf:"varint,20,rep,packed,name=error_codes,json=errorCodes,proto3" json:"error_codes,omitempty"` // statuses that count as errors; none: 500–599
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
 }
 
 func (x *OutlierDetection) Reset() {
 	*x = OutlierDetection{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[32]
+	mi := &file_seine_v1_mesh_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3381,7 +2920,7 @@ func (x *OutlierDetection) String() string {
 func (*OutlierDetection) ProtoMessage() {}
 
 func (x *OutlierDetection) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[32]
+	mi := &file_seine_v1_mesh_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3394,7 +2933,7 @@ func (x *OutlierDetection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutlierDetection.ProtoReflect.Descriptor instead.
 func (*OutlierDetection) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{32}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *OutlierDetection) GetConsecutive_5Xx() uint32 {
@@ -3453,13 +2992,6 @@ func (x *OutlierDetection) GetMinHealthPercent() uint32 {
 	return 0
 }
 
-func (x *OutlierDetection) GetErrorCodes() []uint32 {
-	if x != nil {
-		return x.ErrorCodes
-	}
-	return nil
-}
-
 type Endpoint struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`           // unique within the service's port
@@ -3478,7 +3010,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[33]
+	mi := &file_seine_v1_mesh_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3490,7 +3022,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[33]
+	mi := &file_seine_v1_mesh_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3503,7 +3035,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{33}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Endpoint) GetId() string {
@@ -3576,118 +3108,6 @@ func (x *Endpoint) GetAside() string {
 	return ""
 }
 
-type Fault_Delay struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	PerMillion    uint32                 `protobuf:"varint,1,opt,name=per_million,json=perMillion,proto3" json:"per_million,omitempty"`
-	Fixed         *durationpb.Duration   `protobuf:"bytes,2,opt,name=fixed,proto3" json:"fixed,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Fault_Delay) Reset() {
-	*x = Fault_Delay{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[36]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Fault_Delay) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Fault_Delay) ProtoMessage() {}
-
-func (x *Fault_Delay) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[36]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Fault_Delay.ProtoReflect.Descriptor instead.
-func (*Fault_Delay) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{12, 0}
-}
-
-func (x *Fault_Delay) GetPerMillion() uint32 {
-	if x != nil {
-		return x.PerMillion
-	}
-	return 0
-}
-
-func (x *Fault_Delay) GetFixed() *durationpb.Duration {
-	if x != nil {
-		return x.Fixed
-	}
-	return nil
-}
-
-type Fault_Abort struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	PerMillion    uint32                 `protobuf:"varint,1,opt,name=per_million,json=perMillion,proto3" json:"per_million,omitempty"`
-	HttpStatus    uint32                 `protobuf:"varint,2,opt,name=http_status,json=httpStatus,proto3" json:"http_status,omitempty"` // 0: grpc_status
-	GrpcStatus    uint32                 `protobuf:"varint,3,opt,name=grpc_status,json=grpcStatus,proto3" json:"grpc_status,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Fault_Abort) Reset() {
-	*x = Fault_Abort{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[37]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Fault_Abort) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Fault_Abort) ProtoMessage() {}
-
-func (x *Fault_Abort) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[37]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Fault_Abort.ProtoReflect.Descriptor instead.
-func (*Fault_Abort) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{12, 1}
-}
-
-func (x *Fault_Abort) GetPerMillion() uint32 {
-	if x != nil {
-		return x.PerMillion
-	}
-	return 0
-}
-
-func (x *Fault_Abort) GetHttpStatus() uint32 {
-	if x != nil {
-		return x.HttpStatus
-	}
-	return 0
-}
-
-func (x *Fault_Abort) GetGrpcStatus() uint32 {
-	if x != nil {
-		return x.GrpcStatus
-	}
-	return 0
-}
-
 type ConsistentHash_Cookie struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -3700,7 +3120,7 @@ type ConsistentHash_Cookie struct {
 
 func (x *ConsistentHash_Cookie) Reset() {
 	*x = ConsistentHash_Cookie{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[40]
+	mi := &file_seine_v1_mesh_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3712,7 +3132,7 @@ func (x *ConsistentHash_Cookie) String() string {
 func (*ConsistentHash_Cookie) ProtoMessage() {}
 
 func (x *ConsistentHash_Cookie) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[40]
+	mi := &file_seine_v1_mesh_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3725,7 +3145,7 @@ func (x *ConsistentHash_Cookie) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsistentHash_Cookie.ProtoReflect.Descriptor instead.
 func (*ConsistentHash_Cookie) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{28, 0}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{23, 0}
 }
 
 func (x *ConsistentHash_Cookie) GetName() string {
@@ -3766,7 +3186,7 @@ type Locality_Distribute struct {
 
 func (x *Locality_Distribute) Reset() {
 	*x = Locality_Distribute{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[41]
+	mi := &file_seine_v1_mesh_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3778,7 +3198,7 @@ func (x *Locality_Distribute) String() string {
 func (*Locality_Distribute) ProtoMessage() {}
 
 func (x *Locality_Distribute) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[41]
+	mi := &file_seine_v1_mesh_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3791,7 +3211,7 @@ func (x *Locality_Distribute) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Locality_Distribute.ProtoReflect.Descriptor instead.
 func (*Locality_Distribute) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{30, 0}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{25, 0}
 }
 
 func (x *Locality_Distribute) GetFrom() string {
@@ -3818,7 +3238,7 @@ type Locality_Failover struct {
 
 func (x *Locality_Failover) Reset() {
 	*x = Locality_Failover{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[42]
+	mi := &file_seine_v1_mesh_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3830,7 +3250,7 @@ func (x *Locality_Failover) String() string {
 func (*Locality_Failover) ProtoMessage() {}
 
 func (x *Locality_Failover) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[42]
+	mi := &file_seine_v1_mesh_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3843,7 +3263,7 @@ func (x *Locality_Failover) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Locality_Failover.ProtoReflect.Descriptor instead.
 func (*Locality_Failover) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{30, 1}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{25, 1}
 }
 
 func (x *Locality_Failover) GetFrom() string {
@@ -3872,7 +3292,7 @@ type ConnectionPool_Keepalive struct {
 
 func (x *ConnectionPool_Keepalive) Reset() {
 	*x = ConnectionPool_Keepalive{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[45]
+	mi := &file_seine_v1_mesh_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3884,7 +3304,7 @@ func (x *ConnectionPool_Keepalive) String() string {
 func (*ConnectionPool_Keepalive) ProtoMessage() {}
 
 func (x *ConnectionPool_Keepalive) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[45]
+	mi := &file_seine_v1_mesh_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3897,7 +3317,7 @@ func (x *ConnectionPool_Keepalive) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectionPool_Keepalive.ProtoReflect.Descriptor instead.
 func (*ConnectionPool_Keepalive) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{31, 0}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{26, 0}
 }
 
 func (x *ConnectionPool_Keepalive) GetProbes() uint32 {
@@ -3943,7 +3363,7 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\x03app\x18\b \x01(\tR\x03app\x12\x18\n" +
 	"\aversion\x18\t \x01(\tR\aversion\x12\x18\n" +
 	"\acluster\x18\n" +
-	" \x01(\tR\acluster\"\xa5\x04\n" +
+	" \x01(\tR\acluster\"\xef\x03\n" +
 	"\x04Self\x12.\n" +
 	"\bworkload\x18\x01 \x01(\v2\x12.seine.v1.WorkloadR\bworkload\x122\n" +
 	"\x06labels\x18\x02 \x03(\v2\x1a.seine.v1.Self.LabelsEntryR\x06labels\x12!\n" +
@@ -3954,25 +3374,10 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\x13default_mtls_source\x18\a \x01(\v2\r.seine.v1.RefR\x11defaultMtlsSource\x12#\n" +
 	"\rmesh_prefixes\x18\b \x03(\tR\fmeshPrefixes\x122\n" +
 	"\n" +
-	"access_log\x18\t \x01(\v2\x13.seine.v1.AccessLogR\taccessLog\x124\n" +
-	"\vrate_limits\x18\x1e \x03(\v2\x13.seine.v1.RateLimitR\n" +
-	"rateLimits\x1a9\n" +
+	"access_log\x18\t \x01(\v2\x13.seine.v1.AccessLogR\taccessLog\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb8\x02\n" +
-	"\tRateLimit\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\x12%\n" +
-	"\x06source\x18\x02 \x01(\v2\r.seine.v1.RefR\x06source\x12\x14\n" +
-	"\x05ports\x18\x03 \x03(\rR\x05ports\x12)\n" +
-	"\x05match\x18\x04 \x03(\v2\x13.seine.v1.HttpMatchR\x05match\x12\x1a\n" +
-	"\brequests\x18\x05 \x01(\x04R\brequests\x12+\n" +
-	"\x03per\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x03per\x12\x14\n" +
-	"\x05burst\x18\a \x01(\x04R\x05burst\x12\x18\n" +
-	"\x06header\x18\b \x01(\tH\x00R\x06header\x12\x18\n" +
-	"\x06client\x18\t \x01(\bH\x00R\x06client\x12\x19\n" +
-	"\bmax_keys\x18\n" +
-	" \x01(\rR\amaxKeysB\x05\n" +
-	"\x03key\"\xb6\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb6\x02\n" +
 	"\vInboundPort\x12\x12\n" +
 	"\x04port\x18\x01 \x01(\rR\x04port\x12.\n" +
 	"\bprotocol\x18\x02 \x01(\x0e2\x12.seine.v1.ProtocolR\bprotocol\x12&\n" +
@@ -4040,7 +3445,7 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\x05index\x18\x15 \x01(\x05R\x05index\x1a?\n" +
 	"\x11SourceLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa6\x06\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xdd\x04\n" +
 	"\bHttpRule\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x05R\x05index\x12)\n" +
@@ -4055,38 +3460,7 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	" \x01(\v2\x13.seine.v1.HeaderOpsR\x0fresponseHeaders\x123\n" +
 	"\atimeout\x18\v \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12 \n" +
 	"\vunsupported\x18\f \x03(\tR\vunsupported\x12%\n" +
-	"\x05retry\x18\x14 \x01(\v2\x0f.seine.v1.RetryR\x05retry\x12%\n" +
-	"\x05fault\x18\x1e \x01(\v2\x0f.seine.v1.FaultR\x05fault\x12\"\n" +
-	"\x04cors\x18\x1f \x01(\v2\x0e.seine.v1.CorsR\x04cors\x12*\n" +
-	"\amirrors\x18  \x03(\v2\x10.seine.v1.MirrorR\amirrors\x12)\n" +
-	"\bdelegate\x18! \x01(\v2\r.seine.v1.RefR\bdelegate\x12%\n" +
-	"\x0edelegate_index\x18\" \x01(\x05R\rdelegateIndex\"\xa8\x02\n" +
-	"\x05Fault\x12+\n" +
-	"\x05delay\x18\x01 \x01(\v2\x15.seine.v1.Fault.DelayR\x05delay\x12+\n" +
-	"\x05abort\x18\x02 \x01(\v2\x15.seine.v1.Fault.AbortR\x05abort\x1aY\n" +
-	"\x05Delay\x12\x1f\n" +
-	"\vper_million\x18\x01 \x01(\rR\n" +
-	"perMillion\x12/\n" +
-	"\x05fixed\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05fixed\x1aj\n" +
-	"\x05Abort\x12\x1f\n" +
-	"\vper_million\x18\x01 \x01(\rR\n" +
-	"perMillion\x12\x1f\n" +
-	"\vhttp_status\x18\x02 \x01(\rR\n" +
-	"httpStatus\x12\x1f\n" +
-	"\vgrpc_status\x18\x03 \x01(\rR\n" +
-	"grpcStatus\"\x84\x02\n" +
-	"\x04Cors\x12/\n" +
-	"\aorigins\x18\x01 \x03(\v2\x15.seine.v1.StringMatchR\aorigins\x12\x18\n" +
-	"\amethods\x18\x02 \x01(\tR\amethods\x12\x18\n" +
-	"\aheaders\x18\x03 \x01(\tR\aheaders\x12\x16\n" +
-	"\x06expose\x18\x04 \x01(\tR\x06expose\x122\n" +
-	"\amax_age\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x06maxAge\x12 \n" +
-	"\vcredentials\x18\x06 \x01(\bR\vcredentials\x12)\n" +
-	"\x10answer_unmatched\x18\a \x01(\bR\x0fanswerUnmatched\"b\n" +
-	"\x06Mirror\x127\n" +
-	"\vdestination\x18\x01 \x01(\v2\x15.seine.v1.DestinationR\vdestination\x12\x1f\n" +
-	"\vper_million\x18\x02 \x01(\rR\n" +
-	"perMillion\"\x92\x02\n" +
+	"\x05retry\x18\x14 \x01(\v2\x0f.seine.v1.RetryR\x05retry\"\x92\x02\n" +
 	"\x05Retry\x12\x1a\n" +
 	"\battempts\x18\x01 \x01(\rR\battempts\x12A\n" +
 	"\x0fper_try_timeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\rperTryTimeout\x12\x0e\n" +
@@ -4176,7 +3550,7 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\x06policy\x18\x03 \x01(\v2\x17.seine.v1.TrafficPolicyR\x06policy\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xca\x05\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x90\x05\n" +
 	"\rTrafficPolicy\x12<\n" +
 	"\bbalancer\x18\x01 \x01(\x0e2 .seine.v1.TrafficPolicy.BalancerR\bbalancer\x12-\n" +
 	"\x03tls\x18\x02 \x01(\x0e2\x1b.seine.v1.TrafficPolicy.TlsR\x03tls\x12\x10\n" +
@@ -4188,8 +3562,7 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\aoutlier\x18\v \x01(\v2\x1a.seine.v1.OutlierDetectionR\aoutlier\x12,\n" +
 	"\x04hash\x18\x14 \x01(\v2\x18.seine.v1.ConsistentHashR\x04hash\x12(\n" +
 	"\x06warmup\x18\x15 \x01(\v2\x10.seine.v1.WarmupR\x06warmup\x12.\n" +
-	"\blocality\x18\x16 \x01(\v2\x12.seine.v1.LocalityR\blocality\x128\n" +
-	"\fretry_budget\x18( \x01(\v2\x15.seine.v1.RetryBudgetR\vretryBudget\"X\n" +
+	"\blocality\x18\x16 \x01(\v2\x12.seine.v1.LocalityR\blocality\"X\n" +
 	"\bBalancer\x12\v\n" +
 	"\aDEFAULT\x10\x00\x12\x0f\n" +
 	"\vROUND_ROBIN\x10\x01\x12\x11\n" +
@@ -4204,10 +3577,7 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\n" +
 	"\x06SIMPLE\x10\x03\x12\n" +
 	"\n" +
-	"\x06MUTUAL\x10\x04\"P\n" +
-	"\vRetryBudget\x12\x18\n" +
-	"\apercent\x18\x01 \x01(\x01R\apercent\x12'\n" +
-	"\x0fmin_concurrency\x18\x02 \x01(\rR\x0eminConcurrency\"\xf1\x02\n" +
+	"\x06MUTUAL\x10\x04\"\xf1\x02\n" +
 	"\x0eConsistentHash\x12\x18\n" +
 	"\x06header\x18\x01 \x01(\tH\x00R\x06header\x129\n" +
 	"\x06cookie\x18\x02 \x01(\v2\x1f.seine.v1.ConsistentHash.CookieH\x00R\x06cookie\x12\x1d\n" +
@@ -4268,7 +3638,7 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\tKeepalive\x12\x16\n" +
 	"\x06probes\x18\x01 \x01(\rR\x06probes\x12-\n" +
 	"\x04time\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x04time\x125\n" +
-	"\binterval\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\binterval\"\xbb\x03\n" +
+	"\binterval\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\binterval\"\x9a\x03\n" +
 	"\x10OutlierDetection\x12'\n" +
 	"\x0fconsecutive_5xx\x18\x01 \x01(\rR\x0econsecutive5xx\x12/\n" +
 	"\x13consecutive_gateway\x18\x02 \x01(\rR\x12consecutiveGateway\x12\x1f\n" +
@@ -4278,9 +3648,7 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\binterval\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\binterval\x12G\n" +
 	"\x12base_ejection_time\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x10baseEjectionTime\x120\n" +
 	"\x14max_ejection_percent\x18\a \x01(\rR\x12maxEjectionPercent\x12,\n" +
-	"\x12min_health_percent\x18\b \x01(\rR\x10minHealthPercent\x12\x1f\n" +
-	"\verror_codes\x18\x14 \x03(\rR\n" +
-	"errorCodes\"\xed\x02\n" +
+	"\x12min_health_percent\x18\b \x01(\rR\x10minHealthPercent\"\xed\x02\n" +
 	"\bEndpoint\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
@@ -4321,7 +3689,7 @@ func file_seine_v1_mesh_proto_rawDescGZIP() []byte {
 }
 
 var file_seine_v1_mesh_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_seine_v1_mesh_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
+var file_seine_v1_mesh_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_seine_v1_mesh_proto_goTypes = []any{
 	(Protocol)(0),                    // 0: seine.v1.Protocol
 	(MtlsMode)(0),                    // 1: seine.v1.MtlsMode
@@ -4333,150 +3701,128 @@ var file_seine_v1_mesh_proto_goTypes = []any{
 	(*Ref)(nil),                      // 7: seine.v1.Ref
 	(*Workload)(nil),                 // 8: seine.v1.Workload
 	(*Self)(nil),                     // 9: seine.v1.Self
-	(*RateLimit)(nil),                // 10: seine.v1.RateLimit
-	(*InboundPort)(nil),              // 11: seine.v1.InboundPort
-	(*AccessLog)(nil),                // 12: seine.v1.AccessLog
-	(*Answer)(nil),                   // 13: seine.v1.Answer
-	(*StringMatch)(nil),              // 14: seine.v1.StringMatch
-	(*HeaderMatch)(nil),              // 15: seine.v1.HeaderMatch
-	(*QueryMatch)(nil),               // 16: seine.v1.QueryMatch
-	(*HttpMatch)(nil),                // 17: seine.v1.HttpMatch
-	(*HttpRule)(nil),                 // 18: seine.v1.HttpRule
-	(*Fault)(nil),                    // 19: seine.v1.Fault
-	(*Cors)(nil),                     // 20: seine.v1.Cors
-	(*Mirror)(nil),                   // 21: seine.v1.Mirror
-	(*Retry)(nil),                    // 22: seine.v1.Retry
-	(*TcpMatch)(nil),                 // 23: seine.v1.TcpMatch
-	(*TcpRule)(nil),                  // 24: seine.v1.TcpRule
-	(*Destination)(nil),              // 25: seine.v1.Destination
-	(*Redirect)(nil),                 // 26: seine.v1.Redirect
-	(*DirectResponse)(nil),           // 27: seine.v1.DirectResponse
-	(*Rewrite)(nil),                  // 28: seine.v1.Rewrite
-	(*HeaderOps)(nil),                // 29: seine.v1.HeaderOps
-	(*Header)(nil),                   // 30: seine.v1.Header
-	(*Service)(nil),                  // 31: seine.v1.Service
-	(*Subset)(nil),                   // 32: seine.v1.Subset
-	(*TrafficPolicy)(nil),            // 33: seine.v1.TrafficPolicy
-	(*RetryBudget)(nil),              // 34: seine.v1.RetryBudget
-	(*ConsistentHash)(nil),           // 35: seine.v1.ConsistentHash
-	(*Warmup)(nil),                   // 36: seine.v1.Warmup
-	(*Locality)(nil),                 // 37: seine.v1.Locality
-	(*ConnectionPool)(nil),           // 38: seine.v1.ConnectionPool
-	(*OutlierDetection)(nil),         // 39: seine.v1.OutlierDetection
-	(*Endpoint)(nil),                 // 40: seine.v1.Endpoint
-	nil,                              // 41: seine.v1.Self.LabelsEntry
-	nil,                              // 42: seine.v1.HttpMatch.SourceLabelsEntry
-	(*Fault_Delay)(nil),              // 43: seine.v1.Fault.Delay
-	(*Fault_Abort)(nil),              // 44: seine.v1.Fault.Abort
-	nil,                              // 45: seine.v1.TcpMatch.SourceLabelsEntry
-	nil,                              // 46: seine.v1.Subset.LabelsEntry
-	(*ConsistentHash_Cookie)(nil),    // 47: seine.v1.ConsistentHash.Cookie
-	(*Locality_Distribute)(nil),      // 48: seine.v1.Locality.Distribute
-	(*Locality_Failover)(nil),        // 49: seine.v1.Locality.Failover
-	nil,                              // 50: seine.v1.Locality.CallerLabelsEntry
-	nil,                              // 51: seine.v1.Locality.Distribute.ToEntry
-	(*ConnectionPool_Keepalive)(nil), // 52: seine.v1.ConnectionPool.Keepalive
-	nil,                              // 53: seine.v1.Endpoint.LabelsEntry
-	(*durationpb.Duration)(nil),      // 54: google.protobuf.Duration
+	(*InboundPort)(nil),              // 10: seine.v1.InboundPort
+	(*AccessLog)(nil),                // 11: seine.v1.AccessLog
+	(*Answer)(nil),                   // 12: seine.v1.Answer
+	(*StringMatch)(nil),              // 13: seine.v1.StringMatch
+	(*HeaderMatch)(nil),              // 14: seine.v1.HeaderMatch
+	(*QueryMatch)(nil),               // 15: seine.v1.QueryMatch
+	(*HttpMatch)(nil),                // 16: seine.v1.HttpMatch
+	(*HttpRule)(nil),                 // 17: seine.v1.HttpRule
+	(*Retry)(nil),                    // 18: seine.v1.Retry
+	(*TcpMatch)(nil),                 // 19: seine.v1.TcpMatch
+	(*TcpRule)(nil),                  // 20: seine.v1.TcpRule
+	(*Destination)(nil),              // 21: seine.v1.Destination
+	(*Redirect)(nil),                 // 22: seine.v1.Redirect
+	(*DirectResponse)(nil),           // 23: seine.v1.DirectResponse
+	(*Rewrite)(nil),                  // 24: seine.v1.Rewrite
+	(*HeaderOps)(nil),                // 25: seine.v1.HeaderOps
+	(*Header)(nil),                   // 26: seine.v1.Header
+	(*Service)(nil),                  // 27: seine.v1.Service
+	(*Subset)(nil),                   // 28: seine.v1.Subset
+	(*TrafficPolicy)(nil),            // 29: seine.v1.TrafficPolicy
+	(*ConsistentHash)(nil),           // 30: seine.v1.ConsistentHash
+	(*Warmup)(nil),                   // 31: seine.v1.Warmup
+	(*Locality)(nil),                 // 32: seine.v1.Locality
+	(*ConnectionPool)(nil),           // 33: seine.v1.ConnectionPool
+	(*OutlierDetection)(nil),         // 34: seine.v1.OutlierDetection
+	(*Endpoint)(nil),                 // 35: seine.v1.Endpoint
+	nil,                              // 36: seine.v1.Self.LabelsEntry
+	nil,                              // 37: seine.v1.HttpMatch.SourceLabelsEntry
+	nil,                              // 38: seine.v1.TcpMatch.SourceLabelsEntry
+	nil,                              // 39: seine.v1.Subset.LabelsEntry
+	(*ConsistentHash_Cookie)(nil),    // 40: seine.v1.ConsistentHash.Cookie
+	(*Locality_Distribute)(nil),      // 41: seine.v1.Locality.Distribute
+	(*Locality_Failover)(nil),        // 42: seine.v1.Locality.Failover
+	nil,                              // 43: seine.v1.Locality.CallerLabelsEntry
+	nil,                              // 44: seine.v1.Locality.Distribute.ToEntry
+	(*ConnectionPool_Keepalive)(nil), // 45: seine.v1.ConnectionPool.Keepalive
+	nil,                              // 46: seine.v1.Endpoint.LabelsEntry
+	(*durationpb.Duration)(nil),      // 47: google.protobuf.Duration
 }
 var file_seine_v1_mesh_proto_depIdxs = []int32{
 	8,  // 0: seine.v1.Self.workload:type_name -> seine.v1.Workload
-	41, // 1: seine.v1.Self.labels:type_name -> seine.v1.Self.LabelsEntry
-	11, // 2: seine.v1.Self.inbound:type_name -> seine.v1.InboundPort
+	36, // 1: seine.v1.Self.labels:type_name -> seine.v1.Self.LabelsEntry
+	10, // 2: seine.v1.Self.inbound:type_name -> seine.v1.InboundPort
 	1,  // 3: seine.v1.Self.default_mtls:type_name -> seine.v1.MtlsMode
 	7,  // 4: seine.v1.Self.default_mtls_source:type_name -> seine.v1.Ref
-	12, // 5: seine.v1.Self.access_log:type_name -> seine.v1.AccessLog
-	10, // 6: seine.v1.Self.rate_limits:type_name -> seine.v1.RateLimit
-	7,  // 7: seine.v1.RateLimit.source:type_name -> seine.v1.Ref
-	17, // 8: seine.v1.RateLimit.match:type_name -> seine.v1.HttpMatch
-	54, // 9: seine.v1.RateLimit.per:type_name -> google.protobuf.Duration
-	0,  // 10: seine.v1.InboundPort.protocol:type_name -> seine.v1.Protocol
-	1,  // 11: seine.v1.InboundPort.mtls:type_name -> seine.v1.MtlsMode
-	7,  // 12: seine.v1.InboundPort.mtls_source:type_name -> seine.v1.Ref
-	2,  // 13: seine.v1.AccessLog.format:type_name -> seine.v1.AccessLog.Format
-	3,  // 14: seine.v1.Answer.kind:type_name -> seine.v1.Answer.Kind
-	0,  // 15: seine.v1.Answer.protocol:type_name -> seine.v1.Protocol
-	18, // 16: seine.v1.Answer.http:type_name -> seine.v1.HttpRule
-	24, // 17: seine.v1.Answer.tcp:type_name -> seine.v1.TcpRule
-	7,  // 18: seine.v1.Answer.source:type_name -> seine.v1.Ref
-	14, // 19: seine.v1.HeaderMatch.value:type_name -> seine.v1.StringMatch
-	14, // 20: seine.v1.QueryMatch.value:type_name -> seine.v1.StringMatch
-	14, // 21: seine.v1.HttpMatch.uri:type_name -> seine.v1.StringMatch
-	14, // 22: seine.v1.HttpMatch.scheme:type_name -> seine.v1.StringMatch
-	14, // 23: seine.v1.HttpMatch.method:type_name -> seine.v1.StringMatch
-	14, // 24: seine.v1.HttpMatch.authority:type_name -> seine.v1.StringMatch
-	15, // 25: seine.v1.HttpMatch.headers:type_name -> seine.v1.HeaderMatch
-	16, // 26: seine.v1.HttpMatch.query:type_name -> seine.v1.QueryMatch
-	42, // 27: seine.v1.HttpMatch.source_labels:type_name -> seine.v1.HttpMatch.SourceLabelsEntry
-	17, // 28: seine.v1.HttpRule.match:type_name -> seine.v1.HttpMatch
-	7,  // 29: seine.v1.HttpRule.source:type_name -> seine.v1.Ref
-	25, // 30: seine.v1.HttpRule.destinations:type_name -> seine.v1.Destination
-	26, // 31: seine.v1.HttpRule.redirect:type_name -> seine.v1.Redirect
-	27, // 32: seine.v1.HttpRule.direct_response:type_name -> seine.v1.DirectResponse
-	28, // 33: seine.v1.HttpRule.rewrite:type_name -> seine.v1.Rewrite
-	29, // 34: seine.v1.HttpRule.request_headers:type_name -> seine.v1.HeaderOps
-	29, // 35: seine.v1.HttpRule.response_headers:type_name -> seine.v1.HeaderOps
-	54, // 36: seine.v1.HttpRule.timeout:type_name -> google.protobuf.Duration
-	22, // 37: seine.v1.HttpRule.retry:type_name -> seine.v1.Retry
-	19, // 38: seine.v1.HttpRule.fault:type_name -> seine.v1.Fault
-	20, // 39: seine.v1.HttpRule.cors:type_name -> seine.v1.Cors
-	21, // 40: seine.v1.HttpRule.mirrors:type_name -> seine.v1.Mirror
-	7,  // 41: seine.v1.HttpRule.delegate:type_name -> seine.v1.Ref
-	43, // 42: seine.v1.Fault.delay:type_name -> seine.v1.Fault.Delay
-	44, // 43: seine.v1.Fault.abort:type_name -> seine.v1.Fault.Abort
-	14, // 44: seine.v1.Cors.origins:type_name -> seine.v1.StringMatch
-	54, // 45: seine.v1.Cors.max_age:type_name -> google.protobuf.Duration
-	25, // 46: seine.v1.Mirror.destination:type_name -> seine.v1.Destination
-	54, // 47: seine.v1.Retry.per_try_timeout:type_name -> google.protobuf.Duration
-	54, // 48: seine.v1.Retry.backoff:type_name -> google.protobuf.Duration
-	45, // 49: seine.v1.TcpMatch.source_labels:type_name -> seine.v1.TcpMatch.SourceLabelsEntry
-	23, // 50: seine.v1.TcpRule.match:type_name -> seine.v1.TcpMatch
-	7,  // 51: seine.v1.TcpRule.source:type_name -> seine.v1.Ref
-	25, // 52: seine.v1.TcpRule.destinations:type_name -> seine.v1.Destination
-	29, // 53: seine.v1.Destination.request_headers:type_name -> seine.v1.HeaderOps
-	29, // 54: seine.v1.Destination.response_headers:type_name -> seine.v1.HeaderOps
-	30, // 55: seine.v1.HeaderOps.set:type_name -> seine.v1.Header
-	30, // 56: seine.v1.HeaderOps.add:type_name -> seine.v1.Header
-	0,  // 57: seine.v1.Service.protocol:type_name -> seine.v1.Protocol
-	4,  // 58: seine.v1.Service.resolution:type_name -> seine.v1.Service.Resolution
-	33, // 59: seine.v1.Service.policy:type_name -> seine.v1.TrafficPolicy
-	32, // 60: seine.v1.Service.subsets:type_name -> seine.v1.Subset
-	7,  // 61: seine.v1.Service.source:type_name -> seine.v1.Ref
-	46, // 62: seine.v1.Subset.labels:type_name -> seine.v1.Subset.LabelsEntry
-	33, // 63: seine.v1.Subset.policy:type_name -> seine.v1.TrafficPolicy
-	5,  // 64: seine.v1.TrafficPolicy.balancer:type_name -> seine.v1.TrafficPolicy.Balancer
-	6,  // 65: seine.v1.TrafficPolicy.tls:type_name -> seine.v1.TrafficPolicy.Tls
-	54, // 66: seine.v1.TrafficPolicy.connect_timeout:type_name -> google.protobuf.Duration
-	38, // 67: seine.v1.TrafficPolicy.pool:type_name -> seine.v1.ConnectionPool
-	39, // 68: seine.v1.TrafficPolicy.outlier:type_name -> seine.v1.OutlierDetection
-	35, // 69: seine.v1.TrafficPolicy.hash:type_name -> seine.v1.ConsistentHash
-	36, // 70: seine.v1.TrafficPolicy.warmup:type_name -> seine.v1.Warmup
-	37, // 71: seine.v1.TrafficPolicy.locality:type_name -> seine.v1.Locality
-	34, // 72: seine.v1.TrafficPolicy.retry_budget:type_name -> seine.v1.RetryBudget
-	47, // 73: seine.v1.ConsistentHash.cookie:type_name -> seine.v1.ConsistentHash.Cookie
-	54, // 74: seine.v1.Warmup.duration:type_name -> google.protobuf.Duration
-	48, // 75: seine.v1.Locality.distribute:type_name -> seine.v1.Locality.Distribute
-	49, // 76: seine.v1.Locality.failover:type_name -> seine.v1.Locality.Failover
-	50, // 77: seine.v1.Locality.caller_labels:type_name -> seine.v1.Locality.CallerLabelsEntry
-	54, // 78: seine.v1.ConnectionPool.idle_timeout:type_name -> google.protobuf.Duration
-	54, // 79: seine.v1.ConnectionPool.tcp_idle_timeout:type_name -> google.protobuf.Duration
-	54, // 80: seine.v1.ConnectionPool.max_connection_duration:type_name -> google.protobuf.Duration
-	52, // 81: seine.v1.ConnectionPool.keepalive:type_name -> seine.v1.ConnectionPool.Keepalive
-	54, // 82: seine.v1.OutlierDetection.interval:type_name -> google.protobuf.Duration
-	54, // 83: seine.v1.OutlierDetection.base_ejection_time:type_name -> google.protobuf.Duration
-	8,  // 84: seine.v1.Endpoint.workload:type_name -> seine.v1.Workload
-	53, // 85: seine.v1.Endpoint.labels:type_name -> seine.v1.Endpoint.LabelsEntry
-	54, // 86: seine.v1.Fault.Delay.fixed:type_name -> google.protobuf.Duration
-	54, // 87: seine.v1.ConsistentHash.Cookie.ttl:type_name -> google.protobuf.Duration
-	30, // 88: seine.v1.ConsistentHash.Cookie.attributes:type_name -> seine.v1.Header
-	51, // 89: seine.v1.Locality.Distribute.to:type_name -> seine.v1.Locality.Distribute.ToEntry
-	54, // 90: seine.v1.ConnectionPool.Keepalive.time:type_name -> google.protobuf.Duration
-	54, // 91: seine.v1.ConnectionPool.Keepalive.interval:type_name -> google.protobuf.Duration
-	92, // [92:92] is the sub-list for method output_type
-	92, // [92:92] is the sub-list for method input_type
-	92, // [92:92] is the sub-list for extension type_name
-	92, // [92:92] is the sub-list for extension extendee
-	0,  // [0:92] is the sub-list for field type_name
+	11, // 5: seine.v1.Self.access_log:type_name -> seine.v1.AccessLog
+	0,  // 6: seine.v1.InboundPort.protocol:type_name -> seine.v1.Protocol
+	1,  // 7: seine.v1.InboundPort.mtls:type_name -> seine.v1.MtlsMode
+	7,  // 8: seine.v1.InboundPort.mtls_source:type_name -> seine.v1.Ref
+	2,  // 9: seine.v1.AccessLog.format:type_name -> seine.v1.AccessLog.Format
+	3,  // 10: seine.v1.Answer.kind:type_name -> seine.v1.Answer.Kind
+	0,  // 11: seine.v1.Answer.protocol:type_name -> seine.v1.Protocol
+	17, // 12: seine.v1.Answer.http:type_name -> seine.v1.HttpRule
+	20, // 13: seine.v1.Answer.tcp:type_name -> seine.v1.TcpRule
+	7,  // 14: seine.v1.Answer.source:type_name -> seine.v1.Ref
+	13, // 15: seine.v1.HeaderMatch.value:type_name -> seine.v1.StringMatch
+	13, // 16: seine.v1.QueryMatch.value:type_name -> seine.v1.StringMatch
+	13, // 17: seine.v1.HttpMatch.uri:type_name -> seine.v1.StringMatch
+	13, // 18: seine.v1.HttpMatch.scheme:type_name -> seine.v1.StringMatch
+	13, // 19: seine.v1.HttpMatch.method:type_name -> seine.v1.StringMatch
+	13, // 20: seine.v1.HttpMatch.authority:type_name -> seine.v1.StringMatch
+	14, // 21: seine.v1.HttpMatch.headers:type_name -> seine.v1.HeaderMatch
+	15, // 22: seine.v1.HttpMatch.query:type_name -> seine.v1.QueryMatch
+	37, // 23: seine.v1.HttpMatch.source_labels:type_name -> seine.v1.HttpMatch.SourceLabelsEntry
+	16, // 24: seine.v1.HttpRule.match:type_name -> seine.v1.HttpMatch
+	7,  // 25: seine.v1.HttpRule.source:type_name -> seine.v1.Ref
+	21, // 26: seine.v1.HttpRule.destinations:type_name -> seine.v1.Destination
+	22, // 27: seine.v1.HttpRule.redirect:type_name -> seine.v1.Redirect
+	23, // 28: seine.v1.HttpRule.direct_response:type_name -> seine.v1.DirectResponse
+	24, // 29: seine.v1.HttpRule.rewrite:type_name -> seine.v1.Rewrite
+	25, // 30: seine.v1.HttpRule.request_headers:type_name -> seine.v1.HeaderOps
+	25, // 31: seine.v1.HttpRule.response_headers:type_name -> seine.v1.HeaderOps
+	47, // 32: seine.v1.HttpRule.timeout:type_name -> google.protobuf.Duration
+	18, // 33: seine.v1.HttpRule.retry:type_name -> seine.v1.Retry
+	47, // 34: seine.v1.Retry.per_try_timeout:type_name -> google.protobuf.Duration
+	47, // 35: seine.v1.Retry.backoff:type_name -> google.protobuf.Duration
+	38, // 36: seine.v1.TcpMatch.source_labels:type_name -> seine.v1.TcpMatch.SourceLabelsEntry
+	19, // 37: seine.v1.TcpRule.match:type_name -> seine.v1.TcpMatch
+	7,  // 38: seine.v1.TcpRule.source:type_name -> seine.v1.Ref
+	21, // 39: seine.v1.TcpRule.destinations:type_name -> seine.v1.Destination
+	25, // 40: seine.v1.Destination.request_headers:type_name -> seine.v1.HeaderOps
+	25, // 41: seine.v1.Destination.response_headers:type_name -> seine.v1.HeaderOps
+	26, // 42: seine.v1.HeaderOps.set:type_name -> seine.v1.Header
+	26, // 43: seine.v1.HeaderOps.add:type_name -> seine.v1.Header
+	0,  // 44: seine.v1.Service.protocol:type_name -> seine.v1.Protocol
+	4,  // 45: seine.v1.Service.resolution:type_name -> seine.v1.Service.Resolution
+	29, // 46: seine.v1.Service.policy:type_name -> seine.v1.TrafficPolicy
+	28, // 47: seine.v1.Service.subsets:type_name -> seine.v1.Subset
+	7,  // 48: seine.v1.Service.source:type_name -> seine.v1.Ref
+	39, // 49: seine.v1.Subset.labels:type_name -> seine.v1.Subset.LabelsEntry
+	29, // 50: seine.v1.Subset.policy:type_name -> seine.v1.TrafficPolicy
+	5,  // 51: seine.v1.TrafficPolicy.balancer:type_name -> seine.v1.TrafficPolicy.Balancer
+	6,  // 52: seine.v1.TrafficPolicy.tls:type_name -> seine.v1.TrafficPolicy.Tls
+	47, // 53: seine.v1.TrafficPolicy.connect_timeout:type_name -> google.protobuf.Duration
+	33, // 54: seine.v1.TrafficPolicy.pool:type_name -> seine.v1.ConnectionPool
+	34, // 55: seine.v1.TrafficPolicy.outlier:type_name -> seine.v1.OutlierDetection
+	30, // 56: seine.v1.TrafficPolicy.hash:type_name -> seine.v1.ConsistentHash
+	31, // 57: seine.v1.TrafficPolicy.warmup:type_name -> seine.v1.Warmup
+	32, // 58: seine.v1.TrafficPolicy.locality:type_name -> seine.v1.Locality
+	40, // 59: seine.v1.ConsistentHash.cookie:type_name -> seine.v1.ConsistentHash.Cookie
+	47, // 60: seine.v1.Warmup.duration:type_name -> google.protobuf.Duration
+	41, // 61: seine.v1.Locality.distribute:type_name -> seine.v1.Locality.Distribute
+	42, // 62: seine.v1.Locality.failover:type_name -> seine.v1.Locality.Failover
+	43, // 63: seine.v1.Locality.caller_labels:type_name -> seine.v1.Locality.CallerLabelsEntry
+	47, // 64: seine.v1.ConnectionPool.idle_timeout:type_name -> google.protobuf.Duration
+	47, // 65: seine.v1.ConnectionPool.tcp_idle_timeout:type_name -> google.protobuf.Duration
+	47, // 66: seine.v1.ConnectionPool.max_connection_duration:type_name -> google.protobuf.Duration
+	45, // 67: seine.v1.ConnectionPool.keepalive:type_name -> seine.v1.ConnectionPool.Keepalive
+	47, // 68: seine.v1.OutlierDetection.interval:type_name -> google.protobuf.Duration
+	47, // 69: seine.v1.OutlierDetection.base_ejection_time:type_name -> google.protobuf.Duration
+	8,  // 70: seine.v1.Endpoint.workload:type_name -> seine.v1.Workload
+	46, // 71: seine.v1.Endpoint.labels:type_name -> seine.v1.Endpoint.LabelsEntry
+	47, // 72: seine.v1.ConsistentHash.Cookie.ttl:type_name -> google.protobuf.Duration
+	26, // 73: seine.v1.ConsistentHash.Cookie.attributes:type_name -> seine.v1.Header
+	44, // 74: seine.v1.Locality.Distribute.to:type_name -> seine.v1.Locality.Distribute.ToEntry
+	47, // 75: seine.v1.ConnectionPool.Keepalive.time:type_name -> google.protobuf.Duration
+	47, // 76: seine.v1.ConnectionPool.Keepalive.interval:type_name -> google.protobuf.Duration
+	77, // [77:77] is the sub-list for method output_type
+	77, // [77:77] is the sub-list for method input_type
+	77, // [77:77] is the sub-list for extension type_name
+	77, // [77:77] is the sub-list for extension extendee
+	0,  // [0:77] is the sub-list for field type_name
 }
 
 func init() { file_seine_v1_mesh_proto_init() }
@@ -4484,17 +3830,13 @@ func file_seine_v1_mesh_proto_init() {
 	if File_seine_v1_mesh_proto != nil {
 		return
 	}
-	file_seine_v1_mesh_proto_msgTypes[3].OneofWrappers = []any{
-		(*RateLimit_Header)(nil),
-		(*RateLimit_Client)(nil),
-	}
-	file_seine_v1_mesh_proto_msgTypes[7].OneofWrappers = []any{
+	file_seine_v1_mesh_proto_msgTypes[6].OneofWrappers = []any{
 		(*StringMatch_Exact)(nil),
 		(*StringMatch_Prefix)(nil),
 		(*StringMatch_Regex)(nil),
 		(*StringMatch_Present)(nil),
 	}
-	file_seine_v1_mesh_proto_msgTypes[28].OneofWrappers = []any{
+	file_seine_v1_mesh_proto_msgTypes[23].OneofWrappers = []any{
 		(*ConsistentHash_Header)(nil),
 		(*ConsistentHash_Cookie_)(nil),
 		(*ConsistentHash_SourceIp)(nil),
@@ -4506,7 +3848,7 @@ func file_seine_v1_mesh_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_seine_v1_mesh_proto_rawDesc), len(file_seine_v1_mesh_proto_rawDesc)),
 			NumEnums:      7,
-			NumMessages:   47,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
