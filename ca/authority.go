@@ -16,6 +16,7 @@ import (
 	"math/big"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -41,7 +42,12 @@ type Options struct {
 	Dir string
 	// Brought is a directory in Istio's cacerts layout (root-cert.pem, ca-cert.pem,
 	// ca-key.pem, cert-chain.pem); if set, Dir is not used and nothing is written.
-	Brought     string
+	Brought string
+	// Material, if set, is the authority itself (a Kubernetes Secret's), and neither
+	// folder is used; Source names it in errors.
+	Material *Material
+	Source   string
+
 	TrustDomain string
 	RootTTL     time.Duration // of a generated root; 0: 10 years
 	DefaultTTL  time.Duration // of leaves; 0: 24 h
@@ -53,16 +59,20 @@ type Options struct {
 	Now             func() time.Time // nil: time.Now
 }
 
-// Authority signs. It is safe for concurrent use.
-type Authority struct {
-	o     Options
-	td    spiffeid.TrustDomain
-	roots []*x509.Certificate // root-cert.pem: the bundle; more than one while a root is rotated
-	base  issuer              // ca-cert.pem
+// rootTTL is the life of a generated root.
+const rootTTL = 10 * 365 * 24 * time.Hour
 
-	mu    sync.Mutex
-	inter *issuer // the replica's own; replaced at half of its life
-	half  time.Time
+// Authority signs. It is safe for concurrent use. Its keys may be replaced while
+// it does (Set); what one certificate is made of is always of one moment.
+type Authority struct {
+	o   Options
+	td  spiffeid.TrustDomain
+	cur atomic.Pointer[keys]
+
+	mu     sync.Mutex // guards all that follows
+	inter  *issuer    // the replica's own; replaced at half of its life, and with the keys
+	half   time.Time
+	notify []func()
 }
 
 // issuer is a certificate that signs.
@@ -70,13 +80,14 @@ type issuer struct {
 	cert  *x509.Certificate
 	key   crypto.Signer
 	chain []*x509.Certificate // cert first, up to but without the root
+	root  *x509.Certificate   // where the chain leads
 	end   time.Time           // no leaf outlives this: the earliest end on the way to the root
 }
 
 // Open loads the authority, or makes its root on the first start.
 func Open(o Options) (*Authority, error) {
 	if o.RootTTL <= 0 {
-		o.RootTTL = 10 * 365 * 24 * time.Hour
+		o.RootTTL = rootTTL
 	}
 	if o.DefaultTTL <= 0 {
 		o.DefaultTTL = 24 * time.Hour
@@ -95,33 +106,79 @@ func Open(o Options) (*Authority, error) {
 	if err != nil || td.Name() != o.TrustDomain {
 		return nil, fmt.Errorf("ca: trust domain %q is not valid: lower-case letters, digits, '.', '-', '_'", o.TrustDomain)
 	}
-	m, err := open(o)
+	k, err := open(o)
 	if err != nil {
 		return nil, err
 	}
-	a := &Authority{o: o, td: td, roots: m.roots, base: m.issuer}
-	if now := o.Now(); now.After(a.base.end) {
-		return nil, fmt.Errorf("%w (ended %s)", ErrExpired, a.base.end.UTC().Format(time.RFC3339))
-	}
-	if o.Intermediate {
-		if _, err := a.issuer(o.Now()); err != nil {
-			return nil, err
-		}
+	a := &Authority{o: o, td: td}
+	if err := a.set(k); err != nil {
+		return nil, err
 	}
 	return a, nil
+}
+
+// Set replaces the authority's keys and trust bundle, after checking that they hold
+// together; with an error those before stay. source names them in errors. Leaves
+// that were issued are not touched.
+func (a *Authority) Set(m *Material, source string) error {
+	k, err := m.parse(source)
+	if err != nil {
+		return err
+	}
+	if err := a.set(k); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	notify := a.notify
+	a.mu.Unlock()
+	for _, f := range notify {
+		f()
+	}
+	return nil
+}
+
+func (a *Authority) set(k *keys) error {
+	now := a.o.Now()
+	if now.After(k.base.end) {
+		return fmt.Errorf("%w (ended %s)", ErrExpired, k.base.end.UTC().Format(time.RFC3339))
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if old := a.cur.Load(); old == nil || !old.base.cert.Equal(k.base.cert) || !old.base.root.Equal(k.base.root) {
+		a.inter = nil
+		if a.o.Intermediate && k.base.mayDelegate() {
+			inter, half, err := a.intermediate(k, now)
+			if err != nil {
+				return err
+			}
+			a.inter, a.half = inter, half
+		}
+	}
+	a.cur.Store(k)
+	return nil
+}
+
+// Notify calls f, in the goroutine that calls Set, after each change.
+func (a *Authority) Notify(f func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.notify = append(a.notify[:len(a.notify):len(a.notify)], f)
 }
 
 // TrustDomain returns the trust domain's name.
 func (a *Authority) TrustDomain() string { return a.td.Name() }
 
-// Roots returns the trust bundle. Read only.
-func (a *Authority) Roots() []*x509.Certificate { return a.roots }
+// Roots returns the trust bundle of this moment. Read only.
+func (a *Authority) Roots() []*x509.Certificate { return a.cur.Load().roots }
 
-// Bundle returns the trust bundle as PEM.
-func (a *Authority) Bundle() []byte { return appendPEM(nil, a.roots...) }
+// Bundle returns the trust bundle of this moment as PEM. Read only.
+func (a *Authority) Bundle() []byte { return a.cur.Load().bundle }
+
+// Root returns the root that what is signed at this moment leads to.
+func (a *Authority) Root() *x509.Certificate { return a.cur.Load().base.root }
 
 // NotAfter returns when the authority itself ends, for a metric.
-func (a *Authority) NotAfter() time.Time { return a.base.end }
+func (a *Authority) NotAfter() time.Time { return a.cur.Load().base.end }
 
 // ServerID returns the control plane's own SPIFFE ID.
 func (a *Authority) ServerID() string {
@@ -146,6 +203,7 @@ type Issued struct {
 	// the bundle of roots as one element.
 	Chain []string
 	certs []*x509.Certificate
+	roots []*x509.Certificate
 }
 
 // Sign issues a leaf for identity, a SPIFFE ID that the caller has attested, with
@@ -169,7 +227,7 @@ func (a *Authority) issue(key crypto.PublicKey, identity string, dns []string, t
 	if ttl <= 0 {
 		ttl = a.o.DefaultTTL
 	}
-	by, err := a.issuer(now)
+	k, by, err := a.issuer(now)
 	if err != nil {
 		return nil, err
 	}
@@ -199,44 +257,66 @@ func (a *Authority) issue(key crypto.PublicKey, identity string, dns []string, t
 	for _, c := range out.certs {
 		out.Chain = append(out.Chain, string(appendPEM(nil, c)))
 	}
-	out.Chain = append(out.Chain, string(a.Bundle()))
+	out.Chain = append(out.Chain, string(k.bundle))
+	out.roots = k.roots
 	return out, nil
 }
 
-// issuer returns what signs leaves now.
-func (a *Authority) issuer(now time.Time) (*issuer, error) {
-	if now.After(a.base.end) {
-		return nil, fmt.Errorf("%w (ended %s)", ErrExpired, a.base.end.UTC().Format(time.RFC3339))
-	}
-	if !a.o.Intermediate {
-		return &a.base, nil
-	}
+// issuer returns what signs leaves now, and the keys that it belongs to.
+func (a *Authority) issuer(now time.Time) (*keys, *issuer, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.inter != nil && now.Before(a.half) {
-		return a.inter, nil
+	k := a.cur.Load()
+	if now.After(k.base.end) {
+		return nil, nil, fmt.Errorf("%w (ended %s)", ErrExpired, k.base.end.UTC().Format(time.RFC3339))
 	}
+	if !a.o.Intermediate || !k.base.mayDelegate() {
+		return k, &k.base, nil
+	}
+	if a.inter == nil || !now.Before(a.half) {
+		inter, half, err := a.intermediate(k, now)
+		if err != nil {
+			return nil, nil, err
+		}
+		a.inter, a.half = inter, half
+	}
+	return k, a.inter, nil
+}
+
+// mayDelegate says whether an intermediate below i would be believed: no
+// certificate on the way to the root may forbid one more (RFC 5280 §4.2.1.9). Some
+// that are brought do; then they sign leaves themselves.
+func (i *issuer) mayDelegate() bool {
+	for below, c := range append(i.chain[:len(i.chain):len(i.chain)], i.root) {
+		if c.MaxPathLen >= 0 && (c.MaxPathLen > 0 || c.MaxPathLenZero) && c.MaxPathLen < below+1 {
+			return false
+		}
+	}
+	return true
+}
+
+// intermediate makes a replica's own issuer, and says when the next one is due.
+func (a *Authority) intermediate(k *keys, now time.Time) (*issuer, time.Time, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return nil, fmt.Errorf("ca: key of the intermediate: %w", err)
+		return nil, time.Time{}, fmt.Errorf("ca: key of the intermediate: %w", err)
 	}
 	end := now.Add(a.o.IntermediateTTL)
-	if end.After(a.base.end) {
-		end = a.base.end
+	if end.After(k.base.end) {
+		end = k.base.end
 	}
-	cert, err := a.base.sign(&x509.Certificate{
+	cert, err := k.base.sign(&x509.Certificate{
 		Subject:   pkix.Name{Organization: []string{a.td.Name()}, CommonName: "Seine intermediate CA"},
-		NotBefore: later(now.Add(-Backdate), a.base.cert.NotBefore), NotAfter: end,
+		NotBefore: later(now.Add(-Backdate), k.base.cert.NotBefore), NotAfter: end,
 		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 		IsCA:     true, BasicConstraintsValid: true, MaxPathLenZero: true,
 		URIs: []*url.URL{{Scheme: "spiffe", Host: a.td.Name()}},
 	}, key.Public())
 	if err != nil {
-		return nil, err
+		return nil, time.Time{}, err
 	}
-	a.inter = &issuer{cert: cert, key: key, end: cert.NotAfter, chain: append([]*x509.Certificate{cert}, a.base.chain...)}
-	a.half = now.Add(end.Sub(now) / 2)
-	return a.inter, nil
+	i := &issuer{cert: cert, key: key, root: k.base.root, end: cert.NotAfter, chain: append([]*x509.Certificate{cert}, k.base.chain...)}
+	return i, now.Add(end.Sub(now) / 2), nil
 }
 
 func later(a, b time.Time) time.Time {
@@ -285,7 +365,7 @@ func (a *Authority) Serve(ttl time.Duration, dns ...string) func(context.Context
 		}
 		id := &mtls.Identity{
 			Certificate: tls.Certificate{PrivateKey: key, Leaf: issued.Leaf},
-			Roots:       map[string][]*x509.Certificate{a.td.Name(): a.roots},
+			Roots:       map[string][]*x509.Certificate{a.td.Name(): issued.roots},
 		}
 		for _, c := range issued.certs {
 			id.Certificate.Certificate = append(id.Certificate.Certificate, c.Raw)

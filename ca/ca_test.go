@@ -282,7 +282,7 @@ func TestRootPersists(t *testing.T) {
 func TestBroughtAuthority(t *testing.T) {
 	root, second := openTest(t, nil), openTest(t, nil)
 	key := ecKey(t, elliptic.P384())
-	cert, err := root.base.sign(&x509.Certificate{
+	cert, err := root.cur.Load().base.sign(&x509.Certificate{
 		Subject: pkix.Name{CommonName: "brought"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
 	}, key.Public())
@@ -296,10 +296,10 @@ func TestBroughtAuthority(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	write(fileCert, appendPEM(nil, cert))
-	write(fileChain, appendPEM(nil, cert))
-	write(fileRoot, append(root.Bundle(), second.Bundle()...))
-	write(fileKey, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}))
+	write(FileCert, appendPEM(nil, cert))
+	write(FileChain, appendPEM(nil, cert))
+	write(FileRoot, append(root.Bundle(), second.Bundle()...))
+	write(FileKey, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}))
 	a, err := Open(Options{Brought: dir, TrustDomain: "cluster.local"})
 	if err != nil {
 		t.Fatal(err)
@@ -311,7 +311,7 @@ func TestBroughtAuthority(t *testing.T) {
 	if len(got.Chain) != 3 || len(a.Roots()) != 2 || got.NotAfter.After(cert.NotAfter) {
 		t.Errorf("%d elements, %d roots, until %v", len(got.Chain), len(a.Roots()), got.NotAfter)
 	}
-	write(fileRoot, second.Bundle())
+	write(FileRoot, second.Bundle())
 	if _, err := Open(Options{Brought: dir, TrustDomain: "cluster.local"}); err == nil {
 		t.Error("an authority that leads to no root was taken")
 	}
@@ -431,5 +431,100 @@ func TestSecretFile(t *testing.T) {
 	os.Chmod(path, 0o600)
 	if _, err := LoadSecret(path); !errors.Is(err, ErrSecret) {
 		t.Error(err)
+	}
+}
+
+// TestSetSwapsKeysAndBundle: what is signed after Set leads to the new root, the
+// intermediate is new, a broken authority changes nothing.
+func TestSetSwapsKeysAndBundle(t *testing.T) {
+	a := openTest(t, func(o *Options) { o.Intermediate = true })
+	changed := 0
+	a.Notify(func() { changed++ })
+	old := a.Root()
+	next, err := Generate("cluster.local", 0, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	broken := *next
+	broken.Key = nil
+	if err := a.Set(&broken, "Secret seine-ca"); err == nil || !a.Root().Equal(old) || !strings.Contains(err.Error(), "Secret seine-ca") {
+		t.Errorf("broken: %v", err)
+	}
+	inter := a.inter
+	both := *next
+	data, err := os.ReadFile(filepath.Join(a.o.Dir, "ca", FileCert))
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, _ := os.ReadFile(filepath.Join(a.o.Dir, "ca", FileKey))
+	both.Cert, both.Key, both.Roots = data, key, append(append([]byte(nil), data...), next.Roots...)
+	if err := a.Set(&both, "both"); err != nil {
+		t.Fatal(err)
+	}
+	if len(a.Roots()) != 2 || !a.Root().Equal(old) || a.inter != inter {
+		t.Error("another root in the bundle changed what signs")
+	}
+	if err := a.Set(next, "next"); err != nil {
+		t.Fatal(err)
+	}
+	got, err := a.Sign(csrFor(t, ecKey(t, elliptic.P256()), nil), alice, time.Hour, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool, between := x509.NewCertPool(), x509.NewCertPool()
+	pool.AppendCertsFromPEM(next.Roots)
+	between.AddCert(got.certs[1])
+	if _, err := got.Leaf.Verify(x509.VerifyOptions{Roots: pool, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
+		t.Error(err)
+	}
+	if changed != 2 || a.Root().Equal(old) || len(a.Roots()) != 1 || a.inter == inter {
+		t.Errorf("%d changes, %d roots", changed, len(a.Roots()))
+	}
+}
+
+// TestNoIntermediateWhereItIsForbidden: under a path length of 0 an intermediate
+// would be believed by nobody.
+func TestNoIntermediateWhereItIsForbidden(t *testing.T) {
+	root := openTest(t, nil)
+	for _, tc := range []struct {
+		name string
+		edit func(*x509.Certificate)
+		want int // elements of the answer
+	}{
+		{"forbidden", func(c *x509.Certificate) { c.MaxPathLenZero = true }, 3},
+		{"the root allows one, which it is", func(*x509.Certificate) {}, 3},
+	} {
+		key := ecKey(t, elliptic.P256())
+		c := &x509.Certificate{Subject: pkix.Name{CommonName: "brought"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+			IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign, MaxPathLen: -1}
+		tc.edit(c)
+		if c.MaxPathLenZero {
+			c.MaxPathLen = 0
+		}
+		cert, err := root.cur.Load().base.sign(c, key.Public())
+		if err != nil {
+			t.Fatal(err)
+		}
+		der, _ := x509.MarshalPKCS8PrivateKey(key)
+		m := &Material{Roots: root.Bundle(), Cert: appendPEM(nil, cert), Key: pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})}
+		a, err := Open(Options{Material: m, Source: tc.name, TrustDomain: "cluster.local", Intermediate: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := a.Sign(csrFor(t, ecKey(t, elliptic.P256()), nil), alice, time.Hour, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(got.Chain) != tc.want {
+			t.Errorf("%s: %d elements", tc.name, len(got.Chain))
+		}
+		pool, between := x509.NewCertPool(), x509.NewCertPool()
+		pool.AppendCertsFromPEM(m.Roots)
+		for _, c := range got.certs[1:] {
+			between.AddCert(c)
+		}
+		if _, err := got.Leaf.Verify(x509.VerifyOptions{Roots: pool, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
+			t.Errorf("%s: %v", tc.name, err)
+		}
 	}
 }

@@ -36,8 +36,10 @@ type Service struct {
 	Limits Limits
 
 	once    sync.Once
-	signing chan struct{}
-	buckets buckets
+	signing   chan struct{}
+	attesting chan struct{}
+	buckets   buckets // by workload
+	failures  buckets // by address
 
 	issued, refused atomic.Uint64
 }
@@ -48,7 +50,15 @@ type Limits struct {
 	Rate    float64 // certificates per second and workload in the long run; 0: 2
 	Burst   int     // certificates at once for a workload; 0: 10
 	Tracked int     // workloads whose rate is remembered; 0: 16384
+
+	Attesting    int     // tokens that are looked at at once; 0: 32
+	FailureRate  float64 // bad tokens per second and address in the long run; 0: 0.2
+	FailureBurst int     // bad tokens at once from an address; 0: 20
 }
+
+// ErrUnavailable says that an Attest could not find out whose token it is, which is
+// no fault of the token: the caller may try again.
+var ErrUnavailable = errors.New("ca: tokens cannot be checked at this moment")
 
 // JoinTokens returns an Attest for tokens that were minted with secret.
 func JoinTokens(secret []byte, now func() time.Time) func(context.Context, string) (Claims, error) {
@@ -56,6 +66,17 @@ func JoinTokens(secret []byte, now func() time.Time) func(context.Context, strin
 		now = time.Now
 	}
 	return func(_ context.Context, token string) (Claims, error) { return Verify(secret, token, now()) }
+}
+
+// Attestors returns an Attest for join tokens, which are known by how they begin,
+// and for another kind beside them.
+func Attestors(join, other func(context.Context, string) (Claims, error)) func(context.Context, string) (Claims, error) {
+	return func(ctx context.Context, token string) (Claims, error) {
+		if strings.HasPrefix(token, tokenPrefix) {
+			return join(ctx, token)
+		}
+		return other(ctx, token)
+	}
 }
 
 func (s *Service) init() {
@@ -77,44 +98,44 @@ func (s *Service) init() {
 	if s.Limits.Tracked <= 0 {
 		s.Limits.Tracked = 16384
 	}
+	if s.Limits.Attesting <= 0 {
+		s.Limits.Attesting = 32
+	}
+	if s.Limits.FailureRate <= 0 {
+		s.Limits.FailureRate = 0.2
+	}
+	if s.Limits.FailureBurst <= 0 {
+		s.Limits.FailureBurst = 20
+	}
 	s.signing = make(chan struct{}, s.Limits.Signing)
+	s.attesting = make(chan struct{}, s.Limits.Attesting)
+	s.failures = buckets{rate: s.Limits.FailureRate, burst: float64(s.Limits.FailureBurst), most: s.Limits.Tracked, m: map[string]bucket{}}
 	s.buckets = buckets{rate: s.Limits.Rate, burst: float64(s.Limits.Burst), most: s.Limits.Tracked, m: map[string]bucket{}}
 }
 
 // Register adds the service to a gRPC server, under Istio's name.
+//
+// On the wire a call of one message each way is a stream of one message each way.
+// Served as one, nothing that the caller sent is read before its token was found good.
 func (s *Service) Register(r grpc.ServiceRegistrar) {
 	s.once.Do(s.init)
 	r.RegisterService(&grpc.ServiceDesc{
 		ServiceName: serviceName,
 		HandlerType: (*any)(nil),
-		Methods: []grpc.MethodDesc{{MethodName: methodName, Handler: func(
-			srv any, ctx context.Context, decode func(any) error, interceptor grpc.UnaryServerInterceptor,
-		) (any, error) {
-			in := &cav1.CertificateRequest{}
-			if err := decode(in); err != nil {
-				return nil, err
-			}
-			handle := func(ctx context.Context, req any) (any, error) {
-				return s.CreateCertificate(ctx, req.(*cav1.CertificateRequest))
-			}
-			if interceptor == nil {
-				return handle(ctx, in)
-			}
-			info := &grpc.UnaryServerInfo{Server: srv, FullMethod: "/" + serviceName + "/" + methodName}
-			return interceptor(ctx, in, info, handle)
-		}}},
+		Streams:     []grpc.StreamDesc{{StreamName: methodName, Handler: func(_ any, st grpc.ServerStream) error { return s.serve(st) }}},
 	}, s)
 }
 
 // Counts returns how many certificates were issued and requests refused.
 func (s *Service) Counts() (issued, refused uint64) { return s.issued.Load(), s.refused.Load() }
 
-// CreateCertificate signs the CSR for whom the token in "authorization: Bearer …"
-// names. Codes: Unauthenticated (no token, or a bad one), InvalidArgument (CSR),
-// ResourceExhausted (rate), FailedPrecondition (the authority has expired).
-func (s *Service) CreateCertificate(ctx context.Context, req *cav1.CertificateRequest) (*cav1.CertificateResponse, error) {
-	s.once.Do(s.init)
-	out, who, err := s.create(ctx, req)
+// serve signs the CSR for whom the token in "authorization: Bearer …" names. Codes:
+// Unauthenticated (no token, or a bad one), InvalidArgument (CSR), ResourceExhausted
+// (rate), Unavailable (nobody can say now whose token it is), FailedPrecondition (the
+// authority has expired).
+func (s *Service) serve(st grpc.ServerStream) error {
+	ctx := st.Context()
+	out, who, err := s.create(st)
 	if err != nil {
 		s.refused.Add(1)
 		var r *refusal
@@ -123,13 +144,13 @@ func (s *Service) CreateCertificate(ctx context.Context, req *cav1.CertificateRe
 		}
 		s.Log.LogAttrs(ctx, slog.LevelWarn, "certificate refused", slog.String("peer", peerAddress(ctx)),
 			slog.String("workload", who), slog.String("code", r.code.String()), slog.Any("err", r.cause))
-		return nil, status.Error(r.code, r.say)
+		return status.Error(r.code, r.say)
 	}
 	s.issued.Add(1)
 	s.Log.LogAttrs(ctx, slog.LevelInfo, "certificate issued", slog.String("peer", peerAddress(ctx)),
 		slog.String("workload", who), slog.String("id", out.ID),
 		slog.String("serial", out.Leaf.SerialNumber.Text(16)), slog.Time("not_after", out.NotAfter))
-	return &cav1.CertificateResponse{CertChain: out.Chain}, nil
+	return st.SendMsg(&cav1.CertificateResponse{CertChain: out.Chain})
 }
 
 // refusal is an error with what the caller may know of it.
@@ -148,22 +169,19 @@ var (
 	errTTL     = errors.New("validity_duration out of range")
 )
 
-func (s *Service) create(ctx context.Context, req *cav1.CertificateRequest) (out *Issued, who string, err error) {
-	token, err := bearer(ctx)
+func (s *Service) create(st grpc.ServerStream) (out *Issued, who string, err error) {
+	ctx := st.Context()
+	claims, err := s.attest(ctx)
 	if err != nil {
-		return nil, "", &refusal{codes.Unauthenticated, "a join token is needed in the authorization metadata (Bearer)", err}
-	}
-	claims, err := s.Attest(ctx, token)
-	if err != nil {
-		say := "the join token was refused: it is malformed or was made with another secret"
-		if errors.Is(err, ErrTokenExpired) {
-			say = "the join token has expired: a new one is needed in the token file"
-		}
-		return nil, "", &refusal{codes.Unauthenticated, say, err}
+		return nil, "", err
 	}
 	who = claims.Namespace + "/" + claims.Workload
 	if !s.buckets.take(claims.Namespace+"/"+claims.ServiceAccount+"/"+claims.Workload, s.Now()) {
 		return nil, who, &refusal{codes.ResourceExhausted, "too many certificates asked for " + who + ": wait a second", errRate}
+	}
+	req := &cav1.CertificateRequest{}
+	if err := st.RecvMsg(req); err != nil {
+		return nil, who, &refusal{codes.InvalidArgument, "no readable certificate request came", err}
 	}
 	const maxSeconds = int64(100 * 365 * 24 * time.Hour / time.Second)
 	seconds := req.GetValidityDuration()
@@ -192,6 +210,41 @@ func (s *Service) create(ctx context.Context, req *cav1.CertificateRequest) (out
 		return nil, who, &refusal{codes.FailedPrecondition, err.Error(), err}
 	}
 	return out, who, err
+}
+
+// attest finds out who bears the request's token. Whoever sends bad ones is
+// answered ever more rarely, and only so many are looked at at once: a look may be a
+// question to the Kubernetes API.
+func (s *Service) attest(ctx context.Context) (Claims, error) {
+	token, err := bearer(ctx)
+	if err != nil {
+		return Claims{}, &refusal{codes.Unauthenticated, "a token is needed in the authorization metadata (Bearer)", err}
+	}
+	from := peerAddress(ctx)
+	if !s.failures.has(from, s.Now()) {
+		return Claims{}, &refusal{codes.ResourceExhausted, "too many tokens from this address were refused: wait a minute", errRate}
+	}
+	busy := &refusal{codes.Unavailable, "the certificate authority is busy: try again", nil}
+	select {
+	case s.attesting <- struct{}{}:
+		defer func() { <-s.attesting }()
+	case <-ctx.Done():
+		busy.cause = ctx.Err()
+		return Claims{}, busy
+	}
+	claims, err := s.Attest(ctx, token)
+	switch {
+	case err == nil:
+		return claims, nil
+	case errors.Is(err, ErrUnavailable) || ctx.Err() != nil:
+		return Claims{}, &refusal{codes.Unavailable, "nobody can say at this moment whose token it is: try again", err}
+	}
+	s.failures.take(from, s.Now())
+	say := "the token was refused"
+	if errors.Is(err, ErrTokenExpired) {
+		say = "the token has expired: a new one is needed in the token file"
+	}
+	return Claims{}, &refusal{codes.Unauthenticated, say, err}
 }
 
 // bearer returns the one token of the request.
@@ -254,8 +307,15 @@ func (b *buckets) take(key string, now time.Time) bool {
 	return ok
 }
 
-// evict forgets those whose bucket is full again; if there is none, any one. Only a
-// bearer of a valid token gets here.
+// has says whether take would say yes now, and takes nothing.
+func (b *buckets) has(key string, now time.Time) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	e, ok := b.m[key]
+	return !ok || e.tokens+max(0, now.Sub(e.at).Seconds())*b.rate >= 1
+}
+
+// evict forgets those whose bucket is full again; if there is none, any one.
 func (b *buckets) evict(now time.Time) {
 	for key, e := range b.m {
 		if e.tokens+now.Sub(e.at).Seconds()*b.rate >= b.burst {

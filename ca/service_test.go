@@ -22,7 +22,9 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	cav1 "github.com/seinemesh/seine/api/ca/v1"
 	"github.com/seinemesh/seine/mtls"
@@ -211,7 +213,7 @@ func TestClientRefusals(t *testing.T) {
 		"token of another":    {func(o *caclient.Options) { o.ID = "spiffe://cluster.local/ns/default/sa/bob" }, "attested is"},
 		"no token file":       {func(o *caclient.Options) { o.TokenFile += "x" }, "no such file"},
 		"empty token":         {func(o *caclient.Options) { os.WriteFile(o.TokenFile, []byte(" \n"), 0o600) }, "is empty"},
-		"bad token":           {func(o *caclient.Options) { os.WriteFile(o.TokenFile, []byte("seine1.a.b"), 0o600) }, "join token was refused"},
+		"bad token":           {func(o *caclient.Options) { os.WriteFile(o.TokenFile, []byte("seine1.a.b"), 0o600) }, "the token was refused"},
 		"bundle is something": {func(o *caclient.Options) { os.WriteFile(o.BundleFile, []byte("hello"), 0o600) }, "not PEM"},
 	} {
 		client, _ := c.client(t, tc.edit)
@@ -240,22 +242,22 @@ func TestServiceBounds(t *testing.T) {
 		return metadata.NewIncomingContext(t.Context(), metadata.Pairs("authorization", "Bearer "+token))
 	}
 	csr := string(csrFor(t, ecKey(t, elliptic.P256()), nil))
-	call := func(ctx context.Context, r *cav1.CertificateRequest) codes.Code {
-		_, err := s.CreateCertificate(ctx, r)
-		return status.Code(err)
+	ask := func(ctx context.Context, r *cav1.CertificateRequest) codes.Code {
+		s.once.Do(s.init)
+		return status.Code(s.serve(&call{ctx: ctx, req: r}))
 	}
 	req := &cav1.CertificateRequest{Csr: csr, ValidityDuration: 60}
 	for i, want := range []codes.Code{codes.OK, codes.OK, codes.OK, codes.ResourceExhausted} {
-		if got := call(as("a", "a"), req); got != want {
+		if got := ask(as("a", "a"), req); got != want {
 			t.Errorf("request %d: %v", i, got)
 		}
 	}
 	now = now.Add(time.Second)
-	if got := call(as("a", "a"), req); got != codes.OK {
+	if got := ask(as("a", "a"), req); got != codes.OK {
 		t.Errorf("a second later: %v", got)
 	}
 	for _, w := range []string{"b", "c", "d"} {
-		if got := call(as("a", w), req); got != codes.OK {
+		if got := ask(as("a", w), req); got != codes.OK {
 			t.Errorf("another workload: %v", got)
 		}
 	}
@@ -275,8 +277,104 @@ func TestServiceBounds(t *testing.T) {
 		"negative life":      {as("f", "f"), &cav1.CertificateRequest{Csr: csr, ValidityDuration: -1}, codes.InvalidArgument},
 		"endless life":       {as("g", "g"), &cav1.CertificateRequest{Csr: csr, ValidityDuration: 1 << 62}, codes.InvalidArgument},
 	} {
-		if got := call(tc.ctx, tc.req); got != tc.want {
+		if got := ask(tc.ctx, tc.req); got != tc.want {
 			t.Errorf("%s: %v, want %v", name, got, tc.want)
 		}
+	}
+}
+
+// call is a request in memory; it knows whether it was read.
+type call struct {
+	grpc.ServerStream
+	ctx  context.Context
+	req  *cav1.CertificateRequest
+	read bool
+	out  *cav1.CertificateResponse
+}
+
+func (c *call) Context() context.Context { return c.ctx }
+func (c *call) RecvMsg(m any) error {
+	c.read = true
+	proto.Merge(m.(proto.Message), c.req)
+	return nil
+}
+func (c *call) SendMsg(m any) error { c.out = m.(*cav1.CertificateResponse); return nil }
+
+func bearing(ctx context.Context, token, address string) context.Context {
+	ctx = metadata.NewIncomingContext(ctx, metadata.Pairs("authorization", "Bearer "+token))
+	return peer.NewContext(ctx, &peer.Peer{Addr: &net.TCPAddr{IP: net.ParseIP(address), Port: 1}})
+}
+
+// TestTokenBeforeRequest: whose token is bad, its request is not read.
+func TestTokenBeforeRequest(t *testing.T) {
+	secret := []byte(strings.Repeat("s", 32))
+	asked := 0
+	s := &Service{Authority: openTest(t, nil), Attest: Attestors(JoinTokens(secret, nil), func(_ context.Context, token string) (Claims, error) {
+		asked++
+		switch token {
+		case "kubernetes":
+			return Claims{Namespace: "shop", ServiceAccount: "cart", Workload: "cart-1"}, nil
+		case "away":
+			return Claims{}, ErrUnavailable
+		}
+		return Claims{}, ErrToken
+	})}
+	s.once.Do(s.init)
+	join, err := Mint(secret, Claims{"shop", "cart", "cart-2", time.Now().Add(time.Hour)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	csr := string(csrFor(t, ecKey(t, elliptic.P256()), nil))
+	for _, tc := range []struct {
+		token string
+		want  codes.Code
+		read  bool
+	}{
+		{"kubernetes", codes.OK, true}, {join, codes.OK, true}, {"bad", codes.Unauthenticated, false},
+		{"away", codes.Unavailable, false}, {"seine1.e30.AAAA", codes.Unauthenticated, false},
+	} {
+		c := &call{ctx: bearing(t.Context(), tc.token, "10.0.0.1"), req: &cav1.CertificateRequest{Csr: csr}}
+		if err := s.serve(c); status.Code(err) != tc.want || c.read != tc.read || (c.out != nil) != (tc.want == codes.OK) {
+			t.Errorf("%.10s: %v, request read: %v", tc.token, err, c.read)
+		}
+	}
+	if asked != 3 {
+		t.Errorf("the other attestor was asked %d times: join tokens are not its business", asked)
+	}
+}
+
+// TestBadTokensAreLimited: an address that guesses is not looked at any more, and
+// others are; what nobody can check now is no guess.
+func TestBadTokensAreLimited(t *testing.T) {
+	now, asked := time.Now(), 0
+	s := &Service{Authority: openTest(t, nil), Now: func() time.Time { return now }, Limits: Limits{FailureBurst: 3}, Attest: func(_ context.Context, token string) (Claims, error) {
+		asked++
+		if token == "away" {
+			return Claims{}, ErrUnavailable
+		}
+		return Claims{}, ErrToken
+	}}
+	s.once.Do(s.init)
+	try := func(token, address string) codes.Code {
+		return status.Code(s.serve(&call{ctx: bearing(t.Context(), token, address)}))
+	}
+	for range 10 {
+		if got := try("away", "10.0.0.1"); got != codes.Unavailable {
+			t.Fatal(got)
+		}
+	}
+	for range 3 {
+		if got := try("bad", "10.0.0.1"); got != codes.Unauthenticated {
+			t.Fatal(got)
+		}
+	}
+	if got := try("bad", "10.0.0.1"); got != codes.ResourceExhausted || asked != 13 {
+		t.Errorf("%v, asked %d times", got, asked)
+	}
+	if got := try("bad", "10.0.0.2"); got != codes.Unauthenticated {
+		t.Errorf("another address: %v", got)
+	}
+	if now = now.Add(5 * time.Second); try("bad", "10.0.0.1") != codes.Unauthenticated {
+		t.Error("never again")
 	}
 }

@@ -1,0 +1,225 @@
+package ca
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+)
+
+// Istio's names in cacerts; a generated root is kept under the same ones, in a
+// folder as in a Secret.
+const (
+	FileRoot  = "root-cert.pem"  // the trust bundle
+	FileCert  = "ca-cert.pem"    // what signs
+	FileKey   = "ca-key.pem"     // its key
+	FileChain = "cert-chain.pem" // what lies between FileCert and a root; may be absent
+)
+
+// Material is an authority as PEM: what a folder or a Secret holds of it.
+type Material struct {
+	Roots []byte // one or more certificates; more than one while a root is rotated
+	Cert  []byte // the certificate that signs; others after it belong to the chain
+	Key   []byte
+	Chain []byte
+}
+
+// ErrMaterial refuses keys and certificates that are no authority.
+var ErrMaterial = errors.New("ca: not an authority")
+
+// keys is Material, checked. Immutable.
+type keys struct {
+	roots  []*x509.Certificate // the bundle
+	bundle []byte              // the same as PEM, in one form whatever the form it was read in
+	id     string              // BundleID of roots
+	base   issuer
+}
+
+// parse checks that m is one authority: key and certificate belong together, the
+// certificate may sign, and its chain leads to one of the roots. what names m in
+// errors. Whether it has expired is not looked at.
+func (m *Material) parse(what string) (*keys, error) {
+	roots, err := parseCerts(m.Roots, what+": "+FileRoot)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range roots {
+		if !r.IsCA {
+			return nil, fmt.Errorf("%w: %s: %s holds %q, which is no CA certificate", ErrMaterial, what, FileRoot, r.Subject)
+		}
+	}
+	certs, err := parseCerts(m.Cert, what+": "+FileCert)
+	if err != nil {
+		return nil, err
+	}
+	key, err := parseKey(m.Key, what+": "+FileKey)
+	if err != nil {
+		return nil, err
+	}
+	var chain []*x509.Certificate
+	if len(bytes.TrimSpace(m.Chain)) > 0 {
+		if chain, err = parseCerts(m.Chain, what+": "+FileChain); err != nil {
+			return nil, err
+		}
+	}
+	k := &keys{roots: roots, bundle: appendPEM(nil, roots...), id: BundleID(roots)}
+	if k.base, err = newIssuer(certs[0], key, append(certs[1:], chain...), roots); err != nil {
+		return nil, fmt.Errorf("ca: %s: %w", what, err)
+	}
+	return k, nil
+}
+
+// Generate makes a root that signs for a trust domain from now on, for ttl
+// (0: ten years). Its key is in what it returns and nowhere else.
+func Generate(trustDomain string, ttl time.Duration, now time.Time) (*Material, error) {
+	if ttl <= 0 {
+		ttl = rootTTL
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("ca: key of the root: %w", err)
+	}
+	td, err := spiffeid.TrustDomainFromString(trustDomain)
+	if err != nil {
+		return nil, fmt.Errorf("ca: %w", err)
+	}
+	root := &x509.Certificate{
+		Subject:   pkix.Name{Organization: []string{td.Name()}, CommonName: "Seine root CA"},
+		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(ttl),
+		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+		IsCA:     true, BasicConstraintsValid: true, MaxPathLen: 1, // one intermediate
+		URIs: []*url.URL{{Scheme: "spiffe", Host: td.Name()}},
+	}
+	cert, err := (&issuer{cert: root, key: key}).sign(root, key.Public())
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("ca: key of the root: %w", err)
+	}
+	certPEM := appendPEM(nil, cert)
+	return &Material{
+		Roots: certPEM, Cert: certPEM,
+		Key: pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}),
+	}, nil
+}
+
+// BundleID names a set of roots: the same certificates have the same name on
+// every replica, in whatever order they come.
+func BundleID(roots []*x509.Certificate) string {
+	sums := make([]string, len(roots))
+	for i, r := range roots {
+		sum := sha256.Sum256(r.Raw)
+		sums[i] = string(sum[:])
+	}
+	slices.Sort(sums)
+	sum := sha256.Sum256([]byte(strings.Join(slices.Compact(sums), "")))
+	return hex.EncodeToString(sum[:8])
+}
+
+// RootID names one root certificate.
+func RootID(root *x509.Certificate) string { return BundleID([]*x509.Certificate{root}) }
+
+// ParseBundle reads PEM with certificates and nothing else; at least one.
+func ParseBundle(data []byte) ([]*x509.Certificate, error) { return parseCerts(data, "bundle") }
+
+func parseCerts(data []byte, what string) ([]*x509.Certificate, error) {
+	if len(data) > maxFile {
+		return nil, fmt.Errorf("ca: %s is larger than %d bytes", what, maxFile)
+	}
+	var certs []*x509.Certificate
+	for len(bytes.TrimSpace(data)) > 0 {
+		block, rest := pem.Decode(data)
+		if block == nil || block.Type != "CERTIFICATE" {
+			return nil, fmt.Errorf("ca: %s: something else than PEM certificates in it", what)
+		}
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("ca: %s: %w", what, err)
+		}
+		certs, data = append(certs, c), rest
+	}
+	if len(certs) == 0 {
+		return nil, fmt.Errorf("ca: %s: no certificate in it", what)
+	}
+	return certs, nil
+}
+
+// parseKey reads a private key that signs. Its errors show nothing of it.
+func parseKey(data []byte, what string) (crypto.Signer, error) {
+	block, _ := pem.Decode(data)
+	if block == nil {
+		return nil, fmt.Errorf("ca: %s: not PEM", what)
+	}
+	var key any
+	var err error
+	switch block.Type {
+	case "PRIVATE KEY":
+		key, err = x509.ParsePKCS8PrivateKey(block.Bytes)
+	case "EC PRIVATE KEY":
+		key, err = x509.ParseECPrivateKey(block.Bytes)
+	case "RSA PRIVATE KEY":
+		key, err = x509.ParsePKCS1PrivateKey(block.Bytes)
+	default:
+		return nil, fmt.Errorf("ca: %s: PEM block %q is no private key", what, block.Type)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("ca: %s: %w", what, err)
+	}
+	signer, ok := key.(crypto.Signer)
+	if !ok {
+		return nil, fmt.Errorf("ca: %s: key type %T does not sign", what, key)
+	}
+	return signer, nil
+}
+
+// newIssuer checks that key belongs to cert, that cert may sign, and finds its way
+// to a root.
+func newIssuer(cert *x509.Certificate, key crypto.Signer, others, roots []*x509.Certificate) (issuer, error) {
+	public, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool })
+	if !ok || !public.Equal(cert.PublicKey) {
+		return issuer{}, fmt.Errorf("%s does not belong to %s", FileKey, FileCert)
+	}
+	if !cert.IsCA || cert.KeyUsage&x509.KeyUsageCertSign == 0 {
+		return issuer{}, fmt.Errorf("%s may not sign certificates (CA:TRUE and keyCertSign are needed)", FileCert)
+	}
+	pool, between := x509.NewCertPool(), x509.NewCertPool()
+	for _, r := range roots {
+		pool.AddCert(r)
+	}
+	for _, c := range others {
+		between.AddCert(c)
+	}
+	// Whether it has expired is said apart, with its own error: look from a moment
+	// at which it surely held.
+	chains, err := cert.Verify(x509.VerifyOptions{
+		Roots: pool, Intermediates: between, CurrentTime: cert.NotBefore.Add(cert.NotAfter.Sub(cert.NotBefore) / 2),
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
+	})
+	if err != nil {
+		return issuer{}, fmt.Errorf("%s does not lead to %s: %w", FileCert, FileRoot, err)
+	}
+	way := chains[0]
+	i := issuer{cert: cert, key: key, end: way[0].NotAfter, chain: way[:len(way)-1], root: way[len(way)-1]}
+	for _, c := range way {
+		if c.NotAfter.Before(i.end) {
+			i.end = c.NotAfter
+		}
+	}
+	return i, nil
+}
