@@ -35,7 +35,7 @@ type Service struct {
 	Now    func() time.Time // nil: time.Now
 	Limits Limits
 
-	once    sync.Once
+	once      sync.Once
 	signing   chan struct{}
 	attesting chan struct{}
 	buckets   buckets // by workload

@@ -32,7 +32,8 @@ func Control() (*rest.Config, error) {
 		return nil, fmt.Errorf("cluster: the pod's service account: %w", err)
 	}
 	c.UserAgent = "seined"
-	c.QPS, c.Burst = 50, 100
+	// Attestation asks twice for each certificate, and the API server has fairness of its own.
+	c.QPS, c.Burst = 200, 400
 	return c, nil
 }
 

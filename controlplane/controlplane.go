@@ -27,9 +27,9 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
-	"k8s.io/client-go/rest"
 
 	"github.com/seinemesh/seine/ca"
+	authority "github.com/seinemesh/seine/ca/kube"
 	"github.com/seinemesh/seine/config"
 	"github.com/seinemesh/seine/config/files"
 	"github.com/seinemesh/seine/config/kube"
@@ -42,8 +42,7 @@ import (
 // Options are seined's flags.
 type Options struct {
 	Config      []string      // files and folders, watched
-	Cluster     *rest.Config  // the cluster to read, instead of Config; nil: none
-	Namespace   string        // seined's own in Cluster, the mesh's root; "": seine-system
+	Cluster     *Cluster      // the cluster to serve, and to read instead of Config; nil: none
 	MeshConfig  string        // Istio's MeshConfig file; "": none
 	State       string        // folder of the root and its key, 0700; made if it is not there
 	CACerts     string        // a root that is brought, in Istio's cacerts layout; "": State's own
@@ -82,7 +81,10 @@ const shutdown = 5 * time.Second
 type server struct {
 	opt       Options
 	log       *slog.Logger
+	lead      *leadership
+	roots     *authority.Roots // nil: the root is in a folder
 	authority *ca.Authority
+	bundled   chan struct{} // receives when the trust bundle has changed
 	source    *mtls.Source
 	issuer    *ca.Service
 	discovery *discovery.Server
@@ -90,6 +92,7 @@ type server struct {
 	cluster   *kube.Source // nil: resources are files
 	scraper   *scraper
 	registry  *prometheus.Registry
+	listeners *listeners
 }
 
 // Run runs a control plane until ctx ends, and then ends its streams and
@@ -101,19 +104,38 @@ func Run(ctx context.Context, o Options) error {
 	if o.StatusPort == 0 {
 		o.StatusPort = 15020
 	}
-	if o.State == "" {
+	if o.State == "" && o.Cluster == nil {
 		return errors.New("seined: --state is missing: say where the root certificate is kept")
 	}
 	switch {
 	case len(o.Config) == 0 && o.Cluster == nil:
 		return errors.New("seined: --config is missing: name at least one file or folder of resources, or say --kubernetes")
-	case len(o.Config) > 0 && o.Cluster != nil:
+	case len(o.Config) > 0 && o.Cluster != nil && o.Cluster.Config != nil:
 		return errors.New("seined: --config and --kubernetes exclude each other: put the files' resources into the cluster")
 	}
-	if o.Namespace == "" {
-		o.Namespace = "seine-system"
+	s := &server{opt: o, log: o.Log, lead: newLeadership(o.Log), bundled: make(chan struct{}, 1)}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	g, ctx := errgroup.WithContext(ctx)
+	if o.Cluster == nil {
+		s.lead.alone(ctx)
+	} else {
+		g.Go(func() error { return s.lead.elect(ctx, o.Cluster) })
 	}
-	s := &server{opt: o, log: o.Log}
+	err := s.run(ctx, g)
+	if err != nil {
+		cancel()
+	}
+	err = errors.Join(err, g.Wait())
+	if s.listeners != nil {
+		s.listeners.close()
+	}
+	return err
+}
+
+// run opens everything and starts it in g.
+func (s *server) run(ctx context.Context, g *errgroup.Group) error {
+	o := &s.opt
 	source, err := s.open(ctx)
 	if err != nil {
 		return unlessDone(ctx, err)
@@ -122,10 +144,8 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	defer l.close()
-
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return unlessDone(ctx, s.source.Run(ctx)) })
+	s.listeners = l // Run closes them once nobody uses them any more
+	s.guard(ctx, g)
 	g.Go(func() error { return s.discovery.Run(ctx) })
 	g.Go(func() error { return unlessDone(ctx, source.Watch(ctx, s.config.take)) })
 	g.Go(func() error { return s.scraper.run(ctx) })
@@ -144,7 +164,7 @@ func Run(ctx context.Context, o Options) error {
 	if o.Listening != nil {
 		o.Listening(l.grpc.Addr(), addr(l.http))
 	}
-	return g.Wait()
+	return nil
 }
 
 func unlessDone(ctx context.Context, err error) error {
@@ -169,14 +189,14 @@ func (s *server) open(ctx context.Context) (source, error) {
 		settings.TrustDomain = o.TrustDomain
 	}
 	var source source
-	if o.Cluster == nil {
+	if o.Cluster == nil || o.Cluster.Config == nil {
 		source = files.New(files.Options{
 			Paths: o.Config, MeshConfig: o.MeshConfig, Log: s.log,
 			Config: config.Options{Settings: &settings},
 		})
 	} else {
-		settings.RootNamespace = o.Namespace
-		k, err := kube.New(kube.Options{Client: o.Cluster, Namespace: o.Namespace, Config: config.Options{Settings: &settings}, Log: s.log})
+		settings.RootNamespace = o.Cluster.Namespace
+		k, err := kube.New(kube.Options{Client: o.Cluster.Config, Namespace: o.Cluster.Namespace, Config: config.Options{Settings: &settings}, Log: s.log})
 		if err != nil {
 			return nil, fmt.Errorf("seined: %w", err)
 		}
@@ -191,26 +211,10 @@ func (s *server) open(ctx context.Context) (source, error) {
 	if o.TrustDomain != "" && domain != o.TrustDomain {
 		return nil, fmt.Errorf("seined: the MeshConfig (%s) says trustDomain %s, --trust-domain says %s: they must agree", s.meshConfigName(), domain, o.TrustDomain)
 	}
-	var err error
-	if s.authority, err = ca.Open(ca.Options{Dir: o.State, Brought: o.CACerts, TrustDomain: domain, DefaultTTL: o.CertTTL}); err != nil {
-		return nil, fmt.Errorf("seined: %w", err)
-	}
-	if err := os.MkdirAll(o.State, 0o700); err != nil {
-		return nil, fmt.Errorf("seined: %w", err)
-	}
-	if err := replace(filepath.Join(o.State, RootFile), s.authority.Bundle()); err != nil {
-		return nil, fmt.Errorf("seined: write the trust bundle: %w", err)
-	}
-	secretFile := o.JoinSecret
-	if secretFile == "" {
-		secretFile = filepath.Join(o.State, "join-secret")
-	}
-	secret, err := ca.CreateSecret(secretFile)
+	err := s.identity(ctx, domain)
 	if err != nil {
-		return nil, fmt.Errorf("seined: %w", err)
+		return nil, err
 	}
-	s.source = mtls.NewSource(mtls.SourceOptions{Request: s.authority.Serve(o.CertTTL, "seined."+o.Namespace+".svc", "localhost"), Log: s.log})
-	s.issuer = &ca.Service{Authority: s.authority, Attest: ca.JoinTokens(secret, nil), Log: s.log}
 	s.discovery, err = discovery.New(discovery.Options{
 		Plan: discovery.Plan{Self: plan.Self, Answer: plan.Answer, Service: plan.Service, Endpoints: plan.Endpoints},
 		Log:  s.log,
@@ -226,7 +230,7 @@ func (s *server) open(ctx context.Context) (source, error) {
 
 func (s *server) meshConfigName() string {
 	if s.cluster != nil {
-		return "ConfigMap " + s.opt.Namespace + "/" + kube.SettingsName
+		return "ConfigMap " + s.opt.Cluster.Namespace + "/" + kube.SettingsName
 	}
 	return s.opt.MeshConfig
 }

@@ -102,7 +102,8 @@ func (s *Source) nextBackoff(last time.Duration) time.Duration {
 	return min(next, limit, maxBackoff)
 }
 
-// sleepUntil returns when the clock shows at, or with ctx's error.
+// sleepUntil returns when the clock shows at, when Renew was called, or with ctx's
+// error.
 func (s *Source) sleepUntil(ctx context.Context, at time.Time) error {
 	for {
 		left := at.Sub(s.o.Now())
@@ -112,6 +113,9 @@ func (s *Source) sleepUntil(ctx context.Context, at time.Time) error {
 		t := time.NewTimer(min(left, maxSleep))
 		select {
 		case <-ctx.Done():
+			t.Stop()
+			return ctx.Err()
+		case <-s.asked:
 			t.Stop()
 			return ctx.Err()
 		case <-t.C:

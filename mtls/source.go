@@ -38,6 +38,7 @@ type Source struct {
 	o     SourceOptions
 	cur   atomic.Pointer[material]
 	ready chan struct{}
+	asked chan struct{} // Renew's
 
 	mu       sync.Mutex // of those who write
 	notify   []func()
@@ -66,7 +67,7 @@ func NewSource(o SourceOptions) *Source {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Source{o: o, ready: make(chan struct{})}
+	return &Source{o: o, ready: make(chan struct{}), asked: make(chan struct{}, 1)}
 }
 
 // Set makes id the current identity, after checking that it holds together: the
@@ -113,6 +114,15 @@ func (s *Source) SetRoots(roots map[string][]*x509.Certificate) error {
 		f()
 	}
 	return nil
+}
+
+// Renew has Run replace the certificate now, whatever life it has left. It returns
+// at once.
+func (s *Source) Renew() {
+	select {
+	case s.asked <- struct{}{}:
+	default:
+	}
 }
 
 // Notify calls f, in the goroutine that changes the source, after each change.

@@ -33,8 +33,9 @@ func command() *cobra.Command {
 	o := controlplane.Options{Version: version.Version}
 	var level slog.Level
 	var kubernetes bool
+	var namespace, revision string
 	cmd := &cobra.Command{
-		Use:   "seined {--config DIR | --kubernetes} --state DIR",
+		Use:   "seined {--config DIR --state DIR | --kubernetes}",
 		Short: "Seine's control plane",
 		Long: `seined reads Kubernetes, Istio and Seine resources from files and folders
 or from a cluster, watches them, and serves proxies over mutual TLS: certificates
@@ -42,10 +43,11 @@ and discovery on --listen. --http serves health and metrics, and on a loopback
 address the API too; --api serves it on a loopback address of its own, --socket to
 this user alone.
 
-With --kubernetes the cluster is the one that seined runs in, or that KUBECONFIG
+With --kubernetes pods are attested by their tokens, the root is in a Secret, and
+--state is not needed; the cluster is the one that seined runs in, or that KUBECONFIG
 names; the mesh's settings are the MeshConfig under "mesh" of ConfigMap "seine".`,
 		Example: `  seined --config mesh/ --state ~/.local/state/seine
-  seined --kubernetes --state /var/lib/seine`,
+  seined --kubernetes`,
 		Version:       version.String(),
 		Args:          cobra.NoArgs,
 		SilenceUsage:  true,
@@ -56,12 +58,15 @@ names; the mesh's settings are the MeshConfig under "mesh" of ConfigMap "seine".
 			}
 			o.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 			if kubernetes {
-				var err error
-				if o.Cluster, err = cluster.Control(); err != nil {
+				config, err := cluster.Control()
+				if err != nil {
 					return err
 				}
-				if o.Namespace == "" {
-					o.Namespace = cluster.OwnNamespace()
+				if namespace == "" {
+					namespace = cluster.OwnNamespace()
+				}
+				if o.Cluster, err = controlplane.OpenCluster(config, namespace, revision); err != nil {
+					return err
 				}
 				if !cmd.Flags().Changed("api") {
 					o.API = controlplane.DefaultAPI
@@ -73,7 +78,7 @@ names; the mesh's settings are the MeshConfig under "mesh" of ConfigMap "seine".
 	f := cmd.Flags()
 	f.StringArrayVar(&o.Config, "config", nil, "file or folder of resources, watched (repeatable)")
 	f.BoolVar(&kubernetes, "kubernetes", false, "read the resources of the cluster that this runs in, or that KUBECONFIG names")
-	f.StringVar(&o.Namespace, "namespace", "", "this control plane's namespace in the cluster (default: that of its pod, or seine-system)")
+	f.StringVar(&namespace, "namespace", "", "this control plane's namespace in the cluster (default: that of its pod, or seine-system)")
 	f.StringVar(&o.MeshConfig, "mesh-config", "", "Istio's MeshConfig file")
 	f.StringVar(&o.State, "state", "", "folder (0700) of the root certificate and its key")
 	f.StringVar(&o.CACerts, "cacerts", "", "folder of a root that is brought, in Istio's layout: root-cert.pem, ca-cert.pem, ca-key.pem, cert-chain.pem")
@@ -84,6 +89,7 @@ names; the mesh's settings are the MeshConfig under "mesh" of ConfigMap "seine".
 	f.StringVar(&o.JoinSecret, "join-secret", "", "file (0600) of the secret of join tokens, made if it is not there (default: STATE/join-secret)")
 	f.DurationVar(&o.CertTTL, "cert-ttl", 0, "how long certificates live (default 24h)")
 	f.StringVar(&o.TrustDomain, "trust-domain", "", "trust domain (default: the MeshConfig's, or cluster.local)")
+	f.StringVar(&revision, "revision", "default", "name of this installation among several in a cluster")
 	f.TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	return cmd
 }
