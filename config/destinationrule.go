@@ -185,6 +185,7 @@ func (l layer) proto() *seinev1.TrafficPolicy {
 	}
 	out := &seinev1.TrafficPolicy{ConnectTimeout: l.pool.GetTcp().GetConnectTimeout(), Pool: poolProto(l.pool), Outlier: outlierProto(l.out)}
 	balancing(out, l.lb)
+	versionProto(out, l.pool)
 	if l.tls != nil {
 		out.Sni, out.SubjectAltNames = l.tls.Sni, l.tls.SubjectAltNames
 		out.Tls = map[networking.ClientTLSSettings_TLSmode]seinev1.TrafficPolicy_Tls{

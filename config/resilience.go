@@ -14,7 +14,8 @@ var resilienceFields = []string{
 	"connectionPool.tcp.maxConnections", "connectionPool.tcp.connectTimeout", "connectionPool.tcp.tcpKeepalive.**",
 	"connectionPool.tcp.maxConnectionDuration", "connectionPool.tcp.idleTimeout",
 	"connectionPool.http.http1MaxPendingRequests", "connectionPool.http.http2MaxRequests",
-	"connectionPool.http.maxRequestsPerConnection", "connectionPool.http.maxRetries", "connectionPool.http.idleTimeout",
+	"connectionPool.http.maxRequestsPerConnection", "connectionPool.http.h2UpgradePolicy", "connectionPool.http.useClientProtocol",
+	"connectionPool.http.maxConcurrentStreams", "connectionPool.http.maxRetries", "connectionPool.http.idleTimeout",
 	"outlierDetection.consecutiveErrors", "outlierDetection.consecutive5xxErrors", "outlierDetection.consecutiveGatewayErrors",
 	"outlierDetection.splitExternalLocalOriginErrors", "outlierDetection.consecutiveLocalOriginFailures",
 	"outlierDetection.interval", "outlierDetection.baseEjectionTime", "outlierDetection.maxEjectionPercent",
@@ -56,6 +57,7 @@ func (c *policyConverter) pool(p *networking.ConnectionPoolSettings, path string
 		{http.GetHttp2MaxRequests(), ".http.http2MaxRequests"},
 		{http.GetMaxRequestsPerConnection(), ".http.maxRequestsPerConnection"},
 		{http.GetMaxRetries(), ".http.maxRetries"},
+		{http.GetMaxConcurrentStreams(), ".http.maxConcurrentStreams"},
 	} {
 		if n.value < 0 {
 			c.d.fail(codeInvalid, path+n.at, nil, "must not be negative (it is %d): write 0, or nothing, for no bound", n.value)
@@ -117,6 +119,19 @@ func poolProto(p *networking.ConnectionPoolSettings) *seinev1.ConnectionPool {
 		return nil
 	}
 	return out
+}
+
+// versionProto fills in which HTTP the upstream is spoken to.
+func versionProto(out *seinev1.TrafficPolicy, p *networking.ConnectionPoolSettings) {
+	http := p.GetHttp()
+	switch http.GetH2UpgradePolicy() {
+	case networking.ConnectionPoolSettings_HTTPSettings_UPGRADE:
+		out.H2Upgrade = seinev1.TrafficPolicy_H2_UPGRADE
+	case networking.ConnectionPoolSettings_HTTPSettings_DO_NOT_UPGRADE:
+		out.H2Upgrade = seinev1.TrafficPolicy_H2_DO_NOT
+	}
+	out.UseClientProtocol = http.GetUseClientProtocol()
+	out.MaxConcurrentStreams = uint32(http.GetMaxConcurrentStreams())
 }
 
 // outlierProto is what the proxy gets of an outlierDetection, with the defaults

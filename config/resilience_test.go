@@ -59,7 +59,7 @@ func TestResilienceFindings(t *testing.T) {
 		`{outlierDetection: {minHealthPercent: -1}}`:                                           "minHealthPercent: must be between 0 and 100",
 		`{outlierDetection: {interval: 0s}}`:                                                   "interval: must be at least 1ms",
 		`{outlierDetection: {outlierDetectionHttpErrorCodes: [500]}}`:                          "is not implemented in this version",
-		`{connectionPool: {http: {h2UpgradePolicy: UPGRADE}}}`:                                 "is not implemented in this version",
+		`{connectionPool: {http: {maxConcurrentStreams: -1}}}`:                                 "must not be negative",
 		`{outlierDetection: {consecutiveErrors: -1}}`:                                          "consecutiveErrors: must not be negative",
 		`{portLevelSettings: [{port: {number: 1}, outlierDetection: {baseEjectionTime: 0s}}]}`: "baseEjectionTime: must be at least 1ms",
 	} {

@@ -24,7 +24,7 @@ type Options struct {
 // ServerALPN returns the protocols that a mesh server agrees to, best first:
 // our own, whose first bytes tell who calls, then Istio's.
 func ServerALPN() []string {
-	return []string{"seine-http/1.1", "seine-tcp", "istio-http/1.1", "istio"}
+	return []string{"seine-http/2", "seine-http/1.1", "seine-tcp", "istio-h2", "istio-http/1.1", "istio"}
 }
 
 // Factory makes sessions from the current certificate of a Source. It is safe

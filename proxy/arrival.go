@@ -292,7 +292,7 @@ func (a *arrival) detect() bool {
 				a.w.loop.Arm(&a.timer, a.w.loop.Now()+int64(a.w.p.o.HeadTimeout))
 			}
 			switch sniff.Detect(a.data) {
-			case sniff.HTTP1:
+			case sniff.HTTP1, sniff.HTTP2:
 				return a.serveHTTP()
 			case sniff.NeedMore:
 				if a.eof {
@@ -321,7 +321,7 @@ func (a *arrival) protocol() seinev1.Protocol {
 		p := a.in.port.Proto.Protocol
 		if p == seinev1.Protocol_PROTOCOL_DETECT && a.session != nil {
 			switch a.session.ALPN() {
-			case "seine-http/1.1", "istio-http/1.1":
+			case "seine-http/1.1", "istio-http/1.1", "seine-http/2", "istio-h2":
 				return seinev1.Protocol_PROTOCOL_HTTP
 			}
 			// "seine-tcp" is the peer's word alone: requests that it calls opaque
@@ -339,8 +339,7 @@ func plainProtocol(p seinev1.Protocol) seinev1.Protocol {
 	case seinev1.Protocol_PROTOCOL_HTTP, seinev1.Protocol_PROTOCOL_DETECT:
 		return p
 	case seinev1.Protocol_PROTOCOL_HTTP2, seinev1.Protocol_PROTOCOL_GRPC:
-		// HTTP/2 is carried as opaque bytes; HTTP/1.1 on the same port as itself.
-		return seinev1.Protocol_PROTOCOL_DETECT
+		return seinev1.Protocol_PROTOCOL_HTTP // which of the two, the first bytes say
 	}
 	return seinev1.Protocol_PROTOCOL_TCP
 }

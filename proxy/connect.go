@@ -22,6 +22,10 @@ func (x *exchange) established() {
 	x.ticket.attached()
 	x.host.connected()
 	x.leg.again()
+	if x.h1 == nil {
+		x.established2()
+		return
+	}
 	d := x.h1
 	d.consume(x.head)
 	x.status, x.headSent, x.reqDone = 200, true, true

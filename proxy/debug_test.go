@@ -15,6 +15,15 @@ func (r *running) state() string {
 		w.loop.Post(func() {
 			defer close(done)
 			fmt.Fprintf(&b, "loop %d: inflight %d, count %d, sockets %d, buffers %d, arrivals %d, relays %d, parked %d\n", i, w.inflight.Load(), w.loop.Count(), w.sockets, w.buffers.inUse, len(w.arrivals), len(w.relays), len(w.parked))
+			for c := range w.bundles {
+				fmt.Fprintf(&b, "  bundle %v count %d streams %d out %d data %d %s\n", c.remote, c.count, c.h2.Streams(), len(c.out), len(c.data), c.flags())
+				if s := c.h2.Any(); s != nil {
+					if x, ok := s.Owner.(*exchange); ok {
+						fmt.Fprintf(&b, "    one: phase %d status %d request %+v response %+v rest %d window %d\n", x.phase, x.status,
+							[]any{x.req.open, x.req.end, x.req.done, len(x.req.held)}, []any{x.res.open, x.res.end, x.res.done, len(x.res.held)}, len(s.Rest()), s.Window())
+					}
+				}
+			}
 			for d := range w.conns {
 				fmt.Fprintf(&b, "  downstream %v phase %d state %d partial %v data %d %s budget %d queued %v x %+v\n", d.remote, d.x.phase, d.state, d.partial, len(d.data), d.socket.flags(), d.budget, d.queued,
 					[]any{d.x.transmitted, d.x.reqDone, d.x.resStarted, d.x.headSent, d.x.resDone, d.x.retried, d.x.status})

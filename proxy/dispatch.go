@@ -12,7 +12,7 @@ import (
 // the loop's heap.
 func (x *exchange) reset(start int64) {
 	w, c, l, h, s, limit, try := x.w, x.caller, x.leg, x.h1, x.stall, x.limit, x.try
-	*x = exchange{start: start, moved: start, dialled: c.dialled}
+	*x = exchange{start: start, moved: start, dialled: c.dialled, grpcStatus: -1}
 	x.w, x.caller, x.leg, x.h1, x.stall, x.limit, x.try = w, c, l, h, s, limit, try
 }
 
@@ -27,6 +27,9 @@ func (x *exchange) end() {
 	x.phase = vacant
 	x.ticket.leave()
 	x.forget(x.w)
+	x.kept.drop(x.w)
+	x.req.drop(x.w)
+	x.res.drop(x.w)
 	x.line.drop(x.w)
 	delete(x.w.parked, x)
 	x.dropTimers()
@@ -162,9 +165,18 @@ func (x *exchange) stalled() {
 func (x *exchange) dropUpstream(reset bool) {
 	if u := x.up; u != nil {
 		x.up = nil
-		if u.up || u.connecting || u.handshaking {
-			u.drop(reset)
+		switch {
+		case u.trunk == nil:
+			if u.up || u.connecting || u.handshaking {
+				u.drop(reset)
+			}
+		case x.us != nil:
+			u.trunk.leave(x)
+		default:
+			u.trunk.forget(x)
 		}
+		x.req.detach()
+		x.res.from, x.res.fs = nil, nil
 	}
 	x.release()
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/seinemesh/seine/message"
 	"github.com/seinemesh/seine/proxy/control"
 	"github.com/seinemesh/seine/proxy/http1"
+	"github.com/seinemesh/seine/proxy/http2"
 	"github.com/seinemesh/seine/proxy/loop"
 	"github.com/seinemesh/seine/telemetry"
 	"github.com/seinemesh/seine/telemetry/metrics"
@@ -43,7 +44,8 @@ type caller struct {
 	}
 }
 
-// leg is the client's side of an exchange: a connection of HTTP/1.
+// leg is the client's side of an exchange: a connection of HTTP/1, or a stream
+// of HTTP/2.
 type leg interface {
 	// again makes worker.req the request's head once more, after a wait.
 	again()
@@ -67,7 +69,7 @@ type exchange struct {
 	w      *worker
 	caller *caller
 	leg    leg
-	h1     *downstream // the client's connection
+	h1     *downstream // the client's connection of HTTP/1; nil over HTTP/2
 	stall  *loop.Timer // fires when nothing has moved for too long: see stalled
 	limit  loop.Timer  // the route's timeout, the wait for an answer
 	try    loop.Timer  // the timeout of one try, the pause before the next
@@ -107,6 +109,21 @@ type exchange struct {
 	timeout   int64
 	connect   int64
 	handle    *metrics.Requests
+
+	// HTTP/2, on either leg.
+	bridged    bool          // convey sent it: content goes by the pipes
+	tunnels    bool          // extended CONNECT (RFC 8441)
+	raw        bool          // a tunnel: what the upstream says is passed on as it is
+	queued     bool          // in the loop's queue of put-off work
+	clocked    bool          // startClocks was called for the whole request
+	us         *http2.Stream // the upstream's
+	req, res   pipe
+	kept       kept // the request's head, if it waits or may be sent again
+	grpc       bool
+	grpcStatus int      // of the answer; -1: none came
+	deadline   int64    // how long the caller waits (grpc-timeout); 0: for ever
+	id         [36]byte // the request ID that we made
+	named      bool     // id is set
 
 	// Progress.
 	transmitted bool // the head was sent upstream
@@ -183,3 +200,12 @@ func idempotent(method []byte) bool {
 	}
 	return false
 }
+
+// call is what the choice of the upstream's HTTP version looks at.
+func (x *exchange) call() decide.Call {
+	return decide.Call{HTTP2: x.h1 == nil, GRPC: x.grpc, Upgrade: x.framing.Upgrade}
+}
+
+// wide reports whether a request to an address that no service is known of goes
+// over HTTP/2: as it came.
+func (x *exchange) wide() bool { return x.h1 == nil && !x.connects }

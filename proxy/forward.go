@@ -23,6 +23,9 @@ func (x *exchange) forward() {
 	if x.phase == waiting {
 		w.loop.Disarm(&x.limit)
 	}
+	if x.deadline > 0 { // the caller's own clock runs from its first byte
+		w.loop.Arm(&x.limit, x.start+x.deadline)
+	}
 	x.firstTry()
 	u, ok := x.obtain(false)
 	if !ok {
@@ -81,6 +84,10 @@ func (x *exchange) connectFailed(u *upstream, err error) {
 // transmit sends the head that is parsed in worker.req, with as much of the
 // body as has come, in one write.
 func (x *exchange) transmit() {
+	if x.h1 == nil || x.up.trunk != nil {
+		x.convey()
+		return
+	}
 	w, d, u := x.w, x.h1, x.up
 	x.ticket.attached()
 	x.host.connected()
@@ -131,6 +138,10 @@ func (x *exchange) transmit() {
 
 // repeat sends what is kept of a request again.
 func (x *exchange) repeat() {
+	if x.bridged {
+		x.conveyAgain()
+		return
+	}
 	w, u := x.w, x.up
 	x.ticket.attached()
 	x.phase = exchanging
@@ -153,6 +164,15 @@ func (x *exchange) step() bool {
 	d := x.h1
 	if d.err != nil || d.lost != nil {
 		x.abandon()
+		return false
+	}
+	if x.bridged {
+		if x.move() {
+			return !d.closed
+		}
+		if x.phase == exchanging && d.hup && d.gone() {
+			x.abandon()
+		}
 		return false
 	}
 	moved := false
@@ -223,7 +243,11 @@ func (x *exchange) requestEdit() *http1.Edit {
 	req, e, session := &w.req, &w.edit, x.caller.sock.session
 	*e = http1.Edit{Add: e.Add[:0], Drop: never}
 	if _, ok := message.Get(req.Fields, message.XRequestID); !ok {
-		id := w.requestID()
+		if !x.named {
+			x.named = true
+			copy(x.id[:], w.requestID())
+		}
+		id := x.id[:]
 		e.Add = append(e.Add, message.Field{Name: bytesOf("x-request-id"), Value: id})
 		if w.ring != nil {
 			x.line.setID(w, id)

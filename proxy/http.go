@@ -5,6 +5,7 @@ package proxy
 import (
 	"github.com/seinemesh/seine/message"
 	"github.com/seinemesh/seine/proxy/http1"
+	"github.com/seinemesh/seine/proxy/http2"
 	"github.com/seinemesh/seine/proxy/loop"
 	"github.com/seinemesh/seine/telemetry"
 )
@@ -27,6 +28,7 @@ type downstream struct {
 	caller
 
 	state   state
+	sniffed bool   // it is HTTP/1, no preface of HTTP/2
 	partial bool   // bytes of an incomplete head are there
 	queued  bool   // in the loop's queue of put-off work
 	budget  int    // bytes that may still be moved in this turn
@@ -121,6 +123,17 @@ func (d *downstream) read() bool {
 	if !d.partial {
 		d.x.reset(w.loop.Now())
 	}
+	if !d.sniffed {
+		switch n := min(len(d.data), len(http2.Preface)); {
+		case string(d.data[:n]) != http2.Preface[:n]:
+			d.sniffed = true
+		case n == len(http2.Preface):
+			d.upgrade()
+			return false
+		case n > 3: // no request begins so
+			return d.incomplete()
+		}
+	}
 	n, f, perr := http1.ParseRequest(d.data, &w.req, &d.door.limits)
 	if perr != nil {
 		d.x.framing = f
@@ -129,21 +142,44 @@ func (d *downstream) read() bool {
 		return true
 	}
 	if n == 0 {
-		if d.eof { // cut off inside a head: there is nobody to answer
-			d.end(false)
-			return false
-		}
-		if !d.partial {
-			d.partial = true
-			w.loop.Arm(&d.idle, w.loop.Now()+int64(w.p.o.HeadTimeout))
-		}
-		return true
+		return d.incomplete()
 	}
 	d.partial = false
 	d.x.head, d.x.framing = n, f
 	d.budget -= n // requests that are answered here cost nothing else
 	d.begin()
 	return true
+}
+
+// incomplete waits, bounded, for the rest of a head.
+func (d *downstream) incomplete() bool {
+	if d.eof { // cut off: there is nobody to answer
+		d.end(false)
+		return false
+	}
+	if !d.partial {
+		d.partial = true
+		d.w.loop.Arm(&d.idle, d.w.loop.Now()+int64(d.w.p.o.HeadTimeout))
+	}
+	return true
+}
+
+// upgrade hands a connection that begins with HTTP/2's preface over.
+func (d *downstream) upgrade() {
+	w := d.w
+	d.x.end()
+	delete(w.conns, d)
+	w.loop.Drop(&d.idle)
+	w.serveHTTP2(d.socket, d.caller)
+}
+
+// later1 has the connection go on in the next turn, if there is anything to do.
+func (x *exchange) later1() {
+	d := x.h1
+	if !d.queued && !d.closed && (d.state == closing || len(d.data) > 0 || d.readable || d.undrained || d.hup) {
+		d.queued = true
+		x.w.loop.Later(d)
+	}
 }
 
 // take counts a request.

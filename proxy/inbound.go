@@ -23,9 +23,11 @@ type inbound struct {
 	kind     decide.Arrival // what the connection began as, once that is known
 	port     *decide.InboundPort
 	pool     *pool
+	wide     *pool // of HTTP/2
 	security telemetry.Security
 	peer     *seinev1.Workload // nil: unknown
 	requests *metrics.Requests
+	grpc     *metrics.Requests
 	number   uint16
 	name     string // see cluster
 }
@@ -48,11 +50,23 @@ func (in *inbound) cluster() string {
 
 // route sends a request to the application.
 func (in *inbound) route(x *exchange) {
-	if in.requests == nil {
-		l := in.labels(telemetry.ProtocolHTTP)
-		in.requests = in.w.shard.Requests(&l)
+	handle, protocol := &in.requests, telemetry.ProtocolHTTP
+	if x.grpc {
+		handle, protocol = &in.grpc, telemetry.ProtocolGRPC
 	}
-	x.pool, x.handle = in.pool, in.requests
+	if *handle == nil {
+		l := in.labels(protocol)
+		*handle = in.w.shard.Requests(&l)
+	}
+	x.pool, x.handle = in.pool, *handle
+	if !x.connects && in.port.HTTP2(x.call()) {
+		if in.wide == nil {
+			k := in.pool.key
+			k.h2 = true
+			in.wide = in.w.pool(k, nil)
+		}
+		x.pool = in.wide
+	}
 	x.connect = int64(in.w.p.o.AppConnect)
 }
 
@@ -83,7 +97,7 @@ func peerOf(cert *mtls.Peer, said *seinev1.Workload) *seinev1.Workload {
 // under way is the last of its connection.
 func (w *worker) enforce(s *decide.Self) {
 	admitted := func(in *inbound) bool {
-		in.port, in.requests = s.Inbound(in.number), nil
+		in.port, in.requests, in.grpc = s.Inbound(in.number), nil, nil
 		return in.security == telemetry.SecurityMutualTLS || in.port.Admit(in.kind).Action == decide.Forward
 	}
 	for d := range w.conns {
@@ -93,6 +107,11 @@ func (w *worker) enforce(s *decide.Self) {
 			d.end(false)
 		default:
 			d.x.last = true
+		}
+	}
+	for b := range w.bundles {
+		if b.in != nil && !admitted(b.in) {
+			b.drain()
 		}
 	}
 	for r := range w.relays {

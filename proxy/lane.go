@@ -80,7 +80,7 @@ func (x *exchange) obtain(fresh bool) (*upstream, bool) {
 			x.overflow(l.sh, boundRequests)
 			return nil, false
 		}
-		if !fresh && !x.connects {
+		if (!fresh || x.pool.key.h2) && !x.connects {
 			if u := w.kept(x.pool, x, !x.idempotent); u != nil {
 				return u, true
 			}
@@ -92,7 +92,7 @@ func (x *exchange) obtain(fresh bool) (*upstream, bool) {
 	}
 	t.pending = true
 	if l.first == nil || x.connects {
-		u, err := w.dial(x.pool, durationOf(x.connect), x, !x.connects)
+		u, err := w.dialFor(x)
 		switch {
 		case err == nil:
 			return u, true
@@ -121,7 +121,33 @@ func (w *worker) connection(x *exchange, fresh bool) (*upstream, error) {
 	if x.connects {
 		return w.dial(x.pool, durationOf(x.connect), x, false)
 	}
+	if x.pool.key.h2 {
+		if u := w.kept(x.pool, x, false); u != nil {
+			return u, nil
+		}
+		return w.dialTrunk(x.pool, x)
+	}
 	return w.acquire(x.pool, durationOf(x.connect), x, fresh, !x.idempotent)
+}
+
+// dialFor opens a connection for the request, if there is a place for one.
+func (w *worker) dialFor(x *exchange) (*upstream, error) {
+	if !x.pool.key.h2 || x.connects {
+		return w.dial(x.pool, durationOf(x.connect), x, !x.connects)
+	}
+	l := x.pool.lane
+	if !l.sh.conns.Take(l.sh.limits.Load().MaxConnections) {
+		return nil, errFull
+	}
+	return w.dialTrunk(x.pool, x)
+}
+
+// dialPlace opens a connection for a request that has a place for one.
+func (w *worker) dialPlace(x *exchange) (*upstream, error) {
+	if x.pool.key.h2 {
+		return w.dialTrunk(x.pool, x)
+	}
+	return w.dialTaken(x.pool, durationOf(x.connect), x, true)
 }
 
 // overflow answers a request that a bound keeps out.
@@ -227,7 +253,7 @@ func (l *lane) Resume() {
 		t := l.first
 		x, limits := t.x, sh.limits.Load()
 		u := (*upstream)(nil)
-		if !t.fresh {
+		if !t.fresh || x.pool.key.h2 {
 			u = w.kept(x.pool, x, !x.idempotent)
 		}
 		if u == nil {
@@ -250,7 +276,7 @@ func (l *lane) Resume() {
 		}
 		if u == nil {
 			var err error
-			if u, err = w.dialTaken(x.pool, durationOf(x.connect), x, true); err != nil {
+			if u, err = w.dialPlace(x); err != nil {
 				x.connectFailed(nil, err)
 				x.leg.ready()
 				continue
@@ -272,6 +298,9 @@ func (l *lane) Resume() {
 // spare gives up what a request was about to get: the connection u, or (nil)
 // the place for one.
 func (l *lane) spare(u *upstream) {
+	if u != nil && u.trunk != nil {
+		return // a place on it is no connection
+	}
 	if u != nil {
 		u.release()
 		return
@@ -285,9 +314,18 @@ func (l *lane) evict() bool {
 		return false
 	}
 	for _, p := range l.w.pools {
-		if p.lane == l && p.idle != nil {
+		if p.lane != l {
+			continue
+		}
+		if p.idle != nil {
 			p.idle.drop(false)
 			return true
+		}
+		for _, t := range p.trunks {
+			if t.resting {
+				t.u.drop(false)
+				return true
+			}
 		}
 	}
 	return false

@@ -28,7 +28,11 @@ func (x *exchange) observe() {
 	}
 	reqBytes := x.reqBody.Payload() + x.reqExtra
 	resBytes := x.resBody.Payload() + x.resExtra
-	h.Observe(x.status, x.flag, (now-x.start)/1000, reqBytes, resBytes)
+	if x.grpc && x.grpcStatus >= 0 {
+		h.ObserveGRPC(x.status, x.grpcStatus, x.flag, (now-x.start)/1000, reqBytes, resBytes)
+	} else {
+		h.Observe(x.status, x.flag, (now-x.start)/1000, reqBytes, resBytes)
+	}
 	if w.ring != nil {
 		x.log(now, reqBytes, resBytes)
 	}
@@ -43,8 +47,11 @@ func (x *exchange) log(now, reqBytes, resBytes int64) {
 		DownstreamRemote: x.caller.remote, DownstreamLocal: x.dialled, Protocol: "HTTP/1.1",
 	}
 	x.line.fill(e)
-	if x.line.minor == 0 {
+	switch x.line.minor {
+	case 0:
 		e.Protocol = "HTTP/1.0"
+	case 2:
+		e.Protocol = "HTTP/2"
 	}
 	if x.pool != nil {
 		e.UpstreamHost = x.pool.key.addr

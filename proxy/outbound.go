@@ -204,7 +204,7 @@ func (x *exchange) toward(a *decide.Answer, dest *decide.Destination, id string,
 		e = tgt.edge(w, c.Endpoints[x.ep], x.ep)
 		x.host = e.host
 	}
-	x.target, x.handle, x.pool = tgt, tgt.requests(w, e), e.pool
+	x.target, x.handle, x.pool = tgt, tgt.requests(w, e, x.grpc), tgt.to(w, e, x)
 	switch tr := c.Transport(e.ep); {
 	case tr != decide.Plain && tr != decide.Mutual, tr == decide.Mutual && e.ep == nil:
 		x.reply(503, telemetry.FlagUF, "TLS origination for "+key+" is not implemented: tls.mode SIMPLE, MUTUAL or without known endpoints")
@@ -227,7 +227,7 @@ func (x *exchange) original(authority []byte, port uint16) bool {
 		x.reply(503, telemetry.FlagLR, "the request would come back to this proxy")
 		return false
 	}
-	x.pool = x.w.pool(poolKey{addr: x.dialled, sh: x.sharing()}, nil)
+	x.pool = x.w.pool(poolKey{addr: x.dialled, sh: x.sharing(), h2: x.wide()}, nil)
 	return true
 }
 

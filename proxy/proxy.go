@@ -316,7 +316,12 @@ func (p *Proxy) drain(minimum, limit time.Duration) {
 	p.draining.Store(true)
 	p.log.Info("draining", "minimum", minimum, "limit", limit, "inflight", p.inflight())
 	for _, w := range p.workers {
-		w.loop.Post(func() { w.draining = true })
+		w.loop.Post(func() {
+			w.draining = true
+			for b := range w.bundles {
+				b.drain()
+			}
+		})
 	}
 	end := time.NewTimer(limit)
 	defer end.Stop()
@@ -345,6 +350,9 @@ func (w *worker) shut() {
 	for d := range w.conns {
 		d.end(d.state != reading)
 	}
+	for b := range w.bundles {
+		b.end(b.count > 0)
+	}
 	for r := range w.relays {
 		r.end(0, true)
 	}
@@ -354,6 +362,9 @@ func (w *worker) shut() {
 	for _, p := range w.pools {
 		for p.idle != nil {
 			p.idle.drop(false)
+		}
+		for len(p.trunks) > 0 {
+			p.trunks[0].u.drop(false)
 		}
 	}
 	for _, d := range w.p.doors {

@@ -104,13 +104,13 @@ func (x *exchange) resolveHost(host string, port uint16) bool {
 			x.refused(a)
 			return false
 		case decide.Pass:
-			return x.resolveTo(host, port, poolKey{sh: x.sharing()}, nil)
+			return x.resolveTo(host, port, poolKey{sh: x.sharing(), h2: x.wide()}, nil)
 		case decide.Direct:
 			return x.routed(a, x.w.req.Authority, port, true)
 		}
 		return x.routed(a, x.w.req.Authority, port, false)
 	}
-	return x.resolveTo(host, port, poolKey{sh: x.sharing()}, nil)
+	return x.resolveTo(host, port, poolKey{sh: x.sharing(), h2: x.wide()}, nil)
 }
 
 func (x *exchange) resolveTo(host string, port uint16, k poolKey, alts []string) bool {

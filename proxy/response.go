@@ -232,6 +232,10 @@ func (x *exchange) complete() {
 func (x *exchange) upstreamEnded() {
 	w, u := x.w, x.up
 	if x.headSent && u.err == nil && u.clean && x.resBody.End() == nil {
+		if x.bridged {
+			x.res.push(w, nil, true)
+			return
+		}
 		if x.chunk {
 			x.h1.send(bytesOf(http1.LastChunk), nil)
 		}

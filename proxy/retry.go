@@ -145,7 +145,7 @@ func (x *exchange) clockWhole() {
 func (x *exchange) startClocks() {
 	w := x.w
 	now := w.loop.Now()
-	if x.timeout > 0 && !x.limit.Armed() {
+	if x.timeout > 0 && (!x.limit.Armed() || now+x.timeout < x.limit.When()) {
 		w.loop.Arm(&x.limit, now+x.timeout)
 	}
 	if p := x.retry.policy; p != nil && p.PerTry > 0 && !x.headSent && !x.try.Armed() {
@@ -169,7 +169,7 @@ func (x *exchange) retriesFailure(f decide.Failure) bool {
 	}
 	t := decide.Try{
 		Failure: f, Number: x.retry.number, Sent: x.transmitted && !x.unsent,
-		Idempotent: x.idempotent, Kept: !x.transmitted || x.replay != nil,
+		Idempotent: x.idempotent, Kept: !x.transmitted || x.replayable,
 	}
 	if !x.another(x.retry.policy.Next(&t)) {
 		return false
@@ -184,7 +184,7 @@ func (x *exchange) retriesAnswer(n int, f http1.Framing) bool {
 	r := x.retry.policy
 	t := decide.Try{
 		Failure: decide.Answered, Status: w.res.Status, Number: x.retry.number, Sent: true,
-		Idempotent: x.idempotent, Kept: x.replay != nil,
+		Idempotent: x.idempotent, Kept: x.replayable,
 	}
 	t.GRPCStatus, _ = message.Get(w.res.Fields, message.GRPCStatus)
 	if r.On&decide.OnRateLimited != 0 {
@@ -238,6 +238,10 @@ func (x *exchange) another(s decide.Sequel) bool {
 // of it has come.
 func (x *exchange) discard(n int, f http1.Framing) {
 	u := x.up
+	if u.trunk != nil {
+		x.dropUpstream(true)
+		return
+	}
 	x.up = nil
 	x.release()
 	var b http1.Body
@@ -262,6 +266,8 @@ func (x *exchange) pause() {
 	r.pausing = true
 	x.resStarted, x.status, x.details = false, 0, ""
 	x.resBody, x.resFraming = http1.Body{}, http1.Framing{}
+	x.grpcStatus = -1
+	x.res.detach()
 	x.phase = connecting
 	w.loop.Arm(&x.try, w.loop.Now()+int64(r.policy.Pause(r.number, w.rng.Uint64())))
 }
@@ -343,14 +349,14 @@ func (x *exchange) elsewhere() bool {
 		return false
 	}
 	e := t.edge(w, c.Endpoints[i], i)
-	to := e.pool
+	to := t.to(w, e, x)
 	switch tr := c.Transport(e.ep); {
 	case tr != decide.Plain && tr != decide.Mutual:
 		x.reply(503, telemetry.FlagUF, x.told("TLS origination is not implemented"))
 		return false
 	case e.ep.DNS != "":
 		if a, ok := w.resolved(e.ep.DNS); ok && a.IsValid() {
-			k := e.pool.key
+			k := to.key
 			k.addr = netip.AddrPortFrom(a.Unmap(), e.ep.Port)
 			to = w.pool(k, e.alts)
 		} else { // not known yet: the address that was tried may be back
@@ -358,7 +364,7 @@ func (x *exchange) elsewhere() bool {
 		}
 	}
 	if e != nil {
-		x.handle = t.requests(w, e)
+		x.handle = t.requests(w, e, x.grpc)
 	}
 	if x.host = nil; e != nil {
 		x.host = e.host

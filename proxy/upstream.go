@@ -23,6 +23,8 @@ import (
 var (
 	alpnHTTP = []string{"seine-http/1.1", "istio-http/1.1", "istio"}
 	alpnTCP  = []string{"seine-tcp", "istio"}
+	// As Istio's sidecars offer it: theirs agree to h2.
+	alpnHTTP2 = []string{"seine-http/2", "istio-h2", "istio", "h2"}
 )
 
 // poolKey is what makes two upstream connections interchangeable: where they
@@ -33,6 +35,7 @@ type poolKey struct {
 	alts     string // further identities that are accepted
 	sni      string
 	mutual   bool
+	h2       bool    // exchanges share the connections: trunks
 	app      bool    // the workload's own application
 	sh       *shared // the cluster, if a DestinationRule bounds or watches it
 }
@@ -63,12 +66,14 @@ func AppSource(a netip.Addr) netip.Addr {
 
 // pool keeps the idle connections to one endpoint, the last used first.
 type pool struct {
-	key   poolKey
-	lane  *lane // of key.sh; nil: nothing is bounded
-	alts  []string
-	idle  *upstream // newest
-	count int       // idle ones
-	open  int       // all of them
+	key     poolKey
+	lane    *lane // of key.sh; nil: nothing is bounded
+	alts    []string
+	idle    *upstream // newest
+	trunks  []*trunk
+	streams int // of one trunk, if a DestinationRule bounds them
+	count   int // idle ones
+	open    int // all of them
 }
 
 // target is what a loop knows of a cluster: its balancing state and its
@@ -88,8 +93,10 @@ type target struct {
 type edge struct {
 	ep   *decide.Endpoint
 	pool *pool
+	wide *pool // of HTTP/2; nil: not used yet
 	alts []string
 	http *metrics.Requests
+	grpc *metrics.Requests
 	tcp  *metrics.TCP
 	host *host // nil: nobody watches it
 }
@@ -144,12 +151,33 @@ func (t *target) fill(w *worker, e *edge, ep *decide.Endpoint) {
 }
 
 // requests is the metric handle of requests to the edge's endpoint.
-func (t *target) requests(w *worker, e *edge) *metrics.Requests {
+func (t *target) requests(w *worker, e *edge, grpc bool) *metrics.Requests {
+	if grpc {
+		if e.grpc == nil {
+			l := t.labels(w, e.ep, telemetry.ProtocolGRPC)
+			e.grpc = w.shard.Requests(&l)
+		}
+		return e.grpc
+	}
 	if e.http == nil {
 		l := t.labels(w, e.ep, telemetry.ProtocolHTTP)
 		e.http = w.shard.Requests(&l)
 	}
 	return e.http
+}
+
+// to is the pool of connections to the edge's endpoint that x goes over.
+func (t *target) to(w *worker, e *edge, x *exchange) *pool {
+	if e.pool == nil || x.connects || !t.cluster.HTTP2(x.call()) {
+		return e.pool
+	}
+	if e.wide == nil {
+		k := e.pool.key
+		k.h2 = true
+		e.wide = w.pool(k, e.alts)
+		e.wide.streams = int(t.cluster.Policy.MaxConcurrentStreams)
+	}
+	return e.wide
 }
 
 // streams is the metric handle of opaque connections to the edge's endpoint.
@@ -236,6 +264,7 @@ type upstream struct {
 	newer  *upstream
 	older  *upstream
 	pooled bool
+	trunk  *trunk // of HTTP/2; nil: one exchange at a time
 	timer  loop.Timer
 
 	connecting bool
@@ -322,7 +351,9 @@ func (u *upstream) ready() {
 		}
 		if u.pool.key.mutual {
 			alpn := alpnHTTP
-			if !u.http {
+			if u.pool.key.h2 {
+				alpn = alpnHTTP2
+			} else if !u.http {
 				alpn = alpnTCP
 			}
 			k := &u.pool.key
@@ -341,7 +372,7 @@ func (u *upstream) ready() {
 	}
 	if u.session != nil {
 		switch a := u.session.ALPN(); a {
-		case "seine-http/1.1", "seine-tcp":
+		case "seine-http/2", "seine-http/1.1", "seine-tcp":
 			u.greet = true
 		}
 	}
@@ -381,7 +412,9 @@ func (u *upstream) expired() {
 		u.gaveUp(fmt.Errorf("connect to %v: %w", u.pool.key.addr, errConnectTimeout))
 		return
 	}
-	if u.user == nil {
+	if u.trunk != nil {
+		u.trunk.expired()
+	} else if u.user == nil {
 		u.drop(false)
 	}
 }
@@ -431,6 +464,9 @@ func (u *upstream) drop(reset bool) {
 	u.user = nil
 	u.w.loop.Drop(&u.timer)
 	u.close(reset)
+	if u.trunk != nil {
+		u.trunk.gone()
+	}
 	if u.pool.lane != nil {
 		u.pool.lane.freed()
 	}
@@ -453,6 +489,12 @@ func (w *worker) acquire(p *pool, timeout time.Duration, user upstreamUser, fres
 
 // kept takes an idle connection that is still good; nil if there is none.
 func (w *worker) kept(p *pool, user upstreamUser, careful bool) *upstream {
+	if p.key.h2 {
+		if t := p.trunk(); t != nil {
+			return t.join(user.(*exchange))
+		}
+		return nil
+	}
 	for {
 		u := p.take()
 		if u == nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/seinemesh/seine/message"
 	"github.com/seinemesh/seine/mtls"
 	"github.com/seinemesh/seine/proxy/http1"
+	"github.com/seinemesh/seine/proxy/http2"
 	"github.com/seinemesh/seine/proxy/loop"
 	"github.com/seinemesh/seine/telemetry/accesslog"
 	"github.com/seinemesh/seine/telemetry/metrics"
@@ -70,6 +71,18 @@ type worker struct {
 	passed    *metrics.Requests
 	entry     accesslog.Entry
 	names     map[string]*resolution
+
+	// HTTP/2.
+	bundles  map[*bundle]struct{}
+	frames   http2.Scratch
+	event    http2.Event
+	edit2    http2.Edit
+	fields   []message.Field // of heads that were kept
+	crumbs   []byte          // a cookie that was cut
+	links    []*link         // to be written at the end of the turn
+	lent     []*pipe         // whose sinks have yet to frame what lies in scratch memory
+	finished []*stream       // exchanges that ended in this turn
+	unused   *stream
 }
 
 // parker is a machine that waits for an answer.
@@ -88,8 +101,9 @@ func newWorker(p *Proxy, seed1, seed2 uint64) (*worker, error) {
 		out:     make([]byte, 0, scratchSize),
 		targets: map[*decide.Cluster]*target{}, pools: map[poolKey]*pool{}, lanes: map[*shared]*lane{},
 		parked: map[parker]struct{}{}, conns: map[*downstream]struct{}{}, relays: map[*relay]struct{}{}, arrivals: map[*arrival]struct{}{},
-		names: map[string]*resolution{},
+		names: map[string]*resolution{}, bundles: map[*bundle]struct{}{},
 	}
+	l.AtEnd(w.flush)
 	w.wake = func(s *mtls.Session) {
 		l.Post(func() {
 			if k, ok := s.Tag.(*socket); ok {

@@ -100,6 +100,9 @@ func AppendRequest(dst, head []byte, req *message.Request, f Framing, e *Edit) (
 	if o&optTrailers != 0 && !keepTE {
 		w.dst = append(w.dst, "TE: trailers\r\n"...)
 	}
+	if e.Chunk && len(head) == 0 && f.Kind == Chunked {
+		w.dst = append(w.dst, "Transfer-Encoding: chunked\r\n"...)
+	}
 	w.extra(e.Add)
 	w.connection(o, e.Close, e.KeepAlive)
 	return append(w.dst, '\r', '\n'), nil

@@ -117,6 +117,7 @@ type Edit struct {
 	// decoded (Body.Decode) and the connection is closed after it, for an HTTP/1.0 client.
 	Unchunk bool
 	// Chunk says Transfer-Encoding: chunked of a body that came with Kind
-	// Close: the sender frames it with AppendChunk and AppendLastChunk.
+	// Close: the sender frames it with AppendChunk and AppendLastChunk. Of a
+	// request it is for Kind Chunked without a head: one that came over HTTP/2.
 	Chunk bool
 }

@@ -76,6 +76,7 @@ type Loop struct {
 	stopped bool
 	done    chan struct{}
 	stats   Stats
+	atEnd   func() // ends each turn; nil: nothing
 }
 
 // Stats count what a loop did; read by anyone.
@@ -168,6 +169,10 @@ func (l *Loop) Turn() uint64 { return l.turns }
 // not wait for any.
 // A task must not be queued twice: the caller keeps a mark.
 func (l *Loop) Later(t Task) { l.queue = append(l.queue, t) }
+
+// AtEnd has f called at the end of every turn, when all of its events and tasks
+// are done. It is set before Run.
+func (l *Loop) AtEnd(f func()) { l.atEnd = f }
 
 // Stop makes Run return after the current turn. Any goroutine may call it.
 func (l *Loop) Stop() { l.Post(func() { l.stopped = true }) }
@@ -277,6 +282,9 @@ func (l *Loop) turn(n int) {
 		t.Resume()
 	}
 	l.spare = due
+	if l.atEnd != nil {
+		l.atEnd()
+	}
 }
 
 // ErrStopped is Post's answer once the loop has ended.

@@ -404,6 +404,55 @@ func (TrafficPolicy_Tls) EnumDescriptor() ([]byte, []int) {
 	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{22, 1}
 }
 
+type TrafficPolicy_H2Upgrade int32
+
+const (
+	TrafficPolicy_H2_DEFAULT TrafficPolicy_H2Upgrade = 0 // as the port's protocol says
+	TrafficPolicy_H2_UPGRADE TrafficPolicy_H2Upgrade = 1 // requests of HTTP/1.1 go upstream over HTTP/2
+	TrafficPolicy_H2_DO_NOT  TrafficPolicy_H2Upgrade = 2
+)
+
+// Enum value maps for TrafficPolicy_H2Upgrade.
+var (
+	TrafficPolicy_H2Upgrade_name = map[int32]string{
+		0: "H2_DEFAULT",
+		1: "H2_UPGRADE",
+		2: "H2_DO_NOT",
+	}
+	TrafficPolicy_H2Upgrade_value = map[string]int32{
+		"H2_DEFAULT": 0,
+		"H2_UPGRADE": 1,
+		"H2_DO_NOT":  2,
+	}
+)
+
+func (x TrafficPolicy_H2Upgrade) Enum() *TrafficPolicy_H2Upgrade {
+	p := new(TrafficPolicy_H2Upgrade)
+	*p = x
+	return p
+}
+
+func (x TrafficPolicy_H2Upgrade) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (TrafficPolicy_H2Upgrade) Descriptor() protoreflect.EnumDescriptor {
+	return file_seine_v1_mesh_proto_enumTypes[7].Descriptor()
+}
+
+func (TrafficPolicy_H2Upgrade) Type() protoreflect.EnumType {
+	return &file_seine_v1_mesh_proto_enumTypes[7]
+}
+
+func (x TrafficPolicy_H2Upgrade) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use TrafficPolicy_H2Upgrade.Descriptor instead.
+func (TrafficPolicy_H2Upgrade) EnumDescriptor() ([]byte, []int) {
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{22, 2}
+}
+
 // Ref names the user's resource that a decision comes from.
 type Ref struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2378,19 +2427,22 @@ func (x *Subset) GetPolicy() *TrafficPolicy {
 }
 
 type TrafficPolicy struct {
-	state           protoimpl.MessageState `protogen:"open.v1"`
-	Balancer        TrafficPolicy_Balancer `protobuf:"varint,1,opt,name=balancer,proto3,enum=seine.v1.TrafficPolicy_Balancer" json:"balancer,omitempty"`
-	Tls             TrafficPolicy_Tls      `protobuf:"varint,2,opt,name=tls,proto3,enum=seine.v1.TrafficPolicy_Tls" json:"tls,omitempty"`
-	Sni             string                 `protobuf:"bytes,3,opt,name=sni,proto3" json:"sni,omitempty"`
-	SubjectAltNames []string               `protobuf:"bytes,4,rep,name=subject_alt_names,json=subjectAltNames,proto3" json:"subject_alt_names,omitempty"`
-	ConnectTimeout  *durationpb.Duration   `protobuf:"bytes,5,opt,name=connect_timeout,json=connectTimeout,proto3" json:"connect_timeout,omitempty"` // 10 s if absent
-	Pool            *ConnectionPool        `protobuf:"bytes,10,opt,name=pool,proto3" json:"pool,omitempty"`
-	Outlier         *OutlierDetection      `protobuf:"bytes,11,opt,name=outlier,proto3" json:"outlier,omitempty"`
-	Hash            *ConsistentHash        `protobuf:"bytes,20,opt,name=hash,proto3" json:"hash,omitempty"`     // instead of the balancer
-	Warmup          *Warmup                `protobuf:"bytes,21,opt,name=warmup,proto3" json:"warmup,omitempty"` // with DEFAULT, ROUND_ROBIN and LEAST_REQUEST
-	Locality        *Locality              `protobuf:"bytes,22,opt,name=locality,proto3" json:"locality,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	state                protoimpl.MessageState  `protogen:"open.v1"`
+	Balancer             TrafficPolicy_Balancer  `protobuf:"varint,1,opt,name=balancer,proto3,enum=seine.v1.TrafficPolicy_Balancer" json:"balancer,omitempty"`
+	Tls                  TrafficPolicy_Tls       `protobuf:"varint,2,opt,name=tls,proto3,enum=seine.v1.TrafficPolicy_Tls" json:"tls,omitempty"`
+	Sni                  string                  `protobuf:"bytes,3,opt,name=sni,proto3" json:"sni,omitempty"`
+	SubjectAltNames      []string                `protobuf:"bytes,4,rep,name=subject_alt_names,json=subjectAltNames,proto3" json:"subject_alt_names,omitempty"`
+	ConnectTimeout       *durationpb.Duration    `protobuf:"bytes,5,opt,name=connect_timeout,json=connectTimeout,proto3" json:"connect_timeout,omitempty"` // 10 s if absent
+	Pool                 *ConnectionPool         `protobuf:"bytes,10,opt,name=pool,proto3" json:"pool,omitempty"`
+	Outlier              *OutlierDetection       `protobuf:"bytes,11,opt,name=outlier,proto3" json:"outlier,omitempty"`
+	Hash                 *ConsistentHash         `protobuf:"bytes,20,opt,name=hash,proto3" json:"hash,omitempty"`     // instead of the balancer
+	Warmup               *Warmup                 `protobuf:"bytes,21,opt,name=warmup,proto3" json:"warmup,omitempty"` // with DEFAULT, ROUND_ROBIN and LEAST_REQUEST
+	Locality             *Locality               `protobuf:"bytes,22,opt,name=locality,proto3" json:"locality,omitempty"`
+	H2Upgrade            TrafficPolicy_H2Upgrade `protobuf:"varint,60,opt,name=h2_upgrade,json=h2Upgrade,proto3,enum=seine.v1.TrafficPolicy_H2Upgrade" json:"h2_upgrade,omitempty"` // connectionPool.http.h2UpgradePolicy
+	UseClientProtocol    bool                    `protobuf:"varint,61,opt,name=use_client_protocol,json=useClientProtocol,proto3" json:"use_client_protocol,omitempty"`             // connectionPool.http.useClientProtocol: as the client speaks
+	MaxConcurrentStreams uint32                  `protobuf:"varint,62,opt,name=max_concurrent_streams,json=maxConcurrentStreams,proto3" json:"max_concurrent_streams,omitempty"`    // connectionPool.http.maxConcurrentStreams, of one HTTP/2 connection; 0: the proxy's own bound
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
 }
 
 func (x *TrafficPolicy) Reset() {
@@ -2491,6 +2543,27 @@ func (x *TrafficPolicy) GetLocality() *Locality {
 		return x.Locality
 	}
 	return nil
+}
+
+func (x *TrafficPolicy) GetH2Upgrade() TrafficPolicy_H2Upgrade {
+	if x != nil {
+		return x.H2Upgrade
+	}
+	return TrafficPolicy_H2_DEFAULT
+}
+
+func (x *TrafficPolicy) GetUseClientProtocol() bool {
+	if x != nil {
+		return x.UseClientProtocol
+	}
+	return false
+}
+
+func (x *TrafficPolicy) GetMaxConcurrentStreams() uint32 {
+	if x != nil {
+		return x.MaxConcurrentStreams
+	}
+	return 0
 }
 
 // ConsistentHash sends equal keys to the same endpoint, as Envoy's ring hash and
@@ -3550,7 +3623,7 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\x06policy\x18\x03 \x01(\v2\x17.seine.v1.TrafficPolicyR\x06policy\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x90\x05\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xf4\x06\n" +
 	"\rTrafficPolicy\x12<\n" +
 	"\bbalancer\x18\x01 \x01(\x0e2 .seine.v1.TrafficPolicy.BalancerR\bbalancer\x12-\n" +
 	"\x03tls\x18\x02 \x01(\x0e2\x1b.seine.v1.TrafficPolicy.TlsR\x03tls\x12\x10\n" +
@@ -3562,7 +3635,11 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\aoutlier\x18\v \x01(\v2\x1a.seine.v1.OutlierDetectionR\aoutlier\x12,\n" +
 	"\x04hash\x18\x14 \x01(\v2\x18.seine.v1.ConsistentHashR\x04hash\x12(\n" +
 	"\x06warmup\x18\x15 \x01(\v2\x10.seine.v1.WarmupR\x06warmup\x12.\n" +
-	"\blocality\x18\x16 \x01(\v2\x12.seine.v1.LocalityR\blocality\"X\n" +
+	"\blocality\x18\x16 \x01(\v2\x12.seine.v1.LocalityR\blocality\x12@\n" +
+	"\n" +
+	"h2_upgrade\x18< \x01(\x0e2!.seine.v1.TrafficPolicy.H2UpgradeR\th2Upgrade\x12.\n" +
+	"\x13use_client_protocol\x18= \x01(\bR\x11useClientProtocol\x124\n" +
+	"\x16max_concurrent_streams\x18> \x01(\rR\x14maxConcurrentStreams\"X\n" +
 	"\bBalancer\x12\v\n" +
 	"\aDEFAULT\x10\x00\x12\x0f\n" +
 	"\vROUND_ROBIN\x10\x01\x12\x11\n" +
@@ -3577,7 +3654,13 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\n" +
 	"\x06SIMPLE\x10\x03\x12\n" +
 	"\n" +
-	"\x06MUTUAL\x10\x04\"\xf1\x02\n" +
+	"\x06MUTUAL\x10\x04\":\n" +
+	"\tH2Upgrade\x12\x0e\n" +
+	"\n" +
+	"H2_DEFAULT\x10\x00\x12\x0e\n" +
+	"\n" +
+	"H2_UPGRADE\x10\x01\x12\r\n" +
+	"\tH2_DO_NOT\x10\x02\"\xf1\x02\n" +
 	"\x0eConsistentHash\x12\x18\n" +
 	"\x06header\x18\x01 \x01(\tH\x00R\x06header\x129\n" +
 	"\x06cookie\x18\x02 \x01(\v2\x1f.seine.v1.ConsistentHash.CookieH\x00R\x06cookie\x12\x1d\n" +
@@ -3688,7 +3771,7 @@ func file_seine_v1_mesh_proto_rawDescGZIP() []byte {
 	return file_seine_v1_mesh_proto_rawDescData
 }
 
-var file_seine_v1_mesh_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
+var file_seine_v1_mesh_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
 var file_seine_v1_mesh_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_seine_v1_mesh_proto_goTypes = []any{
 	(Protocol)(0),                    // 0: seine.v1.Protocol
@@ -3698,131 +3781,133 @@ var file_seine_v1_mesh_proto_goTypes = []any{
 	(Service_Resolution)(0),          // 4: seine.v1.Service.Resolution
 	(TrafficPolicy_Balancer)(0),      // 5: seine.v1.TrafficPolicy.Balancer
 	(TrafficPolicy_Tls)(0),           // 6: seine.v1.TrafficPolicy.Tls
-	(*Ref)(nil),                      // 7: seine.v1.Ref
-	(*Workload)(nil),                 // 8: seine.v1.Workload
-	(*Self)(nil),                     // 9: seine.v1.Self
-	(*InboundPort)(nil),              // 10: seine.v1.InboundPort
-	(*AccessLog)(nil),                // 11: seine.v1.AccessLog
-	(*Answer)(nil),                   // 12: seine.v1.Answer
-	(*StringMatch)(nil),              // 13: seine.v1.StringMatch
-	(*HeaderMatch)(nil),              // 14: seine.v1.HeaderMatch
-	(*QueryMatch)(nil),               // 15: seine.v1.QueryMatch
-	(*HttpMatch)(nil),                // 16: seine.v1.HttpMatch
-	(*HttpRule)(nil),                 // 17: seine.v1.HttpRule
-	(*Retry)(nil),                    // 18: seine.v1.Retry
-	(*TcpMatch)(nil),                 // 19: seine.v1.TcpMatch
-	(*TcpRule)(nil),                  // 20: seine.v1.TcpRule
-	(*Destination)(nil),              // 21: seine.v1.Destination
-	(*Redirect)(nil),                 // 22: seine.v1.Redirect
-	(*DirectResponse)(nil),           // 23: seine.v1.DirectResponse
-	(*Rewrite)(nil),                  // 24: seine.v1.Rewrite
-	(*HeaderOps)(nil),                // 25: seine.v1.HeaderOps
-	(*Header)(nil),                   // 26: seine.v1.Header
-	(*Service)(nil),                  // 27: seine.v1.Service
-	(*Subset)(nil),                   // 28: seine.v1.Subset
-	(*TrafficPolicy)(nil),            // 29: seine.v1.TrafficPolicy
-	(*ConsistentHash)(nil),           // 30: seine.v1.ConsistentHash
-	(*Warmup)(nil),                   // 31: seine.v1.Warmup
-	(*Locality)(nil),                 // 32: seine.v1.Locality
-	(*ConnectionPool)(nil),           // 33: seine.v1.ConnectionPool
-	(*OutlierDetection)(nil),         // 34: seine.v1.OutlierDetection
-	(*Endpoint)(nil),                 // 35: seine.v1.Endpoint
-	nil,                              // 36: seine.v1.Self.LabelsEntry
-	nil,                              // 37: seine.v1.HttpMatch.SourceLabelsEntry
-	nil,                              // 38: seine.v1.TcpMatch.SourceLabelsEntry
-	nil,                              // 39: seine.v1.Subset.LabelsEntry
-	(*ConsistentHash_Cookie)(nil),    // 40: seine.v1.ConsistentHash.Cookie
-	(*Locality_Distribute)(nil),      // 41: seine.v1.Locality.Distribute
-	(*Locality_Failover)(nil),        // 42: seine.v1.Locality.Failover
-	nil,                              // 43: seine.v1.Locality.CallerLabelsEntry
-	nil,                              // 44: seine.v1.Locality.Distribute.ToEntry
-	(*ConnectionPool_Keepalive)(nil), // 45: seine.v1.ConnectionPool.Keepalive
-	nil,                              // 46: seine.v1.Endpoint.LabelsEntry
-	(*durationpb.Duration)(nil),      // 47: google.protobuf.Duration
+	(TrafficPolicy_H2Upgrade)(0),     // 7: seine.v1.TrafficPolicy.H2Upgrade
+	(*Ref)(nil),                      // 8: seine.v1.Ref
+	(*Workload)(nil),                 // 9: seine.v1.Workload
+	(*Self)(nil),                     // 10: seine.v1.Self
+	(*InboundPort)(nil),              // 11: seine.v1.InboundPort
+	(*AccessLog)(nil),                // 12: seine.v1.AccessLog
+	(*Answer)(nil),                   // 13: seine.v1.Answer
+	(*StringMatch)(nil),              // 14: seine.v1.StringMatch
+	(*HeaderMatch)(nil),              // 15: seine.v1.HeaderMatch
+	(*QueryMatch)(nil),               // 16: seine.v1.QueryMatch
+	(*HttpMatch)(nil),                // 17: seine.v1.HttpMatch
+	(*HttpRule)(nil),                 // 18: seine.v1.HttpRule
+	(*Retry)(nil),                    // 19: seine.v1.Retry
+	(*TcpMatch)(nil),                 // 20: seine.v1.TcpMatch
+	(*TcpRule)(nil),                  // 21: seine.v1.TcpRule
+	(*Destination)(nil),              // 22: seine.v1.Destination
+	(*Redirect)(nil),                 // 23: seine.v1.Redirect
+	(*DirectResponse)(nil),           // 24: seine.v1.DirectResponse
+	(*Rewrite)(nil),                  // 25: seine.v1.Rewrite
+	(*HeaderOps)(nil),                // 26: seine.v1.HeaderOps
+	(*Header)(nil),                   // 27: seine.v1.Header
+	(*Service)(nil),                  // 28: seine.v1.Service
+	(*Subset)(nil),                   // 29: seine.v1.Subset
+	(*TrafficPolicy)(nil),            // 30: seine.v1.TrafficPolicy
+	(*ConsistentHash)(nil),           // 31: seine.v1.ConsistentHash
+	(*Warmup)(nil),                   // 32: seine.v1.Warmup
+	(*Locality)(nil),                 // 33: seine.v1.Locality
+	(*ConnectionPool)(nil),           // 34: seine.v1.ConnectionPool
+	(*OutlierDetection)(nil),         // 35: seine.v1.OutlierDetection
+	(*Endpoint)(nil),                 // 36: seine.v1.Endpoint
+	nil,                              // 37: seine.v1.Self.LabelsEntry
+	nil,                              // 38: seine.v1.HttpMatch.SourceLabelsEntry
+	nil,                              // 39: seine.v1.TcpMatch.SourceLabelsEntry
+	nil,                              // 40: seine.v1.Subset.LabelsEntry
+	(*ConsistentHash_Cookie)(nil),    // 41: seine.v1.ConsistentHash.Cookie
+	(*Locality_Distribute)(nil),      // 42: seine.v1.Locality.Distribute
+	(*Locality_Failover)(nil),        // 43: seine.v1.Locality.Failover
+	nil,                              // 44: seine.v1.Locality.CallerLabelsEntry
+	nil,                              // 45: seine.v1.Locality.Distribute.ToEntry
+	(*ConnectionPool_Keepalive)(nil), // 46: seine.v1.ConnectionPool.Keepalive
+	nil,                              // 47: seine.v1.Endpoint.LabelsEntry
+	(*durationpb.Duration)(nil),      // 48: google.protobuf.Duration
 }
 var file_seine_v1_mesh_proto_depIdxs = []int32{
-	8,  // 0: seine.v1.Self.workload:type_name -> seine.v1.Workload
-	36, // 1: seine.v1.Self.labels:type_name -> seine.v1.Self.LabelsEntry
-	10, // 2: seine.v1.Self.inbound:type_name -> seine.v1.InboundPort
+	9,  // 0: seine.v1.Self.workload:type_name -> seine.v1.Workload
+	37, // 1: seine.v1.Self.labels:type_name -> seine.v1.Self.LabelsEntry
+	11, // 2: seine.v1.Self.inbound:type_name -> seine.v1.InboundPort
 	1,  // 3: seine.v1.Self.default_mtls:type_name -> seine.v1.MtlsMode
-	7,  // 4: seine.v1.Self.default_mtls_source:type_name -> seine.v1.Ref
-	11, // 5: seine.v1.Self.access_log:type_name -> seine.v1.AccessLog
+	8,  // 4: seine.v1.Self.default_mtls_source:type_name -> seine.v1.Ref
+	12, // 5: seine.v1.Self.access_log:type_name -> seine.v1.AccessLog
 	0,  // 6: seine.v1.InboundPort.protocol:type_name -> seine.v1.Protocol
 	1,  // 7: seine.v1.InboundPort.mtls:type_name -> seine.v1.MtlsMode
-	7,  // 8: seine.v1.InboundPort.mtls_source:type_name -> seine.v1.Ref
+	8,  // 8: seine.v1.InboundPort.mtls_source:type_name -> seine.v1.Ref
 	2,  // 9: seine.v1.AccessLog.format:type_name -> seine.v1.AccessLog.Format
 	3,  // 10: seine.v1.Answer.kind:type_name -> seine.v1.Answer.Kind
 	0,  // 11: seine.v1.Answer.protocol:type_name -> seine.v1.Protocol
-	17, // 12: seine.v1.Answer.http:type_name -> seine.v1.HttpRule
-	20, // 13: seine.v1.Answer.tcp:type_name -> seine.v1.TcpRule
-	7,  // 14: seine.v1.Answer.source:type_name -> seine.v1.Ref
-	13, // 15: seine.v1.HeaderMatch.value:type_name -> seine.v1.StringMatch
-	13, // 16: seine.v1.QueryMatch.value:type_name -> seine.v1.StringMatch
-	13, // 17: seine.v1.HttpMatch.uri:type_name -> seine.v1.StringMatch
-	13, // 18: seine.v1.HttpMatch.scheme:type_name -> seine.v1.StringMatch
-	13, // 19: seine.v1.HttpMatch.method:type_name -> seine.v1.StringMatch
-	13, // 20: seine.v1.HttpMatch.authority:type_name -> seine.v1.StringMatch
-	14, // 21: seine.v1.HttpMatch.headers:type_name -> seine.v1.HeaderMatch
-	15, // 22: seine.v1.HttpMatch.query:type_name -> seine.v1.QueryMatch
-	37, // 23: seine.v1.HttpMatch.source_labels:type_name -> seine.v1.HttpMatch.SourceLabelsEntry
-	16, // 24: seine.v1.HttpRule.match:type_name -> seine.v1.HttpMatch
-	7,  // 25: seine.v1.HttpRule.source:type_name -> seine.v1.Ref
-	21, // 26: seine.v1.HttpRule.destinations:type_name -> seine.v1.Destination
-	22, // 27: seine.v1.HttpRule.redirect:type_name -> seine.v1.Redirect
-	23, // 28: seine.v1.HttpRule.direct_response:type_name -> seine.v1.DirectResponse
-	24, // 29: seine.v1.HttpRule.rewrite:type_name -> seine.v1.Rewrite
-	25, // 30: seine.v1.HttpRule.request_headers:type_name -> seine.v1.HeaderOps
-	25, // 31: seine.v1.HttpRule.response_headers:type_name -> seine.v1.HeaderOps
-	47, // 32: seine.v1.HttpRule.timeout:type_name -> google.protobuf.Duration
-	18, // 33: seine.v1.HttpRule.retry:type_name -> seine.v1.Retry
-	47, // 34: seine.v1.Retry.per_try_timeout:type_name -> google.protobuf.Duration
-	47, // 35: seine.v1.Retry.backoff:type_name -> google.protobuf.Duration
-	38, // 36: seine.v1.TcpMatch.source_labels:type_name -> seine.v1.TcpMatch.SourceLabelsEntry
-	19, // 37: seine.v1.TcpRule.match:type_name -> seine.v1.TcpMatch
-	7,  // 38: seine.v1.TcpRule.source:type_name -> seine.v1.Ref
-	21, // 39: seine.v1.TcpRule.destinations:type_name -> seine.v1.Destination
-	25, // 40: seine.v1.Destination.request_headers:type_name -> seine.v1.HeaderOps
-	25, // 41: seine.v1.Destination.response_headers:type_name -> seine.v1.HeaderOps
-	26, // 42: seine.v1.HeaderOps.set:type_name -> seine.v1.Header
-	26, // 43: seine.v1.HeaderOps.add:type_name -> seine.v1.Header
+	18, // 12: seine.v1.Answer.http:type_name -> seine.v1.HttpRule
+	21, // 13: seine.v1.Answer.tcp:type_name -> seine.v1.TcpRule
+	8,  // 14: seine.v1.Answer.source:type_name -> seine.v1.Ref
+	14, // 15: seine.v1.HeaderMatch.value:type_name -> seine.v1.StringMatch
+	14, // 16: seine.v1.QueryMatch.value:type_name -> seine.v1.StringMatch
+	14, // 17: seine.v1.HttpMatch.uri:type_name -> seine.v1.StringMatch
+	14, // 18: seine.v1.HttpMatch.scheme:type_name -> seine.v1.StringMatch
+	14, // 19: seine.v1.HttpMatch.method:type_name -> seine.v1.StringMatch
+	14, // 20: seine.v1.HttpMatch.authority:type_name -> seine.v1.StringMatch
+	15, // 21: seine.v1.HttpMatch.headers:type_name -> seine.v1.HeaderMatch
+	16, // 22: seine.v1.HttpMatch.query:type_name -> seine.v1.QueryMatch
+	38, // 23: seine.v1.HttpMatch.source_labels:type_name -> seine.v1.HttpMatch.SourceLabelsEntry
+	17, // 24: seine.v1.HttpRule.match:type_name -> seine.v1.HttpMatch
+	8,  // 25: seine.v1.HttpRule.source:type_name -> seine.v1.Ref
+	22, // 26: seine.v1.HttpRule.destinations:type_name -> seine.v1.Destination
+	23, // 27: seine.v1.HttpRule.redirect:type_name -> seine.v1.Redirect
+	24, // 28: seine.v1.HttpRule.direct_response:type_name -> seine.v1.DirectResponse
+	25, // 29: seine.v1.HttpRule.rewrite:type_name -> seine.v1.Rewrite
+	26, // 30: seine.v1.HttpRule.request_headers:type_name -> seine.v1.HeaderOps
+	26, // 31: seine.v1.HttpRule.response_headers:type_name -> seine.v1.HeaderOps
+	48, // 32: seine.v1.HttpRule.timeout:type_name -> google.protobuf.Duration
+	19, // 33: seine.v1.HttpRule.retry:type_name -> seine.v1.Retry
+	48, // 34: seine.v1.Retry.per_try_timeout:type_name -> google.protobuf.Duration
+	48, // 35: seine.v1.Retry.backoff:type_name -> google.protobuf.Duration
+	39, // 36: seine.v1.TcpMatch.source_labels:type_name -> seine.v1.TcpMatch.SourceLabelsEntry
+	20, // 37: seine.v1.TcpRule.match:type_name -> seine.v1.TcpMatch
+	8,  // 38: seine.v1.TcpRule.source:type_name -> seine.v1.Ref
+	22, // 39: seine.v1.TcpRule.destinations:type_name -> seine.v1.Destination
+	26, // 40: seine.v1.Destination.request_headers:type_name -> seine.v1.HeaderOps
+	26, // 41: seine.v1.Destination.response_headers:type_name -> seine.v1.HeaderOps
+	27, // 42: seine.v1.HeaderOps.set:type_name -> seine.v1.Header
+	27, // 43: seine.v1.HeaderOps.add:type_name -> seine.v1.Header
 	0,  // 44: seine.v1.Service.protocol:type_name -> seine.v1.Protocol
 	4,  // 45: seine.v1.Service.resolution:type_name -> seine.v1.Service.Resolution
-	29, // 46: seine.v1.Service.policy:type_name -> seine.v1.TrafficPolicy
-	28, // 47: seine.v1.Service.subsets:type_name -> seine.v1.Subset
-	7,  // 48: seine.v1.Service.source:type_name -> seine.v1.Ref
-	39, // 49: seine.v1.Subset.labels:type_name -> seine.v1.Subset.LabelsEntry
-	29, // 50: seine.v1.Subset.policy:type_name -> seine.v1.TrafficPolicy
+	30, // 46: seine.v1.Service.policy:type_name -> seine.v1.TrafficPolicy
+	29, // 47: seine.v1.Service.subsets:type_name -> seine.v1.Subset
+	8,  // 48: seine.v1.Service.source:type_name -> seine.v1.Ref
+	40, // 49: seine.v1.Subset.labels:type_name -> seine.v1.Subset.LabelsEntry
+	30, // 50: seine.v1.Subset.policy:type_name -> seine.v1.TrafficPolicy
 	5,  // 51: seine.v1.TrafficPolicy.balancer:type_name -> seine.v1.TrafficPolicy.Balancer
 	6,  // 52: seine.v1.TrafficPolicy.tls:type_name -> seine.v1.TrafficPolicy.Tls
-	47, // 53: seine.v1.TrafficPolicy.connect_timeout:type_name -> google.protobuf.Duration
-	33, // 54: seine.v1.TrafficPolicy.pool:type_name -> seine.v1.ConnectionPool
-	34, // 55: seine.v1.TrafficPolicy.outlier:type_name -> seine.v1.OutlierDetection
-	30, // 56: seine.v1.TrafficPolicy.hash:type_name -> seine.v1.ConsistentHash
-	31, // 57: seine.v1.TrafficPolicy.warmup:type_name -> seine.v1.Warmup
-	32, // 58: seine.v1.TrafficPolicy.locality:type_name -> seine.v1.Locality
-	40, // 59: seine.v1.ConsistentHash.cookie:type_name -> seine.v1.ConsistentHash.Cookie
-	47, // 60: seine.v1.Warmup.duration:type_name -> google.protobuf.Duration
-	41, // 61: seine.v1.Locality.distribute:type_name -> seine.v1.Locality.Distribute
-	42, // 62: seine.v1.Locality.failover:type_name -> seine.v1.Locality.Failover
-	43, // 63: seine.v1.Locality.caller_labels:type_name -> seine.v1.Locality.CallerLabelsEntry
-	47, // 64: seine.v1.ConnectionPool.idle_timeout:type_name -> google.protobuf.Duration
-	47, // 65: seine.v1.ConnectionPool.tcp_idle_timeout:type_name -> google.protobuf.Duration
-	47, // 66: seine.v1.ConnectionPool.max_connection_duration:type_name -> google.protobuf.Duration
-	45, // 67: seine.v1.ConnectionPool.keepalive:type_name -> seine.v1.ConnectionPool.Keepalive
-	47, // 68: seine.v1.OutlierDetection.interval:type_name -> google.protobuf.Duration
-	47, // 69: seine.v1.OutlierDetection.base_ejection_time:type_name -> google.protobuf.Duration
-	8,  // 70: seine.v1.Endpoint.workload:type_name -> seine.v1.Workload
-	46, // 71: seine.v1.Endpoint.labels:type_name -> seine.v1.Endpoint.LabelsEntry
-	47, // 72: seine.v1.ConsistentHash.Cookie.ttl:type_name -> google.protobuf.Duration
-	26, // 73: seine.v1.ConsistentHash.Cookie.attributes:type_name -> seine.v1.Header
-	44, // 74: seine.v1.Locality.Distribute.to:type_name -> seine.v1.Locality.Distribute.ToEntry
-	47, // 75: seine.v1.ConnectionPool.Keepalive.time:type_name -> google.protobuf.Duration
-	47, // 76: seine.v1.ConnectionPool.Keepalive.interval:type_name -> google.protobuf.Duration
-	77, // [77:77] is the sub-list for method output_type
-	77, // [77:77] is the sub-list for method input_type
-	77, // [77:77] is the sub-list for extension type_name
-	77, // [77:77] is the sub-list for extension extendee
-	0,  // [0:77] is the sub-list for field type_name
+	48, // 53: seine.v1.TrafficPolicy.connect_timeout:type_name -> google.protobuf.Duration
+	34, // 54: seine.v1.TrafficPolicy.pool:type_name -> seine.v1.ConnectionPool
+	35, // 55: seine.v1.TrafficPolicy.outlier:type_name -> seine.v1.OutlierDetection
+	31, // 56: seine.v1.TrafficPolicy.hash:type_name -> seine.v1.ConsistentHash
+	32, // 57: seine.v1.TrafficPolicy.warmup:type_name -> seine.v1.Warmup
+	33, // 58: seine.v1.TrafficPolicy.locality:type_name -> seine.v1.Locality
+	7,  // 59: seine.v1.TrafficPolicy.h2_upgrade:type_name -> seine.v1.TrafficPolicy.H2Upgrade
+	41, // 60: seine.v1.ConsistentHash.cookie:type_name -> seine.v1.ConsistentHash.Cookie
+	48, // 61: seine.v1.Warmup.duration:type_name -> google.protobuf.Duration
+	42, // 62: seine.v1.Locality.distribute:type_name -> seine.v1.Locality.Distribute
+	43, // 63: seine.v1.Locality.failover:type_name -> seine.v1.Locality.Failover
+	44, // 64: seine.v1.Locality.caller_labels:type_name -> seine.v1.Locality.CallerLabelsEntry
+	48, // 65: seine.v1.ConnectionPool.idle_timeout:type_name -> google.protobuf.Duration
+	48, // 66: seine.v1.ConnectionPool.tcp_idle_timeout:type_name -> google.protobuf.Duration
+	48, // 67: seine.v1.ConnectionPool.max_connection_duration:type_name -> google.protobuf.Duration
+	46, // 68: seine.v1.ConnectionPool.keepalive:type_name -> seine.v1.ConnectionPool.Keepalive
+	48, // 69: seine.v1.OutlierDetection.interval:type_name -> google.protobuf.Duration
+	48, // 70: seine.v1.OutlierDetection.base_ejection_time:type_name -> google.protobuf.Duration
+	9,  // 71: seine.v1.Endpoint.workload:type_name -> seine.v1.Workload
+	47, // 72: seine.v1.Endpoint.labels:type_name -> seine.v1.Endpoint.LabelsEntry
+	48, // 73: seine.v1.ConsistentHash.Cookie.ttl:type_name -> google.protobuf.Duration
+	27, // 74: seine.v1.ConsistentHash.Cookie.attributes:type_name -> seine.v1.Header
+	45, // 75: seine.v1.Locality.Distribute.to:type_name -> seine.v1.Locality.Distribute.ToEntry
+	48, // 76: seine.v1.ConnectionPool.Keepalive.time:type_name -> google.protobuf.Duration
+	48, // 77: seine.v1.ConnectionPool.Keepalive.interval:type_name -> google.protobuf.Duration
+	78, // [78:78] is the sub-list for method output_type
+	78, // [78:78] is the sub-list for method input_type
+	78, // [78:78] is the sub-list for extension type_name
+	78, // [78:78] is the sub-list for extension extendee
+	0,  // [0:78] is the sub-list for field type_name
 }
 
 func init() { file_seine_v1_mesh_proto_init() }
@@ -3847,7 +3932,7 @@ func file_seine_v1_mesh_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_seine_v1_mesh_proto_rawDesc), len(file_seine_v1_mesh_proto_rawDesc)),
-			NumEnums:      7,
+			NumEnums:      8,
 			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   0,

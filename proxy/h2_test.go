@@ -1,0 +1,158 @@
+//go:build linux
+
+package proxy
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	seinev1 "github.com/seinemesh/seine/api/seine/v1"
+)
+
+// app2 is an application that speaks HTTP/1.1 and HTTP/2 without TLS.
+func app2(t testing.TB, h http.HandlerFunc) netip.AddrPort {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	s := &http.Server{Handler: h, Protocols: new(http.Protocols)}
+	s.Protocols.SetHTTP1(true)
+	s.Protocols.SetUnencryptedHTTP2(true)
+	done := make(chan struct{})
+	go func() { _ = s.Serve(l); close(done) }()
+	t.Cleanup(func() { _ = s.Close(); <-done })
+	return netip.MustParseAddrPort(l.Addr().String())
+}
+
+// client2 speaks HTTP/2 with prior knowledge to a proxy port, whatever the URL says.
+func client2(t testing.TB, addr string) *http.Client {
+	t.Helper()
+	tr := &http.Transport{
+		Protocols: new(http.Protocols),
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", addr)
+		},
+	}
+	tr.Protocols.SetUnencryptedHTTP2(true)
+	t.Cleanup(tr.CloseIdleConnections)
+	return &http.Client{Transport: tr, Timeout: 20 * time.Second}
+}
+
+// speaks gives the pair's service a protocol.
+func speaks(t testing.TB, p seinev1.Protocol, app netip.AddrPort, edit func(client, server *Options)) *pair {
+	t.Helper()
+	return startPairOf(t, app, p, &seinev1.TrafficPolicy{}, nil, edit)
+}
+
+// startPairOf is startPair for a service and port of that protocol.
+func startPairOf(t testing.TB, app netip.AddrPort, protocol seinev1.Protocol, policy *seinev1.TrafficPolicy, rules []*seinev1.HttpRule, edit func(client, server *Options)) *pair {
+	t.Helper()
+	ca := newAuthority(t)
+	so := Options{Loops: 1, Forwards: []Forward{{Listen: localhost(), App: app, Port: 8080}}, Factory: ca.factory(t, billingID)}
+	co := Options{Loops: 1, Explicit: localhost(), Factory: ca.factory(t, frontendID)}
+	if edit != nil {
+		edit(&co, &so)
+	}
+	server := start(t, so, (&tableOf{t: t, self: self(t, "billing", billingID, seinev1.MtlsMode_MTLS_STRICT, &seinev1.InboundPort{
+		Port: 8080, Protocol: protocol, Mtls: seinev1.MtlsMode_MTLS_STRICT,
+		Service: billing, ServiceName: "billing", ServiceNamespace: "default", ServicePort: 8080,
+	})}).build())
+	if rules == nil {
+		rules = []*seinev1.HttpRule{toBilling()}
+	}
+	table := billingTable(t, rules, endpoint("1", server.Addresses()[0], workload("billing", billingID)))
+	table.service[0].Protocol, table.service[0].Policy = protocol, policy
+	client := start(t, co, table.build())
+	return &pair{ca: ca, client: client, server: server, addr: client.Addresses()[0].String()}
+}
+
+func get2(t testing.TB, c *http.Client, path string) (*http.Response, string) {
+	t.Helper()
+	res, err := c.Get("http://billing:8080" + path)
+	must(t, err)
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	must(t, err)
+	return res, string(body)
+}
+
+// TestVersions: every combination of what a client speaks and what the upstream
+// is spoken to, through one proxy and through a pair.
+func TestVersions(t *testing.T) {
+	for _, protocol := range []seinev1.Protocol{seinev1.Protocol_PROTOCOL_DETECT, seinev1.Protocol_PROTOCOL_HTTP, seinev1.Protocol_PROTOCOL_HTTP2, seinev1.Protocol_PROTOCOL_GRPC} {
+		for _, version := range []int{1, 2} {
+			t.Run(fmt.Sprintf("%v from HTTP/%d", protocol, version), func(t *testing.T) {
+				at := app2(t, func(w http.ResponseWriter, r *http.Request) {
+					body, _ := io.ReadAll(r.Body)
+					w.Header().Set("X-Proto", r.Proto)
+					w.Header().Set("X-Xfcc", r.Header.Get("x-forwarded-client-cert"))
+					fmt.Fprintf(w, "%s %s %s", r.Method, r.URL, body)
+				})
+				p := speaks(t, protocol, at, nil)
+				c := client2(t, p.addr)
+				if version == 1 {
+					c = &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+						return new(net.Dialer).DialContext(ctx, "tcp", p.addr)
+					}}, Timeout: 20 * time.Second}
+					t.Cleanup(c.CloseIdleConnections)
+				}
+				want := "HTTP/1.1"
+				if protocol == seinev1.Protocol_PROTOCOL_HTTP2 || protocol == seinev1.Protocol_PROTOCOL_GRPC || protocol == seinev1.Protocol_PROTOCOL_DETECT && version == 2 {
+					want = "HTTP/2.0"
+				}
+				big := strings.Repeat("0123456789", 50_000)
+				for i := range 3 {
+					res, body := get2(t, c, "/pay?id=7")
+					if res.StatusCode != 200 || body != "GET /pay?id=7 " || res.Header.Get("X-Proto") != want || !strings.Contains(res.Header.Get("X-Xfcc"), frontendID) {
+						t.Fatalf("%d: %v %q", i, res, body)
+					}
+					for name, r := range map[string]io.Reader{"length": strings.NewReader(big), "chunked": io.MultiReader(strings.NewReader(big))} {
+						res, err := c.Post("http://billing:8080/x", "text/plain", r)
+						must(t, err)
+						body, err := io.ReadAll(res.Body)
+						must(t, err)
+						res.Body.Close()
+						if res.StatusCode != 200 || string(body) != "POST /x "+big {
+							t.Fatalf("%s: %v, %d bytes", name, res, len(body))
+						}
+					}
+				}
+			})
+		}
+	}
+}
+
+// TestManyStreams: one connection of a client carries many exchanges at once.
+func TestManyStreams(t *testing.T) {
+	at := app2(t, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(w, r.Body)
+	})
+	p := speaks(t, seinev1.Protocol_PROTOCOL_HTTP2, at, nil)
+	c := client2(t, p.addr)
+	var all sync.WaitGroup
+	for i := range 64 {
+		all.Go(func() {
+			for j := range 10 {
+				want := strings.Repeat(fmt.Sprintf("%d/%d ", i, j), 1+j*1000)
+				res, err := c.Post("http://billing:8080/", "text/plain", strings.NewReader(want))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				got, err := io.ReadAll(res.Body)
+				res.Body.Close()
+				if err != nil || string(got) != want {
+					t.Errorf("%d bytes for %d: %v", len(got), len(want), err)
+				}
+			}
+		})
+	}
+	all.Wait()
+}
