@@ -26,6 +26,9 @@ type configuration struct {
 	state ConfigState
 	snap  *mesh.Snapshot
 	said  map[string]struct{} // findings of the event before, which were logged then
+
+	routes        []config.RouteStatus // of what runs
+	routesChanged chan struct{}        // holds a token if routes may have changed; for one reader
 }
 
 // ConfigState is the answer of GET /api/v1/config.
@@ -52,7 +55,7 @@ func newConfiguration(publish func(*mesh.Snapshot), domain string, log *slog.Log
 		refused:    counter("seine_config_refused_total", "Changes of the resources that were not taken; what ran before went on."),
 		findings:   prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "seine_config_findings", Help: "Findings in the resources as they were read last."}, []string{"severity"}),
 		generation: prometheus.NewGauge(prometheus.GaugeOpts{Name: "seine_config_generation", Help: "Generation of the configuration that runs."}),
-		state:      ConfigState{Findings: config.Findings{}},
+		state:      ConfigState{Findings: config.Findings{}}, routesChanged: make(chan struct{}, 1),
 	}
 }
 
@@ -87,6 +90,13 @@ func (c *configuration) take(e config.Event) {
 	c.accepted.Inc()
 	c.generation.Set(float64(snap.Generation))
 	c.snap = snap
+	if !e.EndpointsOnly {
+		c.routes = e.Result.Routes
+		select {
+		case c.routesChanged <- struct{}{}:
+		default:
+		}
+	}
 	c.state.Generation, c.state.Loaded = snap.Generation, now
 	c.state.Services, c.state.Workloads = len(snap.Services), len(snap.Workloads)
 	c.state.Healthy = 0
@@ -131,6 +141,13 @@ func (c *configuration) report(fs config.Findings) {
 	for _, s := range []config.Severity{config.Info, config.Warning, config.Error} {
 		c.findings.WithLabelValues(s.String()).Set(float64(fs.Count(s)))
 	}
+}
+
+// currentRoutes is how the Gateway API routes of what runs fare.
+func (c *configuration) currentRoutes() []config.RouteStatus {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.routes
 }
 
 // current returns the state and the snapshot that runs (nil: none yet).

@@ -148,6 +148,9 @@ func (s *server) run(ctx context.Context, g *errgroup.Group) error {
 	s.guard(ctx, g)
 	g.Go(func() error { return s.discovery.Run(ctx) })
 	g.Go(func() error { return unlessDone(ctx, source.Watch(ctx, s.config.take)) })
+	if s.cluster != nil {
+		g.Go(func() error { return s.lead.while(ctx, "writing the status of routes", s.writeRouteStatus) })
+	}
 	g.Go(func() error { return s.scraper.run(ctx) })
 	s.serveGRPC(ctx, g, l.grpc)
 	if l.http != nil {
