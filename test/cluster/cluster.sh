@@ -3,6 +3,7 @@
 #   cluster.sh up | down            bring $CLUSTER up with $NODES nodes, take it away
 #   cluster.sh exec COMMAND…        run in node 1's network, KUBECONFIG and kubectl at hand
 #   cluster.sh import ARCHIVE…      bring images into every node
+#   cluster.sh stop NAME            kill a process, say kube-apiserver; up starts it again
 # CLUSTER=seine NODES=1 unless set; several clusters live side by side by name.
 set -euo pipefail
 . "$(dirname "$0")/settings.sh"
@@ -14,6 +15,7 @@ case "${1:-}" in
       for archive in "${@:2}"; do ctr -a "$socket" -n k8s.io images import "$archive" >/dev/null; done
     done
     ;;
+  stop) kill -9 $(cat "$run/$2"-*.pid) ;;
   *)
     sed -n 's/^# \?//p' "$0" | sed 1d >&2
     exit 2

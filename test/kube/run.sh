@@ -9,12 +9,18 @@ tests=(go test -tags kube -count=1 -timeout 20m -v "$@" ./test/kube/...)
 if [ -n "${KUBECONFIG:-}" ]; then exec "${tests[@]}"; fi
 
 export CLUSTER=${CLUSTER:-e2e} NODES=${NODES:-2}
-cluster=test/cluster/cluster.sh
-[ -n "${KEEP:-}" ] || trap '$cluster down' EXIT
-images=$(mktemp -d)
-go run ./install/images --arch "$(go env GOARCH)" --out "$images"
+cluster=$PWD/test/cluster/cluster.sh built=$(mktemp -d)
+finish() {
+  rm -r "$built"
+  [ -n "${KEEP:-}" ] || $cluster down
+}
+trap finish EXIT
+CGO_ENABLED=0 go build -o "$built/" ./cmd/seine
+go run ./install/images --arch "$(go env GOARCH)" --out "$built"
 go test -tags kube -c -o /dev/null ./test/kube # compile while the machine is quiet
 $cluster up
-$cluster import "$images"/*.tar
-rm -r "$images"
+$cluster import "$built"/*.tar
+# What only a cluster of our own has: a wire to listen on, an API server to stop.
+export SEINE=$built/seine SEINE_CLUSTER=$cluster
+[ "$NODES" = 1 ] || export SEINE_WIRE=node2
 $cluster exec "${tests[@]}"
