@@ -49,6 +49,7 @@ type Options struct {
 	Listen      string        // gRPC: discovery and certificates
 	HTTP        string        // API (on loopback), health and metrics; "": none
 	API         string        // the same on a loopback address, for people with a port-forward; "": none
+	Webhook     string        // with Cluster: where the API server's questions are answered; "": nowhere
 	Socket      string        // Unix socket of the API, 0600; "": none
 	JoinSecret  string        // file of the join tokens' secret; made if it is not there; "": State/join-secret
 	CertTTL     time.Duration // of leaves; 0: 24 hours
@@ -161,6 +162,11 @@ func (s *server) run(ctx context.Context, g *errgroup.Group) error {
 	}
 	if l.socket != nil {
 		s.serveHTTP(ctx, g, l.socket, s.handler(true))
+	}
+	if o.Webhook != "" && o.Cluster != nil {
+		if err := s.webhook(ctx, g, http.NewServeMux()); err != nil {
+			return err
+		}
 	}
 	s.log.Info("seined runs", "grpc", l.grpc.Addr(), "http", addr(l.http), "api", addr(l.api), "socket", o.Socket,
 		"trust_domain", s.authority.TrustDomain(), "version", o.Version)

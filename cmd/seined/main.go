@@ -71,6 +71,9 @@ names; the mesh's settings are the MeshConfig under "mesh" of ConfigMap "seine".
 				if !cmd.Flags().Changed("api") {
 					o.API = controlplane.DefaultAPI
 				}
+				if !cmd.Flags().Changed("webhook") {
+					o.Webhook = controlplane.DefaultWebhook
+				}
 			}
 			return controlplane.Run(cmd.Context(), o)
 		},
@@ -85,6 +88,7 @@ names; the mesh's settings are the MeshConfig under "mesh" of ConfigMap "seine".
 	f.StringVar(&o.Listen, "listen", "0.0.0.0:15012", "address of discovery and certificates (gRPC, TLS)")
 	f.StringVar(&o.HTTP, "http", "0.0.0.0:15014", "address of health and metrics, on loopback also the API; empty: none")
 	f.StringVar(&o.API, "api", "", "loopback address of the API; empty: none (default with --kubernetes: "+controlplane.DefaultAPI+")")
+	f.StringVar(&o.Webhook, "webhook", "", "address of the webhooks that the API server calls; empty: none (default with --kubernetes: "+controlplane.DefaultWebhook+")")
 	f.StringVar(&o.Socket, "socket", "", "Unix socket (0600) of the API; empty: none")
 	f.StringVar(&o.JoinSecret, "join-secret", "", "file (0600) of the secret of join tokens, made if it is not there (default: STATE/join-secret)")
 	f.DurationVar(&o.CertTTL, "cert-ttl", 0, "how long certificates live (default 24h)")
