@@ -171,6 +171,13 @@ func (a *analysis) routes() {
 			for j, d := range r.Destinations {
 				a.destination(vs, d, fmt.Sprintf("spec.http[%d].route[%d].destination", r.Index, j))
 			}
+			for j, m := range r.Mirrors {
+				at := fmt.Sprintf("spec.http[%d].mirror", r.Index)
+				if o := a.b.objects[vs.Ref]; o == nil || !o.has(at) {
+					at = fmt.Sprintf("spec.http[%d].mirrors[%d].destination", r.Index, j)
+				}
+				a.destination(vs, m.Destination, at)
+			}
 			a.gateways(vs, r)
 		}
 		for _, r := range vs.TCP {

@@ -45,6 +45,7 @@ const (
 	codeRootNamespace = "SEINE0208" // which namespace is the root
 	codePublishClash  = "SEINE0209" // two published ports with one number
 	codeRetries       = "SEINE0215" // retries that do not do what they seem to
+	codeNoEffect      = "SEINE0216" // a feature that is written such that it does nothing
 
 	codeRouteParent   = "SEINE0301" // a Gateway API route's parent that is not there, or that it cannot be attached to
 	codeRouteBackend  = "SEINE0302" // a rule of such a route that cannot be done as written: 500

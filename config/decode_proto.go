@@ -55,6 +55,7 @@ var legacyFields = map[protoreflect.FullName]map[string]string{
 		"appendResponseHeaders": "headers.response.add",
 		"removeResponseHeaders": "headers.response.remove",
 	},
+	"istio.networking.v1alpha3.HTTPFaultInjection.Abort": {"percent": "percentage.value"},
 }
 
 func join(pattern, name string) string {

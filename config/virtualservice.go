@@ -20,6 +20,7 @@ var virtualServiceFields = fields("hosts", "gateways", "exportTo",
 	"http.match.ignoreUriCase", "http.match.statPrefix", "http.match.withoutHeaders.**", "http.match.sourceNamespace",
 	"http.route.destination.host", "http.route.destination.subset", "http.route.destination.port.number", "http.route.weight", "http.route.headers.**",
 	"http.redirect.**", "http.directResponse.**", "http.rewrite.**", "http.timeout", "http.headers.**", "http.retries.**",
+	"http.fault.**", "http.corsPolicy.**",
 	"tcp.match.destinationSubnets", "tcp.match.port", "tcp.match.sourceLabels.**", "tcp.match.gateways", "tcp.match.sourceNamespace",
 	"tcp.route.destination.host", "tcp.route.destination.subset", "tcp.route.destination.port.number", "tcp.route.weight")
 
@@ -184,6 +185,16 @@ func (c *routeConverter) http(r *networking.HTTPRoute, i int, path string) *sein
 		c.plain(rw.Uri, at+".uri")
 		c.plain(rw.Authority, at+".authority")
 	}
+	if f := r.Fault; f != nil {
+		rule.Fault = c.fault(f, path+".fault")
+		if r.Redirect != nil || r.DirectResponse != nil {
+			c.d.fail(codeInvalid, path+".fault", nil, "has no place beside redirect or directResponse")
+		}
+	}
+	if p := r.CorsPolicy; p != nil {
+		rule.Cors = c.cors(p, path+".corsPolicy")
+	}
+	_ = c.mirrors(r, path)
 	if rt := r.Retries; rt != nil {
 		rule.Retry = c.retry(rt, r.Timeout, path+".retries")
 	}

@@ -175,11 +175,23 @@ func segments(p string) []string {
 
 // line is where path stands, or its nearest parent that stands anywhere.
 func (o *object) line(path string) int {
-	n, line := o.root, o.ref.Line
+	line, _ := o.find(path)
+	return line
+}
+
+// has reports whether path is written.
+func (o *object) has(path string) bool {
+	_, found := o.find(path)
+	return found
+}
+
+func (o *object) find(path string) (line int, found bool) {
+	line = o.ref.Line
+	n := o.root
 	for _, s := range segments(path) {
 		n = resolve(n)
 		if n == nil {
-			break
+			return line, false
 		}
 		var next *yaml.Node
 		switch n.Kind {
@@ -197,11 +209,11 @@ func (o *object) line(path string) int {
 			}
 		}
 		if next == nil {
-			break
+			return line, false
 		}
 		n = next
 	}
-	return line
+	return line, true
 }
 
 // camel is the JSON name of a field that was written in snake_case, which

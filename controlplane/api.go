@@ -36,6 +36,7 @@ func (s *server) handler(trusted bool) http.Handler {
 	api := http.NewServeMux()
 	mux.Handle("/api/", local(api))
 	api.HandleFunc("GET /api/v1/stat", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.scraper.window.Table(time.Now())) })
+	api.HandleFunc("GET /api/v1/diagnose", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.scraper.judge.report()) })
 	api.HandleFunc("GET /api/v1/proxies", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.discovery.Proxies()) })
 	api.HandleFunc("GET /api/v1/config", func(w http.ResponseWriter, _ *http.Request) {
 		state, _ := s.config.current()

@@ -38,6 +38,7 @@ type scraper struct {
 	port    uint16
 	client  *http.Client
 	window  *stat.Window
+	judge   *judge
 	log     *slog.Logger
 	failed  prometheus.Counter
 	took    prometheus.Histogram
@@ -49,7 +50,7 @@ type scraper struct {
 
 func newScraper(proxies connected, port uint16, log *slog.Logger) *scraper {
 	return &scraper{
-		proxies: proxies, port: port, log: log, window: stat.NewWindow(statSpan),
+		proxies: proxies, port: port, log: log, window: stat.NewWindow(statSpan), judge: newJudge(log),
 		known: map[string]struct{}{}, down: map[string]string{},
 		failed: prometheus.NewCounter(prometheus.CounterOpts{Name: "seine_scrape_failures_total", Help: "Scrapes of proxies that failed."}),
 		took:   prometheus.NewHistogram(prometheus.HistogramOpts{Name: "seine_scrape_round_seconds", Help: "Seconds to scrape all connected proxies.", Buckets: []float64{.01, .05, .1, .25, .5, 1, 2.5, 5}}),
@@ -63,7 +64,7 @@ func newScraper(proxies connected, port uint16, log *slog.Logger) *scraper {
 }
 
 func (s *scraper) collectors() []prometheus.Collector {
-	return []prometheus.Collector{s.failed, s.took}
+	return []prometheus.Collector{s.failed, s.took, s.judge.active}
 }
 
 // run scrapes once a second, or as often as it can, until ctx ends.
@@ -105,11 +106,15 @@ func (s *scraper) round(ctx context.Context) {
 	for id := range s.known {
 		if _, still := now[id]; !still {
 			s.window.Remove(id)
+			s.judge.remove(id)
 			delete(s.down, id)
 		}
 	}
 	s.known = now
 	s.took.Observe(time.Since(start).Seconds())
+	if end := time.Now(); s.judge.due(end) {
+		s.judge.judge(end, s.window.Distributions(end))
+	}
 }
 
 // note logs a proxy that cannot be scraped once, and once that it can again.
@@ -154,5 +159,6 @@ func (s *scraper) scrape(ctx context.Context, id string, at netip.AddrPort) erro
 	if len(body) > scrapeBody {
 		return errors.New("the metrics are larger than is read")
 	}
-	return s.window.Add(id, time.Now(), body)
+	now := time.Now()
+	return errors.Join(s.window.Add(id, now, body), s.judge.note(id, now, body))
 }

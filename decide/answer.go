@@ -27,6 +27,9 @@ type Rule struct {
 	Destinations []Destination
 	Timeout      time.Duration // 0: none
 	Retry        *Retry        // nil: a request is sent once
+	Fault        *Fault        // nil: none
+	Cors         *Cors         // nil: none
+	Mirrors      []Mirror
 	// Request and Response are for an answer of the proxy's own (redirect,
 	// direct response). A forwarded request takes its Destination's, which
 	// hold the rule's already.

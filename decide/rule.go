@@ -83,6 +83,12 @@ func compileRule(p *seinev1.HttpRule) (*Rule, error) {
 	if !fieldText(r.authority) {
 		return nil, invalid("the rewritten authority holds a control character")
 	}
+	if r.Fault, err = compileFault(p.Fault); err != nil {
+		return nil, err
+	}
+	if r.Cors, err = compileCors(p.Cors); err != nil {
+		return nil, err
+	}
 	switch {
 	case r.Redirect != nil:
 		return r, checkRedirect(r.Redirect)
@@ -100,6 +106,9 @@ func compileRule(p *seinev1.HttpRule) (*Rule, error) {
 	}
 	r.Destinations, r.total, err = compileDestinations(p.Destinations)
 	if err != nil {
+		return nil, err
+	}
+	if r.Mirrors, err = compileMirrors(p.Mirrors); err != nil {
 		return nil, err
 	}
 	single := len(p.Destinations) == 1

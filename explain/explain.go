@@ -62,6 +62,7 @@ const (
 	NoService   = "no_service"
 	NoEndpoints = "no_endpoints"
 	Policy      = "policy"
+	Injected    = "fault" // every such request is aborted on purpose
 )
 
 // Answer is what happens. Fields that do not apply are left out.
@@ -80,8 +81,9 @@ type Answer struct {
 	Flag          string         `json:"flag,omitempty"`
 	Timeout       string         `json:"timeout,omitempty"`
 	Retries       *Retries       `json:"retries,omitempty"`
-	Mirrors       []Destination  `json:"mirrors,omitempty"`
+	Mirrors       []Mirror       `json:"mirrors,omitempty"`
 	Fault         *Fault         `json:"fault,omitempty"`
+	Cors          *Cors          `json:"cors,omitempty"`
 	Mtls          string         `json:"mtls,omitempty"`
 	Authorization *Authorization `json:"authorization,omitempty"`
 	Upstream      *Upstream      `json:"upstream,omitempty"`
@@ -140,12 +142,6 @@ type Retries struct {
 	RemoteLocalities  bool   `json:"remoteLocalities,omitempty"`
 	NonIdempotentToo  bool   `json:"nonIdempotentToo,omitempty"`
 	FromConfiguration bool   `json:"fromConfiguration,omitempty"` // else the mesh's default
-}
-
-// Fault is an injected delay or abort.
-type Fault struct {
-	Delay string `json:"delay,omitempty"`
-	Abort int    `json:"abort,omitempty"`
 }
 
 // Authorization is the verdict of authorization policies.

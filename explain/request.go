@@ -35,6 +35,9 @@ func (e *explanation) request(a *decide.Answer, direct bool, port uint16) error 
 		e.a.Timeout = r.Timeout.String()
 	}
 	e.response(r.Response)
+	if e.fault(r) || e.cors(r, head) {
+		return nil
+	}
 	switch {
 	case r.Redirect != nil:
 		e.a.Outcome, e.a.Status = Redirect, r.RedirectStatus()
@@ -48,6 +51,7 @@ func (e *explanation) request(a *decide.Answer, direct bool, port uint16) error 
 	default:
 		e.sent(r, match, head)
 		e.retries(r.Retry)
+		e.mirrors(r)
 		if err := e.upstream(r.Destinations, a, r); err != nil {
 			return err
 		}

@@ -92,6 +92,27 @@ func (a *Answer) WriteText(w io.Writer, colored bool) error {
 	if r := a.Retries; r != nil {
 		line("retries", "%s", r)
 	}
+	if f := a.Fault; f != nil {
+		if f.Delay != "" {
+			line("fault", "%g %% delayed by %s", f.DelayPercent, f.Delay)
+		}
+		if f.AbortPercent > 0 {
+			line("fault", "%g %% aborted with %s", f.AbortPercent, cmp.Or(f.GRPCAbort, fmt.Sprint(f.Abort)))
+		}
+	}
+	if c := a.Cors; c != nil {
+		line("cors", "origin %q allowed: %v", c.Origin, c.Allowed)
+		for _, name := range sorted(c.Headers) {
+			line("", "+ %s: %s", name, c.Headers[name])
+		}
+	}
+	for _, m := range a.Mirrors {
+		text := fmt.Sprintf("%s:%d", m.Host, m.Port)
+		if m.Subset != "" {
+			text += " subset " + m.Subset
+		}
+		line("mirror", "%s  %g %%", text, m.Percent)
+	}
 	if a.Mtls != "" {
 		line("mtls", "%s", a.Mtls)
 	}

@@ -25,6 +25,11 @@ func ruleFor(s *mesh.Snapshot, w *mesh.Workload, r *seinev1.HttpRule, keep []int
 		DirectResponse: r.DirectResponse, Rewrite: r.Rewrite, RequestHeaders: r.RequestHeaders,
 		ResponseHeaders: r.ResponseHeaders, Timeout: r.Timeout, Unsupported: r.Unsupported, Retry: r.Retry,
 		Destinations: destinations(s, w, r.Destinations, port),
+		Fault:        r.Fault, Cors: r.Cors, Delegate: r.Delegate, DelegateIndex: r.DelegateIndex,
+	}
+	for _, m := range r.Mirrors {
+		d := destinations(s, w, []*seinev1.Destination{m.Destination}, port)
+		out.Mirrors = append(out.Mirrors, &seinev1.Mirror{Destination: d[0], PerMillion: m.PerMillion})
 	}
 	if len(keep) < len(r.Match) {
 		out.Match = nil

@@ -1,16 +1,38 @@
 #!/usr/bin/env bash
-# Installs what the tests need and the machine lacks (Debian and Ubuntu):
-# a C compiler for the race detector. Everything else is pinned in go.mod.
+# Installs what the tests need and the machine lacks (Debian and Ubuntu): a C
+# compiler for the race detector and, for root, what a node of the test cluster
+# is made of. Everything else is pinned in go.mod.
 set -euo pipefail
 
 missing=()
-command -v gcc >/dev/null || missing+=(gcc libc6-dev)
-command -v make >/dev/null || missing+=(make)
-command -v git >/dev/null || missing+=(git ca-certificates)
+need() { # COMMAND PACKAGE…
+  PATH=$PATH:/usr/sbin:/sbin command -v "$1" >/dev/null || missing+=("${@:2}")
+}
+need gcc gcc libc6-dev
+need make make
+need git git ca-certificates
+if [ "$(id -u)" = 0 ]; then
+  need containerd containerd
+  need runc runc
+  need nft nftables
+  need iptables iptables
+  need conntrack conntrack
+  need busybox busybox-static
+  need ip iproute2
+  need sysctl procps
+  [ -x /usr/lib/cni/bridge ] || missing+=(containernetworking-plugins)
+fi
 if ((${#missing[@]})); then
   sudo=
   [ "$(id -u)" = 0 ] || sudo=sudo
-  $sudo apt-get update -q
-  DEBIAN_FRONTEND=noninteractive $sudo apt-get install -q -y --no-install-recommends "${missing[@]}"
+  install() {
+    $sudo apt-get update -q &&
+      $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
+  }
+  # A package mirror may fail for a moment.
+  install || { sleep 10 && install; } || { sleep 30 && install; } || {
+    echo "deps: could not install ${missing[*]}: see apt's words above" >&2
+    exit 1
+  }
 fi
 go version

@@ -16,10 +16,21 @@ step() { # NAME BUDGET-MINUTES COMMAND…
   printf '=== %s: %d s of %d s\n' "$name" $((SECONDS - start)) $((budget * 60))
 }
 
+# The cluster needs root: its nodes are made of network namespaces and cgroups.
+cluster() {
+  if [ "$(id -u)" != 0 ]; then
+    echo "skipped, for it needs root: $*"
+    return
+  fi
+  "$@"
+}
+
 step 'machine: what the tests need' 2 ./test/deps.sh
 step 'modules' 2 go mod download
 step 'lint: gofmt, vet, staticcheck' 4 ./test/lint.sh
 step 'unit tests, race detector, fuzz seeds' 10 go test -race -timeout 9m ./...
 step 'end to end: the demo as root and as an ordinary user' 7 \
   go test -tags e2e -count=1 -timeout 10m -v ./test/e2e/...
+step 'Kubernetes for the test cluster, unless the cache has it' 25 cluster ./test/cluster/build.sh
+step 'end to end: a real cluster' 10 cluster ./test/kube/run.sh
 printf '\nall steps passed in %d s\n' "$SECONDS"

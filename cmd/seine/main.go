@@ -50,7 +50,7 @@ routed, protected, measured and explained without a change to their code.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	cmd.AddCommand(versionCommand(), upCommand(), statCommand(), analyzeCommand(), explainCommand(), injectCommand())
+	cmd.AddCommand(versionCommand(), upCommand(), statCommand(), analyzeCommand(), explainCommand(), diagnoseCommand(), injectCommand())
 	return cmd
 }
 

@@ -32,6 +32,8 @@ var rules = []rule{
 	{"ca", []string{"config", "plan", "discovery", "local", "proxy", "stat", "explain", "cmd"}},
 	{"capture", append([]string{"config", "plan", "discovery", "local", "proxy", "stat", "explain", "cmd"}, foreign...)},
 	{"proxy/http2", []string{"decide", "mesh", "api", "proxy/loop", "net/http", "os"}},
+	{"host", append([]string{"config", "plan", "decide", "discovery", "local", "proxy", "stat", "diagnose", "cmd", "net/http"}, foreign...)},
+	{"diagnose", append([]string{"config", "plan", "decide", "discovery", "local", "proxy", "cmd", "net/http"}, foreign...)},
 	{"discovery", []string{"local", "proxy", "config", "cmd"}},
 	{"config", []string{"plan", "discovery", "local", "proxy", "cmd"}},
 	{"inject", []string{"proxy", "discovery", "plan", "local", "ca", "mtls", "controlplane", "k8s.io/client-go/"}},

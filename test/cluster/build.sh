@@ -16,7 +16,7 @@ if [ ! -e "$out/complete" ]; then
   # One build at a time, and one link: two of them would not fit in small machines' memory.
   (cd "$here/kube" && flock "$out" nice go build -p 2 -mod=readonly -trimpath -tags grpcnotrace -gcflags=all=-dwarf=false -ldflags "$ldflags" -o "$out/" ./... >&2)
   for name in kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubelet kubectl etcd; do
-    ln -sfn kubelab "$out/$name"
+    ln -sfn kubernetes "$out/$name"
   done
   touch "$out/complete"
 fi

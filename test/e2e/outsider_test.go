@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -11,11 +12,16 @@ import (
 	"time"
 )
 
-// play is what this binary does as a workload. The one role there is, the
-// outsider, has no sidecar: it goes straight at a workload's address in
-// plaintext, again and again, and says each time what it met.
+// play is what this binary does as a workload. The outsider has no sidecar: it
+// goes straight at a workload's address in plaintext, again and again, and says
+// each time what it met. The disk writes for each request.
 func play(role string) int {
-	if role != "outsider" {
+	switch role {
+	case "outsider":
+	case "disk":
+		fmt.Fprintln(os.Stderr, http.ListenAndServe(":8080", http.HandlerFunc(write)))
+		return 1
+	default:
 		fmt.Fprintln(os.Stderr, "no such role:", role)
 		return 1
 	}
@@ -44,4 +50,22 @@ func attempt(target string) string {
 	}
 	defer res.Body.Close()
 	return fmt.Sprint("answered: ", res.StatusCode)
+}
+
+// write answers once a little of DIR's disk is written.
+func write(w http.ResponseWriter, _ *http.Request) {
+	err := func() error {
+		f, err := os.CreateTemp(os.Getenv("DIR"), "write")
+		if err != nil {
+			return err
+		}
+		defer os.Remove(f.Name())
+		_, err = f.Write(make([]byte, 4096))
+		return errors.Join(err, f.Sync(), f.Close())
+	}()
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	fmt.Fprintln(w, `{"version": "v1"}`)
 }

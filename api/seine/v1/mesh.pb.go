@@ -190,7 +190,7 @@ func (x AccessLog_Format) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use AccessLog_Format.Descriptor instead.
 func (AccessLog_Format) EnumDescriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{4, 0}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{5, 0}
 }
 
 type Answer_Kind int32
@@ -242,7 +242,7 @@ func (x Answer_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Answer_Kind.Descriptor instead.
 func (Answer_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{5, 0}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{6, 0}
 }
 
 type Service_Resolution int32
@@ -291,7 +291,7 @@ func (x Service_Resolution) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Service_Resolution.Descriptor instead.
 func (Service_Resolution) EnumDescriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{20, 0}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{24, 0}
 }
 
 type TrafficPolicy_Balancer int32
@@ -346,7 +346,7 @@ func (x TrafficPolicy_Balancer) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use TrafficPolicy_Balancer.Descriptor instead.
 func (TrafficPolicy_Balancer) EnumDescriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{22, 0}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{26, 0}
 }
 
 type TrafficPolicy_Tls int32
@@ -401,7 +401,7 @@ func (x TrafficPolicy_Tls) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use TrafficPolicy_Tls.Descriptor instead.
 func (TrafficPolicy_Tls) EnumDescriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{22, 1}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{26, 1}
 }
 
 type TrafficPolicy_H2Upgrade int32
@@ -450,7 +450,7 @@ func (x TrafficPolicy_H2Upgrade) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use TrafficPolicy_H2Upgrade.Descriptor instead.
 func (TrafficPolicy_H2Upgrade) EnumDescriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{22, 2}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{26, 2}
 }
 
 // Ref names the user's resource that a decision comes from.
@@ -658,8 +658,11 @@ type Self struct {
 	DefaultMtlsSource *Ref                   `protobuf:"bytes,7,opt,name=default_mtls_source,json=defaultMtlsSource,proto3" json:"default_mtls_source,omitempty"`
 	// CIDRs whose every address is the mesh's own: an address here that the
 	// control plane has not answered for is refused, never passed through.
-	MeshPrefixes  []string   `protobuf:"bytes,8,rep,name=mesh_prefixes,json=meshPrefixes,proto3" json:"mesh_prefixes,omitempty"`
-	AccessLog     *AccessLog `protobuf:"bytes,9,opt,name=access_log,json=accessLog,proto3" json:"access_log,omitempty"`
+	MeshPrefixes []string   `protobuf:"bytes,8,rep,name=mesh_prefixes,json=meshPrefixes,proto3" json:"mesh_prefixes,omitempty"`
+	AccessLog    *AccessLog `protobuf:"bytes,9,opt,name=access_log,json=accessLog,proto3" json:"access_log,omitempty"`
+	// What the workload's own sidecar holds its callers to. A request must be
+	// within every limit that is about it.
+	RateLimits    []*RateLimit `protobuf:"bytes,30,rep,name=rate_limits,json=rateLimits,proto3" json:"rate_limits,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -757,6 +760,161 @@ func (x *Self) GetAccessLog() *AccessLog {
 	return nil
 }
 
+func (x *Self) GetRateLimits() []*RateLimit {
+	if x != nil {
+		return x.RateLimits
+	}
+	return nil
+}
+
+// RateLimit is a bucket of tokens that all event loops of a proxy share; or,
+// with a key, one for each of the key's values.
+type RateLimit struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Id       string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // "NAMESPACE/NAME[INDEX]"
+	Source   *Ref                   `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
+	Ports    []uint32               `protobuf:"varint,3,rep,packed,name=ports,proto3" json:"ports,omitempty"` // none: every port of the workload
+	Match    []*HttpMatch           `protobuf:"bytes,4,rep,name=match,proto3" json:"match,omitempty"`         // any of them; none: every request
+	Requests uint64                 `protobuf:"varint,5,opt,name=requests,proto3" json:"requests,omitempty"`  // that are let in each `per`, evenly
+	Per      *durationpb.Duration   `protobuf:"bytes,6,opt,name=per,proto3" json:"per,omitempty"`
+	Burst    uint64                 `protobuf:"varint,7,opt,name=burst,proto3" json:"burst,omitempty"` // the bucket's size: requests at once after a quiet time
+	// Types that are valid to be assigned to Key:
+	//
+	//	*RateLimit_Header
+	//	*RateLimit_Client
+	Key           isRateLimit_Key `protobuf_oneof:"key"`
+	MaxKeys       uint32          `protobuf:"varint,10,opt,name=max_keys,json=maxKeys,proto3" json:"max_keys,omitempty"` // values that have a bucket of their own at once
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RateLimit) Reset() {
+	*x = RateLimit{}
+	mi := &file_seine_v1_mesh_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RateLimit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RateLimit) ProtoMessage() {}
+
+func (x *RateLimit) ProtoReflect() protoreflect.Message {
+	mi := &file_seine_v1_mesh_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RateLimit.ProtoReflect.Descriptor instead.
+func (*RateLimit) Descriptor() ([]byte, []int) {
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *RateLimit) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *RateLimit) GetSource() *Ref {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *RateLimit) GetPorts() []uint32 {
+	if x != nil {
+		return x.Ports
+	}
+	return nil
+}
+
+func (x *RateLimit) GetMatch() []*HttpMatch {
+	if x != nil {
+		return x.Match
+	}
+	return nil
+}
+
+func (x *RateLimit) GetRequests() uint64 {
+	if x != nil {
+		return x.Requests
+	}
+	return 0
+}
+
+func (x *RateLimit) GetPer() *durationpb.Duration {
+	if x != nil {
+		return x.Per
+	}
+	return nil
+}
+
+func (x *RateLimit) GetBurst() uint64 {
+	if x != nil {
+		return x.Burst
+	}
+	return 0
+}
+
+func (x *RateLimit) GetKey() isRateLimit_Key {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *RateLimit) GetHeader() string {
+	if x != nil {
+		if x, ok := x.Key.(*RateLimit_Header); ok {
+			return x.Header
+		}
+	}
+	return ""
+}
+
+func (x *RateLimit) GetClient() bool {
+	if x != nil {
+		if x, ok := x.Key.(*RateLimit_Client); ok {
+			return x.Client
+		}
+	}
+	return false
+}
+
+func (x *RateLimit) GetMaxKeys() uint32 {
+	if x != nil {
+		return x.MaxKeys
+	}
+	return 0
+}
+
+type isRateLimit_Key interface {
+	isRateLimit_Key()
+}
+
+type RateLimit_Header struct {
+	Header string `protobuf:"bytes,8,opt,name=header,proto3,oneof"` // lower case; requests without it share one bucket
+}
+
+type RateLimit_Client struct {
+	Client bool `protobuf:"varint,9,opt,name=client,proto3,oneof"` // the caller's verified identity; callers without one share one bucket
+}
+
+func (*RateLimit_Header) isRateLimit_Key() {}
+
+func (*RateLimit_Client) isRateLimit_Key() {}
+
 type InboundPort struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
 	Port             uint32                 `protobuf:"varint,1,opt,name=port,proto3" json:"port,omitempty"` // as the workload listens
@@ -773,7 +931,7 @@ type InboundPort struct {
 
 func (x *InboundPort) Reset() {
 	*x = InboundPort{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[3]
+	mi := &file_seine_v1_mesh_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -785,7 +943,7 @@ func (x *InboundPort) String() string {
 func (*InboundPort) ProtoMessage() {}
 
 func (x *InboundPort) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[3]
+	mi := &file_seine_v1_mesh_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -798,7 +956,7 @@ func (x *InboundPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InboundPort.ProtoReflect.Descriptor instead.
 func (*InboundPort) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{3}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *InboundPort) GetPort() uint32 {
@@ -866,7 +1024,7 @@ type AccessLog struct {
 
 func (x *AccessLog) Reset() {
 	*x = AccessLog{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[4]
+	mi := &file_seine_v1_mesh_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -878,7 +1036,7 @@ func (x *AccessLog) String() string {
 func (*AccessLog) ProtoMessage() {}
 
 func (x *AccessLog) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[4]
+	mi := &file_seine_v1_mesh_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -891,7 +1049,7 @@ func (x *AccessLog) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessLog.ProtoReflect.Descriptor instead.
 func (*AccessLog) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{4}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *AccessLog) GetFormat() AccessLog_Format {
@@ -926,7 +1084,7 @@ type Answer struct {
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[5]
+	mi := &file_seine_v1_mesh_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -938,7 +1096,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[5]
+	mi := &file_seine_v1_mesh_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -951,7 +1109,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{5}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Answer) GetKind() Answer_Kind {
@@ -1040,7 +1198,7 @@ type StringMatch struct {
 
 func (x *StringMatch) Reset() {
 	*x = StringMatch{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[6]
+	mi := &file_seine_v1_mesh_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1052,7 +1210,7 @@ func (x *StringMatch) String() string {
 func (*StringMatch) ProtoMessage() {}
 
 func (x *StringMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[6]
+	mi := &file_seine_v1_mesh_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1065,7 +1223,7 @@ func (x *StringMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StringMatch.ProtoReflect.Descriptor instead.
 func (*StringMatch) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{6}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *StringMatch) GetMatch() isStringMatch_Match {
@@ -1157,7 +1315,7 @@ type HeaderMatch struct {
 
 func (x *HeaderMatch) Reset() {
 	*x = HeaderMatch{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[7]
+	mi := &file_seine_v1_mesh_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1169,7 +1327,7 @@ func (x *HeaderMatch) String() string {
 func (*HeaderMatch) ProtoMessage() {}
 
 func (x *HeaderMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[7]
+	mi := &file_seine_v1_mesh_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1182,7 +1340,7 @@ func (x *HeaderMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeaderMatch.ProtoReflect.Descriptor instead.
 func (*HeaderMatch) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{7}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *HeaderMatch) GetName() string {
@@ -1216,7 +1374,7 @@ type QueryMatch struct {
 
 func (x *QueryMatch) Reset() {
 	*x = QueryMatch{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[8]
+	mi := &file_seine_v1_mesh_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1228,7 +1386,7 @@ func (x *QueryMatch) String() string {
 func (*QueryMatch) ProtoMessage() {}
 
 func (x *QueryMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[8]
+	mi := &file_seine_v1_mesh_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1241,7 +1399,7 @@ func (x *QueryMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryMatch.ProtoReflect.Descriptor instead.
 func (*QueryMatch) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{8}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *QueryMatch) GetName() string {
@@ -1283,7 +1441,7 @@ type HttpMatch struct {
 
 func (x *HttpMatch) Reset() {
 	*x = HttpMatch{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[9]
+	mi := &file_seine_v1_mesh_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1295,7 +1453,7 @@ func (x *HttpMatch) String() string {
 func (*HttpMatch) ProtoMessage() {}
 
 func (x *HttpMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[9]
+	mi := &file_seine_v1_mesh_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1308,7 +1466,7 @@ func (x *HttpMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HttpMatch.ProtoReflect.Descriptor instead.
 func (*HttpMatch) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{9}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *HttpMatch) GetName() string {
@@ -1417,13 +1575,18 @@ type HttpRule struct {
 	Timeout         *durationpb.Duration   `protobuf:"bytes,11,opt,name=timeout,proto3" json:"timeout,omitempty"`         // absent: none
 	Unsupported     []string               `protobuf:"bytes,12,rep,name=unsupported,proto3" json:"unsupported,omitempty"` // paths of fields that this version does not implement
 	Retry           *Retry                 `protobuf:"bytes,20,opt,name=retry,proto3" json:"retry,omitempty"`             // absent: the mesh's default policy
+	Fault           *Fault                 `protobuf:"bytes,30,opt,name=fault,proto3" json:"fault,omitempty"`
+	Cors            *Cors                  `protobuf:"bytes,31,opt,name=cors,proto3" json:"cors,omitempty"`
+	Mirrors         []*Mirror              `protobuf:"bytes,32,rep,name=mirrors,proto3" json:"mirrors,omitempty"`                                   // each gets a copy of its share of the requests
+	Delegate        *Ref                   `protobuf:"bytes,33,opt,name=delegate,proto3" json:"delegate,omitempty"`                                 // the VirtualService that source delegates to, if the rule is written there
+	DelegateIndex   int32                  `protobuf:"varint,34,opt,name=delegate_index,json=delegateIndex,proto3" json:"delegate_index,omitempty"` // position in its spec.http
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
 
 func (x *HttpRule) Reset() {
 	*x = HttpRule{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[10]
+	mi := &file_seine_v1_mesh_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1435,7 +1598,7 @@ func (x *HttpRule) String() string {
 func (*HttpRule) ProtoMessage() {}
 
 func (x *HttpRule) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[10]
+	mi := &file_seine_v1_mesh_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1448,7 +1611,7 @@ func (x *HttpRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HttpRule.ProtoReflect.Descriptor instead.
 func (*HttpRule) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{10}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *HttpRule) GetName() string {
@@ -1542,6 +1705,241 @@ func (x *HttpRule) GetRetry() *Retry {
 	return nil
 }
 
+func (x *HttpRule) GetFault() *Fault {
+	if x != nil {
+		return x.Fault
+	}
+	return nil
+}
+
+func (x *HttpRule) GetCors() *Cors {
+	if x != nil {
+		return x.Cors
+	}
+	return nil
+}
+
+func (x *HttpRule) GetMirrors() []*Mirror {
+	if x != nil {
+		return x.Mirrors
+	}
+	return nil
+}
+
+func (x *HttpRule) GetDelegate() *Ref {
+	if x != nil {
+		return x.Delegate
+	}
+	return nil
+}
+
+func (x *HttpRule) GetDelegateIndex() int32 {
+	if x != nil {
+		return x.DelegateIndex
+	}
+	return 0
+}
+
+// Fault delays and aborts requests on purpose. Both shares are drawn apart from
+// each other, the delay first, in millionths of the requests.
+type Fault struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Delay         *Fault_Delay           `protobuf:"bytes,1,opt,name=delay,proto3" json:"delay,omitempty"`
+	Abort         *Fault_Abort           `protobuf:"bytes,2,opt,name=abort,proto3" json:"abort,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Fault) Reset() {
+	*x = Fault{}
+	mi := &file_seine_v1_mesh_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Fault) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Fault) ProtoMessage() {}
+
+func (x *Fault) ProtoReflect() protoreflect.Message {
+	mi := &file_seine_v1_mesh_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Fault.ProtoReflect.Descriptor instead.
+func (*Fault) Descriptor() ([]byte, []int) {
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Fault) GetDelay() *Fault_Delay {
+	if x != nil {
+		return x.Delay
+	}
+	return nil
+}
+
+func (x *Fault) GetAbort() *Fault_Abort {
+	if x != nil {
+		return x.Abort
+	}
+	return nil
+}
+
+// Cors is what a browser may do from other origins. Lists are as the header
+// fields have them.
+type Cors struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Origins         []*StringMatch         `protobuf:"bytes,1,rep,name=origins,proto3" json:"origins,omitempty"`
+	Methods         string                 `protobuf:"bytes,2,opt,name=methods,proto3" json:"methods,omitempty"`
+	Headers         string                 `protobuf:"bytes,3,opt,name=headers,proto3" json:"headers,omitempty"`
+	Expose          string                 `protobuf:"bytes,4,opt,name=expose,proto3" json:"expose,omitempty"`
+	MaxAge          *durationpb.Duration   `protobuf:"bytes,5,opt,name=max_age,json=maxAge,proto3" json:"max_age,omitempty"` // absent: the field is not written
+	Credentials     bool                   `protobuf:"varint,6,opt,name=credentials,proto3" json:"credentials,omitempty"`
+	AnswerUnmatched bool                   `protobuf:"varint,7,opt,name=answer_unmatched,json=answerUnmatched,proto3" json:"answer_unmatched,omitempty"` // a preflight of another origin is answered here, not forwarded (unmatchedPreflights: IGNORE)
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *Cors) Reset() {
+	*x = Cors{}
+	mi := &file_seine_v1_mesh_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Cors) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Cors) ProtoMessage() {}
+
+func (x *Cors) ProtoReflect() protoreflect.Message {
+	mi := &file_seine_v1_mesh_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Cors.ProtoReflect.Descriptor instead.
+func (*Cors) Descriptor() ([]byte, []int) {
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Cors) GetOrigins() []*StringMatch {
+	if x != nil {
+		return x.Origins
+	}
+	return nil
+}
+
+func (x *Cors) GetMethods() string {
+	if x != nil {
+		return x.Methods
+	}
+	return ""
+}
+
+func (x *Cors) GetHeaders() string {
+	if x != nil {
+		return x.Headers
+	}
+	return ""
+}
+
+func (x *Cors) GetExpose() string {
+	if x != nil {
+		return x.Expose
+	}
+	return ""
+}
+
+func (x *Cors) GetMaxAge() *durationpb.Duration {
+	if x != nil {
+		return x.MaxAge
+	}
+	return nil
+}
+
+func (x *Cors) GetCredentials() bool {
+	if x != nil {
+		return x.Credentials
+	}
+	return false
+}
+
+func (x *Cors) GetAnswerUnmatched() bool {
+	if x != nil {
+		return x.AnswerUnmatched
+	}
+	return false
+}
+
+type Mirror struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Destination   *Destination           `protobuf:"bytes,1,opt,name=destination,proto3" json:"destination,omitempty"`
+	PerMillion    uint32                 `protobuf:"varint,2,opt,name=per_million,json=perMillion,proto3" json:"per_million,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Mirror) Reset() {
+	*x = Mirror{}
+	mi := &file_seine_v1_mesh_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Mirror) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Mirror) ProtoMessage() {}
+
+func (x *Mirror) ProtoReflect() protoreflect.Message {
+	mi := &file_seine_v1_mesh_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Mirror.ProtoReflect.Descriptor instead.
+func (*Mirror) Descriptor() ([]byte, []int) {
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Mirror) GetDestination() *Destination {
+	if x != nil {
+		return x.Destination
+	}
+	return nil
+}
+
+func (x *Mirror) GetPerMillion() uint32 {
+	if x != nil {
+		return x.PerMillion
+	}
+	return 0
+}
+
 // Retry says when a request that failed is sent again. Fields that the user
 // left out have their defaults here already.
 type Retry struct {
@@ -1559,7 +1957,7 @@ type Retry struct {
 
 func (x *Retry) Reset() {
 	*x = Retry{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[11]
+	mi := &file_seine_v1_mesh_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1571,7 +1969,7 @@ func (x *Retry) String() string {
 func (*Retry) ProtoMessage() {}
 
 func (x *Retry) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[11]
+	mi := &file_seine_v1_mesh_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1584,7 +1982,7 @@ func (x *Retry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Retry.ProtoReflect.Descriptor instead.
 func (*Retry) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{11}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Retry) GetAttempts() uint32 {
@@ -1649,7 +2047,7 @@ type TcpMatch struct {
 
 func (x *TcpMatch) Reset() {
 	*x = TcpMatch{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[12]
+	mi := &file_seine_v1_mesh_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1661,7 +2059,7 @@ func (x *TcpMatch) String() string {
 func (*TcpMatch) ProtoMessage() {}
 
 func (x *TcpMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[12]
+	mi := &file_seine_v1_mesh_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1674,7 +2072,7 @@ func (x *TcpMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TcpMatch.ProtoReflect.Descriptor instead.
 func (*TcpMatch) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{12}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *TcpMatch) GetPort() uint32 {
@@ -1724,7 +2122,7 @@ type TcpRule struct {
 
 func (x *TcpRule) Reset() {
 	*x = TcpRule{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[13]
+	mi := &file_seine_v1_mesh_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1736,7 +2134,7 @@ func (x *TcpRule) String() string {
 func (*TcpRule) ProtoMessage() {}
 
 func (x *TcpRule) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[13]
+	mi := &file_seine_v1_mesh_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1749,7 +2147,7 @@ func (x *TcpRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TcpRule.ProtoReflect.Descriptor instead.
 func (*TcpRule) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{13}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *TcpRule) GetIndex() int32 {
@@ -1798,7 +2196,7 @@ type Destination struct {
 
 func (x *Destination) Reset() {
 	*x = Destination{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[14]
+	mi := &file_seine_v1_mesh_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1810,7 +2208,7 @@ func (x *Destination) String() string {
 func (*Destination) ProtoMessage() {}
 
 func (x *Destination) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[14]
+	mi := &file_seine_v1_mesh_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1823,7 +2221,7 @@ func (x *Destination) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Destination.ProtoReflect.Descriptor instead.
 func (*Destination) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{14}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Destination) GetHost() string {
@@ -1900,7 +2298,7 @@ type Redirect struct {
 
 func (x *Redirect) Reset() {
 	*x = Redirect{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[15]
+	mi := &file_seine_v1_mesh_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1912,7 +2310,7 @@ func (x *Redirect) String() string {
 func (*Redirect) ProtoMessage() {}
 
 func (x *Redirect) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[15]
+	mi := &file_seine_v1_mesh_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1925,7 +2323,7 @@ func (x *Redirect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Redirect.ProtoReflect.Descriptor instead.
 func (*Redirect) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{15}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Redirect) GetUri() string {
@@ -1994,7 +2392,7 @@ type DirectResponse struct {
 
 func (x *DirectResponse) Reset() {
 	*x = DirectResponse{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[16]
+	mi := &file_seine_v1_mesh_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2006,7 +2404,7 @@ func (x *DirectResponse) String() string {
 func (*DirectResponse) ProtoMessage() {}
 
 func (x *DirectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[16]
+	mi := &file_seine_v1_mesh_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2019,7 +2417,7 @@ func (x *DirectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirectResponse.ProtoReflect.Descriptor instead.
 func (*DirectResponse) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{16}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DirectResponse) GetStatus() uint32 {
@@ -2049,7 +2447,7 @@ type Rewrite struct {
 
 func (x *Rewrite) Reset() {
 	*x = Rewrite{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[17]
+	mi := &file_seine_v1_mesh_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2061,7 +2459,7 @@ func (x *Rewrite) String() string {
 func (*Rewrite) ProtoMessage() {}
 
 func (x *Rewrite) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[17]
+	mi := &file_seine_v1_mesh_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2074,7 +2472,7 @@ func (x *Rewrite) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rewrite.ProtoReflect.Descriptor instead.
 func (*Rewrite) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{17}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Rewrite) GetUri() string {
@@ -2124,7 +2522,7 @@ type HeaderOps struct {
 
 func (x *HeaderOps) Reset() {
 	*x = HeaderOps{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[18]
+	mi := &file_seine_v1_mesh_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2136,7 +2534,7 @@ func (x *HeaderOps) String() string {
 func (*HeaderOps) ProtoMessage() {}
 
 func (x *HeaderOps) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[18]
+	mi := &file_seine_v1_mesh_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2149,7 +2547,7 @@ func (x *HeaderOps) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeaderOps.ProtoReflect.Descriptor instead.
 func (*HeaderOps) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{18}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *HeaderOps) GetSet() []*Header {
@@ -2183,7 +2581,7 @@ type Header struct {
 
 func (x *Header) Reset() {
 	*x = Header{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[19]
+	mi := &file_seine_v1_mesh_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2195,7 +2593,7 @@ func (x *Header) String() string {
 func (*Header) ProtoMessage() {}
 
 func (x *Header) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[19]
+	mi := &file_seine_v1_mesh_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2208,7 +2606,7 @@ func (x *Header) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Header.ProtoReflect.Descriptor instead.
 func (*Header) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{19}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Header) GetName() string {
@@ -2247,7 +2645,7 @@ type Service struct {
 
 func (x *Service) Reset() {
 	*x = Service{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[20]
+	mi := &file_seine_v1_mesh_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2259,7 +2657,7 @@ func (x *Service) String() string {
 func (*Service) ProtoMessage() {}
 
 func (x *Service) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[20]
+	mi := &file_seine_v1_mesh_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2272,7 +2670,7 @@ func (x *Service) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Service.ProtoReflect.Descriptor instead.
 func (*Service) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{20}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Service) GetHost() string {
@@ -2377,7 +2775,7 @@ type Subset struct {
 
 func (x *Subset) Reset() {
 	*x = Subset{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[21]
+	mi := &file_seine_v1_mesh_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2389,7 +2787,7 @@ func (x *Subset) String() string {
 func (*Subset) ProtoMessage() {}
 
 func (x *Subset) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[21]
+	mi := &file_seine_v1_mesh_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2402,7 +2800,7 @@ func (x *Subset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Subset.ProtoReflect.Descriptor instead.
 func (*Subset) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{21}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Subset) GetName() string {
@@ -2438,6 +2836,7 @@ type TrafficPolicy struct {
 	Hash                 *ConsistentHash         `protobuf:"bytes,20,opt,name=hash,proto3" json:"hash,omitempty"`     // instead of the balancer
 	Warmup               *Warmup                 `protobuf:"bytes,21,opt,name=warmup,proto3" json:"warmup,omitempty"` // with DEFAULT, ROUND_ROBIN and LEAST_REQUEST
 	Locality             *Locality               `protobuf:"bytes,22,opt,name=locality,proto3" json:"locality,omitempty"`
+	RetryBudget          *RetryBudget            `protobuf:"bytes,40,opt,name=retry_budget,json=retryBudget,proto3" json:"retry_budget,omitempty"`                                  // absent: a fifth of the requests and ten a second
 	H2Upgrade            TrafficPolicy_H2Upgrade `protobuf:"varint,60,opt,name=h2_upgrade,json=h2Upgrade,proto3,enum=seine.v1.TrafficPolicy_H2Upgrade" json:"h2_upgrade,omitempty"` // connectionPool.http.h2UpgradePolicy
 	UseClientProtocol    bool                    `protobuf:"varint,61,opt,name=use_client_protocol,json=useClientProtocol,proto3" json:"use_client_protocol,omitempty"`             // connectionPool.http.useClientProtocol: as the client speaks
 	MaxConcurrentStreams uint32                  `protobuf:"varint,62,opt,name=max_concurrent_streams,json=maxConcurrentStreams,proto3" json:"max_concurrent_streams,omitempty"`    // connectionPool.http.maxConcurrentStreams, of one HTTP/2 connection; 0: the proxy's own bound
@@ -2447,7 +2846,7 @@ type TrafficPolicy struct {
 
 func (x *TrafficPolicy) Reset() {
 	*x = TrafficPolicy{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[22]
+	mi := &file_seine_v1_mesh_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2459,7 +2858,7 @@ func (x *TrafficPolicy) String() string {
 func (*TrafficPolicy) ProtoMessage() {}
 
 func (x *TrafficPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[22]
+	mi := &file_seine_v1_mesh_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2472,7 +2871,7 @@ func (x *TrafficPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrafficPolicy.ProtoReflect.Descriptor instead.
 func (*TrafficPolicy) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{22}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *TrafficPolicy) GetBalancer() TrafficPolicy_Balancer {
@@ -2545,6 +2944,13 @@ func (x *TrafficPolicy) GetLocality() *Locality {
 	return nil
 }
 
+func (x *TrafficPolicy) GetRetryBudget() *RetryBudget {
+	if x != nil {
+		return x.RetryBudget
+	}
+	return nil
+}
+
 func (x *TrafficPolicy) GetH2Upgrade() TrafficPolicy_H2Upgrade {
 	if x != nil {
 		return x.H2Upgrade
@@ -2562,6 +2968,60 @@ func (x *TrafficPolicy) GetUseClientProtocol() bool {
 func (x *TrafficPolicy) GetMaxConcurrentStreams() uint32 {
 	if x != nil {
 		return x.MaxConcurrentStreams
+	}
+	return 0
+}
+
+// RetryBudget bounds the retries that are under way at once by the requests
+// that are: percent of them, but never less than min_concurrency.
+type RetryBudget struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Percent        float64                `protobuf:"fixed64,1,opt,name=percent,proto3" json:"percent,omitempty"`
+	MinConcurrency uint32                 `protobuf:"varint,2,opt,name=min_concurrency,json=minConcurrency,proto3" json:"min_concurrency,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *RetryBudget) Reset() {
+	*x = RetryBudget{}
+	mi := &file_seine_v1_mesh_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetryBudget) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetryBudget) ProtoMessage() {}
+
+func (x *RetryBudget) ProtoReflect() protoreflect.Message {
+	mi := &file_seine_v1_mesh_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetryBudget.ProtoReflect.Descriptor instead.
+func (*RetryBudget) Descriptor() ([]byte, []int) {
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *RetryBudget) GetPercent() float64 {
+	if x != nil {
+		return x.Percent
+	}
+	return 0
+}
+
+func (x *RetryBudget) GetMinConcurrency() uint32 {
+	if x != nil {
+		return x.MinConcurrency
 	}
 	return 0
 }
@@ -2585,7 +3045,7 @@ type ConsistentHash struct {
 
 func (x *ConsistentHash) Reset() {
 	*x = ConsistentHash{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[23]
+	mi := &file_seine_v1_mesh_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2597,7 +3057,7 @@ func (x *ConsistentHash) String() string {
 func (*ConsistentHash) ProtoMessage() {}
 
 func (x *ConsistentHash) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[23]
+	mi := &file_seine_v1_mesh_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2610,7 +3070,7 @@ func (x *ConsistentHash) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsistentHash.ProtoReflect.Descriptor instead.
 func (*ConsistentHash) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{23}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ConsistentHash) GetKey() isConsistentHash_Key {
@@ -2710,7 +3170,7 @@ type Warmup struct {
 
 func (x *Warmup) Reset() {
 	*x = Warmup{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[24]
+	mi := &file_seine_v1_mesh_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2722,7 +3182,7 @@ func (x *Warmup) String() string {
 func (*Warmup) ProtoMessage() {}
 
 func (x *Warmup) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[24]
+	mi := &file_seine_v1_mesh_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2735,7 +3195,7 @@ func (x *Warmup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Warmup.ProtoReflect.Descriptor instead.
 func (*Warmup) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{24}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Warmup) GetDuration() *durationpb.Duration {
@@ -2776,7 +3236,7 @@ type Locality struct {
 
 func (x *Locality) Reset() {
 	*x = Locality{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[25]
+	mi := &file_seine_v1_mesh_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2788,7 +3248,7 @@ func (x *Locality) String() string {
 func (*Locality) ProtoMessage() {}
 
 func (x *Locality) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[25]
+	mi := &file_seine_v1_mesh_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2801,7 +3261,7 @@ func (x *Locality) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Locality.ProtoReflect.Descriptor instead.
 func (*Locality) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{25}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Locality) GetDistribute() []*Locality_Distribute {
@@ -2872,7 +3332,7 @@ type ConnectionPool struct {
 
 func (x *ConnectionPool) Reset() {
 	*x = ConnectionPool{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[26]
+	mi := &file_seine_v1_mesh_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2884,7 +3344,7 @@ func (x *ConnectionPool) String() string {
 func (*ConnectionPool) ProtoMessage() {}
 
 func (x *ConnectionPool) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[26]
+	mi := &file_seine_v1_mesh_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2897,7 +3357,7 @@ func (x *ConnectionPool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectionPool.ProtoReflect.Descriptor instead.
 func (*ConnectionPool) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{26}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ConnectionPool) GetMaxConnections() uint32 {
@@ -2975,13 +3435,14 @@ type OutlierDetection struct {
 	BaseEjectionTime   *durationpb.Duration   `protobuf:"bytes,6,opt,name=base_ejection_time,json=baseEjectionTime,proto3" json:"base_ejection_time,omitempty"`
 	MaxEjectionPercent uint32                 `protobuf:"varint,7,opt,name=max_ejection_percent,json=maxEjectionPercent,proto3" json:"max_ejection_percent,omitempty"`
 	MinHealthPercent   uint32                 `protobuf:"varint,8,opt,name=min_health_percent,json=minHealthPercent,proto3" json:"min_health_percent,omitempty"`
+	ErrorCodes         []uint32               `protobuf:"varint,20,rep,packed,name=error_codes,json=errorCodes,proto3" json:"error_codes,omitempty"` // statuses that count as errors; none: 500–599
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
 }
 
 func (x *OutlierDetection) Reset() {
 	*x = OutlierDetection{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[27]
+	mi := &file_seine_v1_mesh_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2993,7 +3454,7 @@ func (x *OutlierDetection) String() string {
 func (*OutlierDetection) ProtoMessage() {}
 
 func (x *OutlierDetection) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[27]
+	mi := &file_seine_v1_mesh_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3006,7 +3467,7 @@ func (x *OutlierDetection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutlierDetection.ProtoReflect.Descriptor instead.
 func (*OutlierDetection) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{27}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *OutlierDetection) GetConsecutive_5Xx() uint32 {
@@ -3065,6 +3526,13 @@ func (x *OutlierDetection) GetMinHealthPercent() uint32 {
 	return 0
 }
 
+func (x *OutlierDetection) GetErrorCodes() []uint32 {
+	if x != nil {
+		return x.ErrorCodes
+	}
+	return nil
+}
+
 type Endpoint struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`           // unique within the service's port
@@ -3083,7 +3551,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[28]
+	mi := &file_seine_v1_mesh_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3095,7 +3563,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[28]
+	mi := &file_seine_v1_mesh_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3108,7 +3576,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{28}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Endpoint) GetId() string {
@@ -3181,6 +3649,118 @@ func (x *Endpoint) GetAside() string {
 	return ""
 }
 
+type Fault_Delay struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	PerMillion    uint32                 `protobuf:"varint,1,opt,name=per_million,json=perMillion,proto3" json:"per_million,omitempty"`
+	Fixed         *durationpb.Duration   `protobuf:"bytes,2,opt,name=fixed,proto3" json:"fixed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Fault_Delay) Reset() {
+	*x = Fault_Delay{}
+	mi := &file_seine_v1_mesh_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Fault_Delay) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Fault_Delay) ProtoMessage() {}
+
+func (x *Fault_Delay) ProtoReflect() protoreflect.Message {
+	mi := &file_seine_v1_mesh_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Fault_Delay.ProtoReflect.Descriptor instead.
+func (*Fault_Delay) Descriptor() ([]byte, []int) {
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{12, 0}
+}
+
+func (x *Fault_Delay) GetPerMillion() uint32 {
+	if x != nil {
+		return x.PerMillion
+	}
+	return 0
+}
+
+func (x *Fault_Delay) GetFixed() *durationpb.Duration {
+	if x != nil {
+		return x.Fixed
+	}
+	return nil
+}
+
+type Fault_Abort struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	PerMillion    uint32                 `protobuf:"varint,1,opt,name=per_million,json=perMillion,proto3" json:"per_million,omitempty"`
+	HttpStatus    uint32                 `protobuf:"varint,2,opt,name=http_status,json=httpStatus,proto3" json:"http_status,omitempty"` // 0: grpc_status
+	GrpcStatus    uint32                 `protobuf:"varint,3,opt,name=grpc_status,json=grpcStatus,proto3" json:"grpc_status,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Fault_Abort) Reset() {
+	*x = Fault_Abort{}
+	mi := &file_seine_v1_mesh_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Fault_Abort) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Fault_Abort) ProtoMessage() {}
+
+func (x *Fault_Abort) ProtoReflect() protoreflect.Message {
+	mi := &file_seine_v1_mesh_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Fault_Abort.ProtoReflect.Descriptor instead.
+func (*Fault_Abort) Descriptor() ([]byte, []int) {
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{12, 1}
+}
+
+func (x *Fault_Abort) GetPerMillion() uint32 {
+	if x != nil {
+		return x.PerMillion
+	}
+	return 0
+}
+
+func (x *Fault_Abort) GetHttpStatus() uint32 {
+	if x != nil {
+		return x.HttpStatus
+	}
+	return 0
+}
+
+func (x *Fault_Abort) GetGrpcStatus() uint32 {
+	if x != nil {
+		return x.GrpcStatus
+	}
+	return 0
+}
+
 type ConsistentHash_Cookie struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -3193,7 +3773,7 @@ type ConsistentHash_Cookie struct {
 
 func (x *ConsistentHash_Cookie) Reset() {
 	*x = ConsistentHash_Cookie{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[33]
+	mi := &file_seine_v1_mesh_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3205,7 +3785,7 @@ func (x *ConsistentHash_Cookie) String() string {
 func (*ConsistentHash_Cookie) ProtoMessage() {}
 
 func (x *ConsistentHash_Cookie) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[33]
+	mi := &file_seine_v1_mesh_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3218,7 +3798,7 @@ func (x *ConsistentHash_Cookie) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsistentHash_Cookie.ProtoReflect.Descriptor instead.
 func (*ConsistentHash_Cookie) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{23, 0}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{28, 0}
 }
 
 func (x *ConsistentHash_Cookie) GetName() string {
@@ -3259,7 +3839,7 @@ type Locality_Distribute struct {
 
 func (x *Locality_Distribute) Reset() {
 	*x = Locality_Distribute{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[34]
+	mi := &file_seine_v1_mesh_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3271,7 +3851,7 @@ func (x *Locality_Distribute) String() string {
 func (*Locality_Distribute) ProtoMessage() {}
 
 func (x *Locality_Distribute) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[34]
+	mi := &file_seine_v1_mesh_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3284,7 +3864,7 @@ func (x *Locality_Distribute) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Locality_Distribute.ProtoReflect.Descriptor instead.
 func (*Locality_Distribute) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{25, 0}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{30, 0}
 }
 
 func (x *Locality_Distribute) GetFrom() string {
@@ -3311,7 +3891,7 @@ type Locality_Failover struct {
 
 func (x *Locality_Failover) Reset() {
 	*x = Locality_Failover{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[35]
+	mi := &file_seine_v1_mesh_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3323,7 +3903,7 @@ func (x *Locality_Failover) String() string {
 func (*Locality_Failover) ProtoMessage() {}
 
 func (x *Locality_Failover) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[35]
+	mi := &file_seine_v1_mesh_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3336,7 +3916,7 @@ func (x *Locality_Failover) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Locality_Failover.ProtoReflect.Descriptor instead.
 func (*Locality_Failover) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{25, 1}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{30, 1}
 }
 
 func (x *Locality_Failover) GetFrom() string {
@@ -3365,7 +3945,7 @@ type ConnectionPool_Keepalive struct {
 
 func (x *ConnectionPool_Keepalive) Reset() {
 	*x = ConnectionPool_Keepalive{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[38]
+	mi := &file_seine_v1_mesh_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3377,7 +3957,7 @@ func (x *ConnectionPool_Keepalive) String() string {
 func (*ConnectionPool_Keepalive) ProtoMessage() {}
 
 func (x *ConnectionPool_Keepalive) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[38]
+	mi := &file_seine_v1_mesh_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3390,7 +3970,7 @@ func (x *ConnectionPool_Keepalive) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectionPool_Keepalive.ProtoReflect.Descriptor instead.
 func (*ConnectionPool_Keepalive) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{26, 0}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{31, 0}
 }
 
 func (x *ConnectionPool_Keepalive) GetProbes() uint32 {
@@ -3436,7 +4016,7 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\x03app\x18\b \x01(\tR\x03app\x12\x18\n" +
 	"\aversion\x18\t \x01(\tR\aversion\x12\x18\n" +
 	"\acluster\x18\n" +
-	" \x01(\tR\acluster\"\xef\x03\n" +
+	" \x01(\tR\acluster\"\xa5\x04\n" +
 	"\x04Self\x12.\n" +
 	"\bworkload\x18\x01 \x01(\v2\x12.seine.v1.WorkloadR\bworkload\x122\n" +
 	"\x06labels\x18\x02 \x03(\v2\x1a.seine.v1.Self.LabelsEntryR\x06labels\x12!\n" +
@@ -3447,10 +4027,25 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\x13default_mtls_source\x18\a \x01(\v2\r.seine.v1.RefR\x11defaultMtlsSource\x12#\n" +
 	"\rmesh_prefixes\x18\b \x03(\tR\fmeshPrefixes\x122\n" +
 	"\n" +
-	"access_log\x18\t \x01(\v2\x13.seine.v1.AccessLogR\taccessLog\x1a9\n" +
+	"access_log\x18\t \x01(\v2\x13.seine.v1.AccessLogR\taccessLog\x124\n" +
+	"\vrate_limits\x18\x1e \x03(\v2\x13.seine.v1.RateLimitR\n" +
+	"rateLimits\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb6\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb8\x02\n" +
+	"\tRateLimit\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12%\n" +
+	"\x06source\x18\x02 \x01(\v2\r.seine.v1.RefR\x06source\x12\x14\n" +
+	"\x05ports\x18\x03 \x03(\rR\x05ports\x12)\n" +
+	"\x05match\x18\x04 \x03(\v2\x13.seine.v1.HttpMatchR\x05match\x12\x1a\n" +
+	"\brequests\x18\x05 \x01(\x04R\brequests\x12+\n" +
+	"\x03per\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x03per\x12\x14\n" +
+	"\x05burst\x18\a \x01(\x04R\x05burst\x12\x18\n" +
+	"\x06header\x18\b \x01(\tH\x00R\x06header\x12\x18\n" +
+	"\x06client\x18\t \x01(\bH\x00R\x06client\x12\x19\n" +
+	"\bmax_keys\x18\n" +
+	" \x01(\rR\amaxKeysB\x05\n" +
+	"\x03key\"\xb6\x02\n" +
 	"\vInboundPort\x12\x12\n" +
 	"\x04port\x18\x01 \x01(\rR\x04port\x12.\n" +
 	"\bprotocol\x18\x02 \x01(\x0e2\x12.seine.v1.ProtocolR\bprotocol\x12&\n" +
@@ -3518,7 +4113,7 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\x05index\x18\x15 \x01(\x05R\x05index\x1a?\n" +
 	"\x11SourceLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xdd\x04\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa6\x06\n" +
 	"\bHttpRule\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x05R\x05index\x12)\n" +
@@ -3533,7 +4128,38 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	" \x01(\v2\x13.seine.v1.HeaderOpsR\x0fresponseHeaders\x123\n" +
 	"\atimeout\x18\v \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12 \n" +
 	"\vunsupported\x18\f \x03(\tR\vunsupported\x12%\n" +
-	"\x05retry\x18\x14 \x01(\v2\x0f.seine.v1.RetryR\x05retry\"\x92\x02\n" +
+	"\x05retry\x18\x14 \x01(\v2\x0f.seine.v1.RetryR\x05retry\x12%\n" +
+	"\x05fault\x18\x1e \x01(\v2\x0f.seine.v1.FaultR\x05fault\x12\"\n" +
+	"\x04cors\x18\x1f \x01(\v2\x0e.seine.v1.CorsR\x04cors\x12*\n" +
+	"\amirrors\x18  \x03(\v2\x10.seine.v1.MirrorR\amirrors\x12)\n" +
+	"\bdelegate\x18! \x01(\v2\r.seine.v1.RefR\bdelegate\x12%\n" +
+	"\x0edelegate_index\x18\" \x01(\x05R\rdelegateIndex\"\xa8\x02\n" +
+	"\x05Fault\x12+\n" +
+	"\x05delay\x18\x01 \x01(\v2\x15.seine.v1.Fault.DelayR\x05delay\x12+\n" +
+	"\x05abort\x18\x02 \x01(\v2\x15.seine.v1.Fault.AbortR\x05abort\x1aY\n" +
+	"\x05Delay\x12\x1f\n" +
+	"\vper_million\x18\x01 \x01(\rR\n" +
+	"perMillion\x12/\n" +
+	"\x05fixed\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05fixed\x1aj\n" +
+	"\x05Abort\x12\x1f\n" +
+	"\vper_million\x18\x01 \x01(\rR\n" +
+	"perMillion\x12\x1f\n" +
+	"\vhttp_status\x18\x02 \x01(\rR\n" +
+	"httpStatus\x12\x1f\n" +
+	"\vgrpc_status\x18\x03 \x01(\rR\n" +
+	"grpcStatus\"\x84\x02\n" +
+	"\x04Cors\x12/\n" +
+	"\aorigins\x18\x01 \x03(\v2\x15.seine.v1.StringMatchR\aorigins\x12\x18\n" +
+	"\amethods\x18\x02 \x01(\tR\amethods\x12\x18\n" +
+	"\aheaders\x18\x03 \x01(\tR\aheaders\x12\x16\n" +
+	"\x06expose\x18\x04 \x01(\tR\x06expose\x122\n" +
+	"\amax_age\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x06maxAge\x12 \n" +
+	"\vcredentials\x18\x06 \x01(\bR\vcredentials\x12)\n" +
+	"\x10answer_unmatched\x18\a \x01(\bR\x0fanswerUnmatched\"b\n" +
+	"\x06Mirror\x127\n" +
+	"\vdestination\x18\x01 \x01(\v2\x15.seine.v1.DestinationR\vdestination\x12\x1f\n" +
+	"\vper_million\x18\x02 \x01(\rR\n" +
+	"perMillion\"\x92\x02\n" +
 	"\x05Retry\x12\x1a\n" +
 	"\battempts\x18\x01 \x01(\rR\battempts\x12A\n" +
 	"\x0fper_try_timeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\rperTryTimeout\x12\x0e\n" +
@@ -3623,7 +4249,7 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\x06policy\x18\x03 \x01(\v2\x17.seine.v1.TrafficPolicyR\x06policy\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xf4\x06\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xae\a\n" +
 	"\rTrafficPolicy\x12<\n" +
 	"\bbalancer\x18\x01 \x01(\x0e2 .seine.v1.TrafficPolicy.BalancerR\bbalancer\x12-\n" +
 	"\x03tls\x18\x02 \x01(\x0e2\x1b.seine.v1.TrafficPolicy.TlsR\x03tls\x12\x10\n" +
@@ -3635,7 +4261,8 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\aoutlier\x18\v \x01(\v2\x1a.seine.v1.OutlierDetectionR\aoutlier\x12,\n" +
 	"\x04hash\x18\x14 \x01(\v2\x18.seine.v1.ConsistentHashR\x04hash\x12(\n" +
 	"\x06warmup\x18\x15 \x01(\v2\x10.seine.v1.WarmupR\x06warmup\x12.\n" +
-	"\blocality\x18\x16 \x01(\v2\x12.seine.v1.LocalityR\blocality\x12@\n" +
+	"\blocality\x18\x16 \x01(\v2\x12.seine.v1.LocalityR\blocality\x128\n" +
+	"\fretry_budget\x18( \x01(\v2\x15.seine.v1.RetryBudgetR\vretryBudget\x12@\n" +
 	"\n" +
 	"h2_upgrade\x18< \x01(\x0e2!.seine.v1.TrafficPolicy.H2UpgradeR\th2Upgrade\x12.\n" +
 	"\x13use_client_protocol\x18= \x01(\bR\x11useClientProtocol\x124\n" +
@@ -3660,7 +4287,10 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"H2_DEFAULT\x10\x00\x12\x0e\n" +
 	"\n" +
 	"H2_UPGRADE\x10\x01\x12\r\n" +
-	"\tH2_DO_NOT\x10\x02\"\xf1\x02\n" +
+	"\tH2_DO_NOT\x10\x02\"P\n" +
+	"\vRetryBudget\x12\x18\n" +
+	"\apercent\x18\x01 \x01(\x01R\apercent\x12'\n" +
+	"\x0fmin_concurrency\x18\x02 \x01(\rR\x0eminConcurrency\"\xf1\x02\n" +
 	"\x0eConsistentHash\x12\x18\n" +
 	"\x06header\x18\x01 \x01(\tH\x00R\x06header\x129\n" +
 	"\x06cookie\x18\x02 \x01(\v2\x1f.seine.v1.ConsistentHash.CookieH\x00R\x06cookie\x12\x1d\n" +
@@ -3721,7 +4351,7 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\tKeepalive\x12\x16\n" +
 	"\x06probes\x18\x01 \x01(\rR\x06probes\x12-\n" +
 	"\x04time\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x04time\x125\n" +
-	"\binterval\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\binterval\"\x9a\x03\n" +
+	"\binterval\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\binterval\"\xbb\x03\n" +
 	"\x10OutlierDetection\x12'\n" +
 	"\x0fconsecutive_5xx\x18\x01 \x01(\rR\x0econsecutive5xx\x12/\n" +
 	"\x13consecutive_gateway\x18\x02 \x01(\rR\x12consecutiveGateway\x12\x1f\n" +
@@ -3731,7 +4361,9 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\binterval\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\binterval\x12G\n" +
 	"\x12base_ejection_time\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x10baseEjectionTime\x120\n" +
 	"\x14max_ejection_percent\x18\a \x01(\rR\x12maxEjectionPercent\x12,\n" +
-	"\x12min_health_percent\x18\b \x01(\rR\x10minHealthPercent\"\xed\x02\n" +
+	"\x12min_health_percent\x18\b \x01(\rR\x10minHealthPercent\x12\x1f\n" +
+	"\verror_codes\x18\x14 \x03(\rR\n" +
+	"errorCodes\"\xed\x02\n" +
 	"\bEndpoint\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
@@ -3772,7 +4404,7 @@ func file_seine_v1_mesh_proto_rawDescGZIP() []byte {
 }
 
 var file_seine_v1_mesh_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
-var file_seine_v1_mesh_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
+var file_seine_v1_mesh_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_seine_v1_mesh_proto_goTypes = []any{
 	(Protocol)(0),                    // 0: seine.v1.Protocol
 	(MtlsMode)(0),                    // 1: seine.v1.MtlsMode
@@ -3785,129 +4417,151 @@ var file_seine_v1_mesh_proto_goTypes = []any{
 	(*Ref)(nil),                      // 8: seine.v1.Ref
 	(*Workload)(nil),                 // 9: seine.v1.Workload
 	(*Self)(nil),                     // 10: seine.v1.Self
-	(*InboundPort)(nil),              // 11: seine.v1.InboundPort
-	(*AccessLog)(nil),                // 12: seine.v1.AccessLog
-	(*Answer)(nil),                   // 13: seine.v1.Answer
-	(*StringMatch)(nil),              // 14: seine.v1.StringMatch
-	(*HeaderMatch)(nil),              // 15: seine.v1.HeaderMatch
-	(*QueryMatch)(nil),               // 16: seine.v1.QueryMatch
-	(*HttpMatch)(nil),                // 17: seine.v1.HttpMatch
-	(*HttpRule)(nil),                 // 18: seine.v1.HttpRule
-	(*Retry)(nil),                    // 19: seine.v1.Retry
-	(*TcpMatch)(nil),                 // 20: seine.v1.TcpMatch
-	(*TcpRule)(nil),                  // 21: seine.v1.TcpRule
-	(*Destination)(nil),              // 22: seine.v1.Destination
-	(*Redirect)(nil),                 // 23: seine.v1.Redirect
-	(*DirectResponse)(nil),           // 24: seine.v1.DirectResponse
-	(*Rewrite)(nil),                  // 25: seine.v1.Rewrite
-	(*HeaderOps)(nil),                // 26: seine.v1.HeaderOps
-	(*Header)(nil),                   // 27: seine.v1.Header
-	(*Service)(nil),                  // 28: seine.v1.Service
-	(*Subset)(nil),                   // 29: seine.v1.Subset
-	(*TrafficPolicy)(nil),            // 30: seine.v1.TrafficPolicy
-	(*ConsistentHash)(nil),           // 31: seine.v1.ConsistentHash
-	(*Warmup)(nil),                   // 32: seine.v1.Warmup
-	(*Locality)(nil),                 // 33: seine.v1.Locality
-	(*ConnectionPool)(nil),           // 34: seine.v1.ConnectionPool
-	(*OutlierDetection)(nil),         // 35: seine.v1.OutlierDetection
-	(*Endpoint)(nil),                 // 36: seine.v1.Endpoint
-	nil,                              // 37: seine.v1.Self.LabelsEntry
-	nil,                              // 38: seine.v1.HttpMatch.SourceLabelsEntry
-	nil,                              // 39: seine.v1.TcpMatch.SourceLabelsEntry
-	nil,                              // 40: seine.v1.Subset.LabelsEntry
-	(*ConsistentHash_Cookie)(nil),    // 41: seine.v1.ConsistentHash.Cookie
-	(*Locality_Distribute)(nil),      // 42: seine.v1.Locality.Distribute
-	(*Locality_Failover)(nil),        // 43: seine.v1.Locality.Failover
-	nil,                              // 44: seine.v1.Locality.CallerLabelsEntry
-	nil,                              // 45: seine.v1.Locality.Distribute.ToEntry
-	(*ConnectionPool_Keepalive)(nil), // 46: seine.v1.ConnectionPool.Keepalive
-	nil,                              // 47: seine.v1.Endpoint.LabelsEntry
-	(*durationpb.Duration)(nil),      // 48: google.protobuf.Duration
+	(*RateLimit)(nil),                // 11: seine.v1.RateLimit
+	(*InboundPort)(nil),              // 12: seine.v1.InboundPort
+	(*AccessLog)(nil),                // 13: seine.v1.AccessLog
+	(*Answer)(nil),                   // 14: seine.v1.Answer
+	(*StringMatch)(nil),              // 15: seine.v1.StringMatch
+	(*HeaderMatch)(nil),              // 16: seine.v1.HeaderMatch
+	(*QueryMatch)(nil),               // 17: seine.v1.QueryMatch
+	(*HttpMatch)(nil),                // 18: seine.v1.HttpMatch
+	(*HttpRule)(nil),                 // 19: seine.v1.HttpRule
+	(*Fault)(nil),                    // 20: seine.v1.Fault
+	(*Cors)(nil),                     // 21: seine.v1.Cors
+	(*Mirror)(nil),                   // 22: seine.v1.Mirror
+	(*Retry)(nil),                    // 23: seine.v1.Retry
+	(*TcpMatch)(nil),                 // 24: seine.v1.TcpMatch
+	(*TcpRule)(nil),                  // 25: seine.v1.TcpRule
+	(*Destination)(nil),              // 26: seine.v1.Destination
+	(*Redirect)(nil),                 // 27: seine.v1.Redirect
+	(*DirectResponse)(nil),           // 28: seine.v1.DirectResponse
+	(*Rewrite)(nil),                  // 29: seine.v1.Rewrite
+	(*HeaderOps)(nil),                // 30: seine.v1.HeaderOps
+	(*Header)(nil),                   // 31: seine.v1.Header
+	(*Service)(nil),                  // 32: seine.v1.Service
+	(*Subset)(nil),                   // 33: seine.v1.Subset
+	(*TrafficPolicy)(nil),            // 34: seine.v1.TrafficPolicy
+	(*RetryBudget)(nil),              // 35: seine.v1.RetryBudget
+	(*ConsistentHash)(nil),           // 36: seine.v1.ConsistentHash
+	(*Warmup)(nil),                   // 37: seine.v1.Warmup
+	(*Locality)(nil),                 // 38: seine.v1.Locality
+	(*ConnectionPool)(nil),           // 39: seine.v1.ConnectionPool
+	(*OutlierDetection)(nil),         // 40: seine.v1.OutlierDetection
+	(*Endpoint)(nil),                 // 41: seine.v1.Endpoint
+	nil,                              // 42: seine.v1.Self.LabelsEntry
+	nil,                              // 43: seine.v1.HttpMatch.SourceLabelsEntry
+	(*Fault_Delay)(nil),              // 44: seine.v1.Fault.Delay
+	(*Fault_Abort)(nil),              // 45: seine.v1.Fault.Abort
+	nil,                              // 46: seine.v1.TcpMatch.SourceLabelsEntry
+	nil,                              // 47: seine.v1.Subset.LabelsEntry
+	(*ConsistentHash_Cookie)(nil),    // 48: seine.v1.ConsistentHash.Cookie
+	(*Locality_Distribute)(nil),      // 49: seine.v1.Locality.Distribute
+	(*Locality_Failover)(nil),        // 50: seine.v1.Locality.Failover
+	nil,                              // 51: seine.v1.Locality.CallerLabelsEntry
+	nil,                              // 52: seine.v1.Locality.Distribute.ToEntry
+	(*ConnectionPool_Keepalive)(nil), // 53: seine.v1.ConnectionPool.Keepalive
+	nil,                              // 54: seine.v1.Endpoint.LabelsEntry
+	(*durationpb.Duration)(nil),      // 55: google.protobuf.Duration
 }
 var file_seine_v1_mesh_proto_depIdxs = []int32{
 	9,  // 0: seine.v1.Self.workload:type_name -> seine.v1.Workload
-	37, // 1: seine.v1.Self.labels:type_name -> seine.v1.Self.LabelsEntry
-	11, // 2: seine.v1.Self.inbound:type_name -> seine.v1.InboundPort
+	42, // 1: seine.v1.Self.labels:type_name -> seine.v1.Self.LabelsEntry
+	12, // 2: seine.v1.Self.inbound:type_name -> seine.v1.InboundPort
 	1,  // 3: seine.v1.Self.default_mtls:type_name -> seine.v1.MtlsMode
 	8,  // 4: seine.v1.Self.default_mtls_source:type_name -> seine.v1.Ref
-	12, // 5: seine.v1.Self.access_log:type_name -> seine.v1.AccessLog
-	0,  // 6: seine.v1.InboundPort.protocol:type_name -> seine.v1.Protocol
-	1,  // 7: seine.v1.InboundPort.mtls:type_name -> seine.v1.MtlsMode
-	8,  // 8: seine.v1.InboundPort.mtls_source:type_name -> seine.v1.Ref
-	2,  // 9: seine.v1.AccessLog.format:type_name -> seine.v1.AccessLog.Format
-	3,  // 10: seine.v1.Answer.kind:type_name -> seine.v1.Answer.Kind
-	0,  // 11: seine.v1.Answer.protocol:type_name -> seine.v1.Protocol
-	18, // 12: seine.v1.Answer.http:type_name -> seine.v1.HttpRule
-	21, // 13: seine.v1.Answer.tcp:type_name -> seine.v1.TcpRule
-	8,  // 14: seine.v1.Answer.source:type_name -> seine.v1.Ref
-	14, // 15: seine.v1.HeaderMatch.value:type_name -> seine.v1.StringMatch
-	14, // 16: seine.v1.QueryMatch.value:type_name -> seine.v1.StringMatch
-	14, // 17: seine.v1.HttpMatch.uri:type_name -> seine.v1.StringMatch
-	14, // 18: seine.v1.HttpMatch.scheme:type_name -> seine.v1.StringMatch
-	14, // 19: seine.v1.HttpMatch.method:type_name -> seine.v1.StringMatch
-	14, // 20: seine.v1.HttpMatch.authority:type_name -> seine.v1.StringMatch
-	15, // 21: seine.v1.HttpMatch.headers:type_name -> seine.v1.HeaderMatch
-	16, // 22: seine.v1.HttpMatch.query:type_name -> seine.v1.QueryMatch
-	38, // 23: seine.v1.HttpMatch.source_labels:type_name -> seine.v1.HttpMatch.SourceLabelsEntry
-	17, // 24: seine.v1.HttpRule.match:type_name -> seine.v1.HttpMatch
-	8,  // 25: seine.v1.HttpRule.source:type_name -> seine.v1.Ref
-	22, // 26: seine.v1.HttpRule.destinations:type_name -> seine.v1.Destination
-	23, // 27: seine.v1.HttpRule.redirect:type_name -> seine.v1.Redirect
-	24, // 28: seine.v1.HttpRule.direct_response:type_name -> seine.v1.DirectResponse
-	25, // 29: seine.v1.HttpRule.rewrite:type_name -> seine.v1.Rewrite
-	26, // 30: seine.v1.HttpRule.request_headers:type_name -> seine.v1.HeaderOps
-	26, // 31: seine.v1.HttpRule.response_headers:type_name -> seine.v1.HeaderOps
-	48, // 32: seine.v1.HttpRule.timeout:type_name -> google.protobuf.Duration
-	19, // 33: seine.v1.HttpRule.retry:type_name -> seine.v1.Retry
-	48, // 34: seine.v1.Retry.per_try_timeout:type_name -> google.protobuf.Duration
-	48, // 35: seine.v1.Retry.backoff:type_name -> google.protobuf.Duration
-	39, // 36: seine.v1.TcpMatch.source_labels:type_name -> seine.v1.TcpMatch.SourceLabelsEntry
-	20, // 37: seine.v1.TcpRule.match:type_name -> seine.v1.TcpMatch
-	8,  // 38: seine.v1.TcpRule.source:type_name -> seine.v1.Ref
-	22, // 39: seine.v1.TcpRule.destinations:type_name -> seine.v1.Destination
-	26, // 40: seine.v1.Destination.request_headers:type_name -> seine.v1.HeaderOps
-	26, // 41: seine.v1.Destination.response_headers:type_name -> seine.v1.HeaderOps
-	27, // 42: seine.v1.HeaderOps.set:type_name -> seine.v1.Header
-	27, // 43: seine.v1.HeaderOps.add:type_name -> seine.v1.Header
-	0,  // 44: seine.v1.Service.protocol:type_name -> seine.v1.Protocol
-	4,  // 45: seine.v1.Service.resolution:type_name -> seine.v1.Service.Resolution
-	30, // 46: seine.v1.Service.policy:type_name -> seine.v1.TrafficPolicy
-	29, // 47: seine.v1.Service.subsets:type_name -> seine.v1.Subset
-	8,  // 48: seine.v1.Service.source:type_name -> seine.v1.Ref
-	40, // 49: seine.v1.Subset.labels:type_name -> seine.v1.Subset.LabelsEntry
-	30, // 50: seine.v1.Subset.policy:type_name -> seine.v1.TrafficPolicy
-	5,  // 51: seine.v1.TrafficPolicy.balancer:type_name -> seine.v1.TrafficPolicy.Balancer
-	6,  // 52: seine.v1.TrafficPolicy.tls:type_name -> seine.v1.TrafficPolicy.Tls
-	48, // 53: seine.v1.TrafficPolicy.connect_timeout:type_name -> google.protobuf.Duration
-	34, // 54: seine.v1.TrafficPolicy.pool:type_name -> seine.v1.ConnectionPool
-	35, // 55: seine.v1.TrafficPolicy.outlier:type_name -> seine.v1.OutlierDetection
-	31, // 56: seine.v1.TrafficPolicy.hash:type_name -> seine.v1.ConsistentHash
-	32, // 57: seine.v1.TrafficPolicy.warmup:type_name -> seine.v1.Warmup
-	33, // 58: seine.v1.TrafficPolicy.locality:type_name -> seine.v1.Locality
-	7,  // 59: seine.v1.TrafficPolicy.h2_upgrade:type_name -> seine.v1.TrafficPolicy.H2Upgrade
-	41, // 60: seine.v1.ConsistentHash.cookie:type_name -> seine.v1.ConsistentHash.Cookie
-	48, // 61: seine.v1.Warmup.duration:type_name -> google.protobuf.Duration
-	42, // 62: seine.v1.Locality.distribute:type_name -> seine.v1.Locality.Distribute
-	43, // 63: seine.v1.Locality.failover:type_name -> seine.v1.Locality.Failover
-	44, // 64: seine.v1.Locality.caller_labels:type_name -> seine.v1.Locality.CallerLabelsEntry
-	48, // 65: seine.v1.ConnectionPool.idle_timeout:type_name -> google.protobuf.Duration
-	48, // 66: seine.v1.ConnectionPool.tcp_idle_timeout:type_name -> google.protobuf.Duration
-	48, // 67: seine.v1.ConnectionPool.max_connection_duration:type_name -> google.protobuf.Duration
-	46, // 68: seine.v1.ConnectionPool.keepalive:type_name -> seine.v1.ConnectionPool.Keepalive
-	48, // 69: seine.v1.OutlierDetection.interval:type_name -> google.protobuf.Duration
-	48, // 70: seine.v1.OutlierDetection.base_ejection_time:type_name -> google.protobuf.Duration
-	9,  // 71: seine.v1.Endpoint.workload:type_name -> seine.v1.Workload
-	47, // 72: seine.v1.Endpoint.labels:type_name -> seine.v1.Endpoint.LabelsEntry
-	48, // 73: seine.v1.ConsistentHash.Cookie.ttl:type_name -> google.protobuf.Duration
-	27, // 74: seine.v1.ConsistentHash.Cookie.attributes:type_name -> seine.v1.Header
-	45, // 75: seine.v1.Locality.Distribute.to:type_name -> seine.v1.Locality.Distribute.ToEntry
-	48, // 76: seine.v1.ConnectionPool.Keepalive.time:type_name -> google.protobuf.Duration
-	48, // 77: seine.v1.ConnectionPool.Keepalive.interval:type_name -> google.protobuf.Duration
-	78, // [78:78] is the sub-list for method output_type
-	78, // [78:78] is the sub-list for method input_type
-	78, // [78:78] is the sub-list for extension type_name
-	78, // [78:78] is the sub-list for extension extendee
-	0,  // [0:78] is the sub-list for field type_name
+	13, // 5: seine.v1.Self.access_log:type_name -> seine.v1.AccessLog
+	11, // 6: seine.v1.Self.rate_limits:type_name -> seine.v1.RateLimit
+	8,  // 7: seine.v1.RateLimit.source:type_name -> seine.v1.Ref
+	18, // 8: seine.v1.RateLimit.match:type_name -> seine.v1.HttpMatch
+	55, // 9: seine.v1.RateLimit.per:type_name -> google.protobuf.Duration
+	0,  // 10: seine.v1.InboundPort.protocol:type_name -> seine.v1.Protocol
+	1,  // 11: seine.v1.InboundPort.mtls:type_name -> seine.v1.MtlsMode
+	8,  // 12: seine.v1.InboundPort.mtls_source:type_name -> seine.v1.Ref
+	2,  // 13: seine.v1.AccessLog.format:type_name -> seine.v1.AccessLog.Format
+	3,  // 14: seine.v1.Answer.kind:type_name -> seine.v1.Answer.Kind
+	0,  // 15: seine.v1.Answer.protocol:type_name -> seine.v1.Protocol
+	19, // 16: seine.v1.Answer.http:type_name -> seine.v1.HttpRule
+	25, // 17: seine.v1.Answer.tcp:type_name -> seine.v1.TcpRule
+	8,  // 18: seine.v1.Answer.source:type_name -> seine.v1.Ref
+	15, // 19: seine.v1.HeaderMatch.value:type_name -> seine.v1.StringMatch
+	15, // 20: seine.v1.QueryMatch.value:type_name -> seine.v1.StringMatch
+	15, // 21: seine.v1.HttpMatch.uri:type_name -> seine.v1.StringMatch
+	15, // 22: seine.v1.HttpMatch.scheme:type_name -> seine.v1.StringMatch
+	15, // 23: seine.v1.HttpMatch.method:type_name -> seine.v1.StringMatch
+	15, // 24: seine.v1.HttpMatch.authority:type_name -> seine.v1.StringMatch
+	16, // 25: seine.v1.HttpMatch.headers:type_name -> seine.v1.HeaderMatch
+	17, // 26: seine.v1.HttpMatch.query:type_name -> seine.v1.QueryMatch
+	43, // 27: seine.v1.HttpMatch.source_labels:type_name -> seine.v1.HttpMatch.SourceLabelsEntry
+	18, // 28: seine.v1.HttpRule.match:type_name -> seine.v1.HttpMatch
+	8,  // 29: seine.v1.HttpRule.source:type_name -> seine.v1.Ref
+	26, // 30: seine.v1.HttpRule.destinations:type_name -> seine.v1.Destination
+	27, // 31: seine.v1.HttpRule.redirect:type_name -> seine.v1.Redirect
+	28, // 32: seine.v1.HttpRule.direct_response:type_name -> seine.v1.DirectResponse
+	29, // 33: seine.v1.HttpRule.rewrite:type_name -> seine.v1.Rewrite
+	30, // 34: seine.v1.HttpRule.request_headers:type_name -> seine.v1.HeaderOps
+	30, // 35: seine.v1.HttpRule.response_headers:type_name -> seine.v1.HeaderOps
+	55, // 36: seine.v1.HttpRule.timeout:type_name -> google.protobuf.Duration
+	23, // 37: seine.v1.HttpRule.retry:type_name -> seine.v1.Retry
+	20, // 38: seine.v1.HttpRule.fault:type_name -> seine.v1.Fault
+	21, // 39: seine.v1.HttpRule.cors:type_name -> seine.v1.Cors
+	22, // 40: seine.v1.HttpRule.mirrors:type_name -> seine.v1.Mirror
+	8,  // 41: seine.v1.HttpRule.delegate:type_name -> seine.v1.Ref
+	44, // 42: seine.v1.Fault.delay:type_name -> seine.v1.Fault.Delay
+	45, // 43: seine.v1.Fault.abort:type_name -> seine.v1.Fault.Abort
+	15, // 44: seine.v1.Cors.origins:type_name -> seine.v1.StringMatch
+	55, // 45: seine.v1.Cors.max_age:type_name -> google.protobuf.Duration
+	26, // 46: seine.v1.Mirror.destination:type_name -> seine.v1.Destination
+	55, // 47: seine.v1.Retry.per_try_timeout:type_name -> google.protobuf.Duration
+	55, // 48: seine.v1.Retry.backoff:type_name -> google.protobuf.Duration
+	46, // 49: seine.v1.TcpMatch.source_labels:type_name -> seine.v1.TcpMatch.SourceLabelsEntry
+	24, // 50: seine.v1.TcpRule.match:type_name -> seine.v1.TcpMatch
+	8,  // 51: seine.v1.TcpRule.source:type_name -> seine.v1.Ref
+	26, // 52: seine.v1.TcpRule.destinations:type_name -> seine.v1.Destination
+	30, // 53: seine.v1.Destination.request_headers:type_name -> seine.v1.HeaderOps
+	30, // 54: seine.v1.Destination.response_headers:type_name -> seine.v1.HeaderOps
+	31, // 55: seine.v1.HeaderOps.set:type_name -> seine.v1.Header
+	31, // 56: seine.v1.HeaderOps.add:type_name -> seine.v1.Header
+	0,  // 57: seine.v1.Service.protocol:type_name -> seine.v1.Protocol
+	4,  // 58: seine.v1.Service.resolution:type_name -> seine.v1.Service.Resolution
+	34, // 59: seine.v1.Service.policy:type_name -> seine.v1.TrafficPolicy
+	33, // 60: seine.v1.Service.subsets:type_name -> seine.v1.Subset
+	8,  // 61: seine.v1.Service.source:type_name -> seine.v1.Ref
+	47, // 62: seine.v1.Subset.labels:type_name -> seine.v1.Subset.LabelsEntry
+	34, // 63: seine.v1.Subset.policy:type_name -> seine.v1.TrafficPolicy
+	5,  // 64: seine.v1.TrafficPolicy.balancer:type_name -> seine.v1.TrafficPolicy.Balancer
+	6,  // 65: seine.v1.TrafficPolicy.tls:type_name -> seine.v1.TrafficPolicy.Tls
+	55, // 66: seine.v1.TrafficPolicy.connect_timeout:type_name -> google.protobuf.Duration
+	39, // 67: seine.v1.TrafficPolicy.pool:type_name -> seine.v1.ConnectionPool
+	40, // 68: seine.v1.TrafficPolicy.outlier:type_name -> seine.v1.OutlierDetection
+	36, // 69: seine.v1.TrafficPolicy.hash:type_name -> seine.v1.ConsistentHash
+	37, // 70: seine.v1.TrafficPolicy.warmup:type_name -> seine.v1.Warmup
+	38, // 71: seine.v1.TrafficPolicy.locality:type_name -> seine.v1.Locality
+	35, // 72: seine.v1.TrafficPolicy.retry_budget:type_name -> seine.v1.RetryBudget
+	7,  // 73: seine.v1.TrafficPolicy.h2_upgrade:type_name -> seine.v1.TrafficPolicy.H2Upgrade
+	48, // 74: seine.v1.ConsistentHash.cookie:type_name -> seine.v1.ConsistentHash.Cookie
+	55, // 75: seine.v1.Warmup.duration:type_name -> google.protobuf.Duration
+	49, // 76: seine.v1.Locality.distribute:type_name -> seine.v1.Locality.Distribute
+	50, // 77: seine.v1.Locality.failover:type_name -> seine.v1.Locality.Failover
+	51, // 78: seine.v1.Locality.caller_labels:type_name -> seine.v1.Locality.CallerLabelsEntry
+	55, // 79: seine.v1.ConnectionPool.idle_timeout:type_name -> google.protobuf.Duration
+	55, // 80: seine.v1.ConnectionPool.tcp_idle_timeout:type_name -> google.protobuf.Duration
+	55, // 81: seine.v1.ConnectionPool.max_connection_duration:type_name -> google.protobuf.Duration
+	53, // 82: seine.v1.ConnectionPool.keepalive:type_name -> seine.v1.ConnectionPool.Keepalive
+	55, // 83: seine.v1.OutlierDetection.interval:type_name -> google.protobuf.Duration
+	55, // 84: seine.v1.OutlierDetection.base_ejection_time:type_name -> google.protobuf.Duration
+	9,  // 85: seine.v1.Endpoint.workload:type_name -> seine.v1.Workload
+	54, // 86: seine.v1.Endpoint.labels:type_name -> seine.v1.Endpoint.LabelsEntry
+	55, // 87: seine.v1.Fault.Delay.fixed:type_name -> google.protobuf.Duration
+	55, // 88: seine.v1.ConsistentHash.Cookie.ttl:type_name -> google.protobuf.Duration
+	31, // 89: seine.v1.ConsistentHash.Cookie.attributes:type_name -> seine.v1.Header
+	52, // 90: seine.v1.Locality.Distribute.to:type_name -> seine.v1.Locality.Distribute.ToEntry
+	55, // 91: seine.v1.ConnectionPool.Keepalive.time:type_name -> google.protobuf.Duration
+	55, // 92: seine.v1.ConnectionPool.Keepalive.interval:type_name -> google.protobuf.Duration
+	93, // [93:93] is the sub-list for method output_type
+	93, // [93:93] is the sub-list for method input_type
+	93, // [93:93] is the sub-list for extension type_name
+	93, // [93:93] is the sub-list for extension extendee
+	0,  // [0:93] is the sub-list for field type_name
 }
 
 func init() { file_seine_v1_mesh_proto_init() }
@@ -3915,13 +4569,17 @@ func file_seine_v1_mesh_proto_init() {
 	if File_seine_v1_mesh_proto != nil {
 		return
 	}
-	file_seine_v1_mesh_proto_msgTypes[6].OneofWrappers = []any{
+	file_seine_v1_mesh_proto_msgTypes[3].OneofWrappers = []any{
+		(*RateLimit_Header)(nil),
+		(*RateLimit_Client)(nil),
+	}
+	file_seine_v1_mesh_proto_msgTypes[7].OneofWrappers = []any{
 		(*StringMatch_Exact)(nil),
 		(*StringMatch_Prefix)(nil),
 		(*StringMatch_Regex)(nil),
 		(*StringMatch_Present)(nil),
 	}
-	file_seine_v1_mesh_proto_msgTypes[23].OneofWrappers = []any{
+	file_seine_v1_mesh_proto_msgTypes[28].OneofWrappers = []any{
 		(*ConsistentHash_Header)(nil),
 		(*ConsistentHash_Cookie_)(nil),
 		(*ConsistentHash_SourceIp)(nil),
@@ -3933,7 +4591,7 @@ func file_seine_v1_mesh_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_seine_v1_mesh_proto_rawDesc), len(file_seine_v1_mesh_proto_rawDesc)),
 			NumEnums:      8,
-			NumMessages:   40,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,0 +1,41 @@
+package diagnose
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+)
+
+// WriteText prints diagnoses for people, or that nothing is unusual.
+func WriteText(w io.Writer, list []Diagnosis) error {
+	var b strings.Builder
+	if len(list) == 0 {
+		b.WriteString("nothing is slower than usual\n")
+	}
+	for i, d := range list {
+		if i > 0 {
+			b.WriteByte('\n')
+		}
+		what := label(d.Service, d.Version)
+		if d.Caller != "" {
+			what = d.Caller + " → " + what
+		}
+		fmt.Fprintf(&b, "%s: %s\n", what, d.Explanation)
+		fmt.Fprintf(&b, "  cause     %s: %s\n", d.Cause, d.Culprit)
+		fmt.Fprintf(&b, "  latency   P50 %s → %s, P99 %s → %s", millis(d.Before.P50), millis(d.After.P50), millis(d.Before.P99), millis(d.After.P99))
+		if d.Shape == Tail {
+			fmt.Fprintf(&b, " (%s of the requests wait; the others are as usual)", percent(d.Slower))
+		}
+		fmt.Fprintf(&b, "\n  since     %s\n", d.Since.Format(time.TimeOnly))
+		for j, e := range d.Evidence {
+			head := "evidence"
+			if j > 0 {
+				head = ""
+			}
+			fmt.Fprintf(&b, "  %-9s %s\n", head, e)
+		}
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
