@@ -3,6 +3,8 @@
 package proxy
 
 import (
+	"bytes"
+
 	"github.com/seinemesh/seine/message"
 	"github.com/seinemesh/seine/proxy/http1"
 	"github.com/seinemesh/seine/proxy/http2"
@@ -34,6 +36,7 @@ type downstream struct {
 	budget  int    // bytes that may still be moved in this turn
 	turn    uint64 // that budget is for
 	thrown  int    // bytes thrown away while lingering
+	served  uint32 // requests so far
 
 	idle loop.Timer // slow heads, idle connections, stalled streams, lingering
 	x    exchange
@@ -135,6 +138,12 @@ func (d *downstream) read() bool {
 		}
 	}
 	n, f, perr := http1.ParseRequest(d.data, &w.req, &d.door.limits)
+	if perr != nil && d.served == 0 && foreign(d.data) {
+		w.p.counters.badRequests.Inc()
+		d.state, d.x.phase = closing, vacant
+		w.loop.Arm(&d.idle, w.loop.Now()+int64(closeTime))
+		return true
+	}
 	if perr != nil {
 		d.x.framing = f
 		d.take()
@@ -149,6 +158,14 @@ func (d *downstream) read() bool {
 	d.budget -= n // requests that are answered here cost nothing else
 	d.begin()
 	return true
+}
+
+// foreign reports whether the first line of a connection is not even meant to
+// be HTTP/1: it ends without a version of it. An answer in HTTP/1 would be
+// noise to such a client (RFC 9113 §3.4 wants the connection ended).
+func foreign(data []byte) bool {
+	line, _, whole := bytes.Cut(data, []byte("\n"))
+	return whole && !bytes.Contains(line, []byte(" HTTP/"))
 }
 
 // incomplete waits, bounded, for the rest of a head.
@@ -185,6 +202,7 @@ func (x *exchange) later1() {
 // take counts a request.
 func (d *downstream) take() {
 	d.state, d.x.phase = serving, deciding
+	d.served++
 	d.w.inflight.Add(1)
 }
 

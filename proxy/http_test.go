@@ -392,7 +392,7 @@ func TestBadInput(t *testing.T) {
 		in     string
 		status int
 	}{
-		"garbage":     {"\x00\x01\x02 garbage\r\n\r\n", 400},
+		"garbage":     {"\x00\x01\x02 garbage HTTP/1.1\r\n\r\n", 400},
 		"bare LF":     {"GET / HTTP/1.1\nHost: billing:8080\n\n", 400},
 		"two lengths": {"POST / HTTP/1.1\r\nHost: billing:8080\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\na", 400},
 		"smuggling":   {"POST / HTTP/1.1\r\nHost: billing:8080\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400},
@@ -412,6 +412,9 @@ func TestBadInput(t *testing.T) {
 			k.ends()
 		})
 	}
+	k := dial(t, p.addr) // not even meant to be HTTP/1: no answer in it
+	_, _ = io.WriteString(k.TCPConn, "INVALID CONNECTION PREFACE\r\n\r\n")
+	k.ends()
 	if reached.Load() != 0 {
 		t.Error("something was forwarded")
 	}
