@@ -7,7 +7,7 @@ CMDS   := seine seined seine-proxy
 # without its debug pages, 2 MB that no sidecar needs.
 BUILD  := CGO_ENABLED=0 $(GO) build -trimpath -tags grpcnotrace -ldflags '-s -w'
 
-.PHONY: all build demo test unit lint e2e e2e-cluster images cluster-up cluster-down fuzz bench generate clean help
+.PHONY: all build demo test unit lint wire e2e e2e-cluster images cluster-up cluster-down fuzz bench generate clean help
 
 all: build
 
@@ -28,6 +28,9 @@ unit: ## the unit tests under the race detector
 
 lint: ## gofmt, vet, staticcheck
 	./test/lint.sh
+
+wire: ## h2spec and gRPC's interoperability cases against the proxy's listeners
+	$(GO) -C test/wire test -count=1 -timeout 4m .
 
 e2e: ## the demo end to end, as root (where we are) and as an ordinary user
 	$(GO) test -tags e2e -count=1 -timeout 20m -v ./test/e2e/...

@@ -29,6 +29,8 @@ step 'machine: what the tests need' 2 ./test/deps.sh
 step 'modules' 2 go mod download
 step 'lint: gofmt, vet, staticcheck' 4 ./test/lint.sh
 step 'unit tests, race detector, fuzz seeds' 10 go test -race -timeout 9m ./...
+step 'wire: h2spec and gRPC interoperability through the listeners' 4 \
+  go -C test/wire test -count=1 -timeout 4m .
 step 'end to end: the demo as root and as an ordinary user' 7 \
   go test -tags e2e -count=1 -timeout 10m -v ./test/e2e/...
 step 'Kubernetes for the test cluster, unless the cache has it' 25 cluster ./test/cluster/build.sh
