@@ -1,6 +1,8 @@
 package install
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,6 +15,9 @@ import (
 // bundleVersion is the annotation by which Gateway API's definitions say what
 // release they are of.
 const bundleVersion = "gateway.networking.k8s.io/bundle-version"
+
+// contentMark is the annotation that says of what a definition was made.
+const contentMark = "seine.dev/content"
 
 // CRDs returns the custom resource definitions of the chart: Istio's, its legacy
 // authentication API, and Gateway API's standard channel. Each carries the label
@@ -35,12 +40,40 @@ func CRDs() ([]*unstructured.Unstructured, error) {
 		if err != nil {
 			return nil, fmt.Errorf("install: embedded definitions: %s: %w", e.Name(), err)
 		}
+		for _, u := range found {
+			if err := mark(u); err != nil {
+				return nil, err
+			}
+		}
 		crds = append(crds, found...)
 	}
 	if len(crds) == 0 {
 		return nil, errors.New("install: no definitions are embedded")
 	}
 	return crds, nil
+}
+
+// mark notes what a definition says on it, so that Same can tell without
+// comparing what the API server made of it.
+func mark(u *unstructured.Unstructured) error {
+	data, err := u.MarshalJSON()
+	if err != nil {
+		return fmt.Errorf("install: embedded definition %s: %w", u.GetName(), err)
+	}
+	notes := u.GetAnnotations()
+	if notes == nil {
+		notes = map[string]string{}
+	}
+	sum := sha256.Sum256(data)
+	notes[contentMark] = hex.EncodeToString(sum[:8])
+	u.SetAnnotations(notes)
+	return nil
+}
+
+// Same reports whether the live definition was made of the very same.
+func Same(ours, live *unstructured.Unstructured) bool {
+	m := ours.GetAnnotations()[contentMark]
+	return m != "" && m == live.GetAnnotations()[contentMark]
 }
 
 // ServedVersions returns the versions that a definition serves.

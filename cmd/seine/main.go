@@ -45,12 +45,16 @@ routed, protected, measured and explained without a change to their code.`,
 		Example: `  seine up examples/billing              run a mesh on this machine, without a cluster
   seine analyze -f mesh/                 check configuration before it is applied
   seine explain -f mesh/ --from shop/frontend GET http://billing-service:8080/
+  seine install                          the control plane, into a cluster
   seine stat                             who calls whom, how fast, how well, how safely`,
 		Version:       version.String(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	cmd.AddCommand(versionCommand(), upCommand(), statCommand(), analyzeCommand(), explainCommand(), diagnoseCommand(), injectCommand())
+	cmd.AddCommand(
+		versionCommand(), upCommand(), statCommand(), analyzeCommand(), explainCommand(), diagnoseCommand(),
+		injectCommand(), installCommand(), upgradeCommand(), uninstallCommand(),
+	)
 	return cmd
 }
 

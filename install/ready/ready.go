@@ -1,0 +1,266 @@
+// Package ready says whether a Deployment or DaemonSet is ready, and if it is
+// not, why: what its pods wait for, and what a person can do about it.
+//
+// What enters is what the cluster says of the workload, its pods and their
+// events; sentences leave. It changes nothing and never waits.
+package ready
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/kubernetes"
+)
+
+// State is one workload's state. A workload that does not exist has no Reason
+// and is not ready.
+type State struct {
+	Ready      bool
+	Have, Want int32
+	Exists     bool
+	Reasons    []Reason // why not ready; empty while there is nothing to say yet
+}
+
+// Reason is one thing that keeps a workload from being ready.
+type Reason struct {
+	Object string // pod/NAME or deployment/NAME
+	Cause  string // image, scheduling, quota, admission, crash, probe, volume, starting
+	Detail string // what the cluster says
+	Mend   string // what to do
+}
+
+// String is one line.
+func (r Reason) String() string {
+	s := r.Object + ": " + r.Detail
+	if r.Mend != "" {
+		s += "; " + r.Mend
+	}
+	return s
+}
+
+// Deployment looks at a Deployment.
+func Deployment(ctx context.Context, kube kubernetes.Interface, namespace, name string) (State, error) {
+	d, err := kube.AppsV1().Deployments(namespace).Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return State{}, nil
+	}
+	if err != nil {
+		return State{}, fmt.Errorf("read Deployment %s/%s: %w", namespace, name, err)
+	}
+	s := State{Exists: true, Want: 1, Have: d.Status.AvailableReplicas}
+	if d.Spec.Replicas != nil {
+		s.Want = *d.Spec.Replicas
+	}
+	current := d.Status.ObservedGeneration >= d.Generation && d.Status.UpdatedReplicas >= s.Want
+	s.Have = min(s.Have, d.Status.UpdatedReplicas)
+	if s.Ready = current && s.Have >= s.Want; s.Ready {
+		return s, nil
+	}
+	for _, c := range d.Status.Conditions {
+		if c.Type == appsv1.DeploymentReplicaFailure && c.Status == corev1.ConditionTrue {
+			s.Reasons = append(s.Reasons, refused("deployment/"+name, c.Message))
+		}
+	}
+	pods, err := pods(ctx, kube, namespace, name, d.Spec.Selector, &s)
+	if err != nil {
+		return s, err
+	}
+	if len(pods) == 0 && len(s.Reasons) == 0 {
+		s.Reasons = append(s.Reasons, Reason{"deployment/" + name, "starting", "no pod has been created yet", ""})
+	}
+	return s, nil
+}
+
+// DaemonSet looks at a DaemonSet.
+func DaemonSet(ctx context.Context, kube kubernetes.Interface, namespace, name string) (State, error) {
+	d, err := kube.AppsV1().DaemonSets(namespace).Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return State{}, nil
+	}
+	if err != nil {
+		return State{}, fmt.Errorf("read DaemonSet %s/%s: %w", namespace, name, err)
+	}
+	s := State{Exists: true, Want: d.Status.DesiredNumberScheduled, Have: min(d.Status.NumberAvailable, d.Status.UpdatedNumberScheduled)}
+	if s.Ready = d.Status.ObservedGeneration >= d.Generation && s.Have >= s.Want; s.Ready {
+		return s, nil
+	}
+	_, err = pods(ctx, kube, namespace, name, d.Spec.Selector, &s)
+	return s, err
+}
+
+// pods adds the reasons of the workload's pods that are not ready.
+func pods(ctx context.Context, kube kubernetes.Interface, namespace, name string, selector *metav1.LabelSelector, s *State) ([]corev1.Pod, error) {
+	sel, err := metav1.LabelSelectorAsSelector(selector)
+	if err != nil {
+		return nil, fmt.Errorf("selector of %s/%s: %w", namespace, name, err)
+	}
+	list, err := kube.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: sel.String()})
+	if err != nil {
+		return nil, fmt.Errorf("list the pods of %s/%s: %w", namespace, name, err)
+	}
+	for i := range list.Items {
+		if r, ok := Pod(&list.Items[i]); ok {
+			if r.Cause == "starting" || r.Cause == "probe" {
+				r = fromEvents(ctx, kube, &list.Items[i], r)
+			}
+			s.Reasons = append(s.Reasons, r)
+		}
+	}
+	// what a person can mend first
+	slices.SortStableFunc(s.Reasons, func(a, b Reason) int { return cmp.Compare(weight(a), weight(b)) })
+	return list.Items, nil
+}
+
+func weight(r Reason) int {
+	if r.Cause == "starting" {
+		return 1
+	}
+	return 0
+}
+
+// refused is why no pod could be created at all.
+func refused(object, message string) Reason {
+	switch {
+	case strings.Contains(message, "exceeded quota"):
+		return Reason{object, "quota", message, "raise the ResourceQuota of the namespace, or ask for less (--set resources.requests.memory=…)"}
+	case strings.Contains(message, "violates PodSecurity"):
+		return Reason{object, "admission", message, "the namespace's Pod Security level forbids it: label it as the message says, or choose another namespace"}
+	case strings.Contains(message, "failed calling webhook"):
+		return Reason{object, "webhook", message, "that webhook does not answer: mend or remove it, or exempt this namespace"}
+	case strings.Contains(message, "serviceaccount"):
+		return Reason{object, "admission", message, "the ServiceAccount is missing: install again"}
+	}
+	return Reason{object, "admission", message, "an admission rule of this cluster forbids the pod: change the rule or the values"}
+}
+
+// Pod says why a pod is not ready; false if it is, or is on its way out.
+func Pod(p *corev1.Pod) (Reason, bool) {
+	object := "pod/" + p.Name
+	if p.DeletionTimestamp != nil || p.Status.Phase == corev1.PodSucceeded {
+		return Reason{}, false
+	}
+	if p.Status.Phase == corev1.PodFailed {
+		return Reason{object, "crash", strings.TrimSpace("failed: " + p.Status.Reason + " " + p.Status.Message), "kubectl describe " + object + " -n " + p.Namespace}, true
+	}
+	for _, c := range p.Status.Conditions {
+		switch {
+		case c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue:
+			return Reason{}, false
+		case c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse:
+			return Reason{object, "scheduling", "no node takes it: " + c.Message, "free or add what the message names (taints: --set tolerations…)"}, true
+		}
+	}
+	statuses := slices.Concat(p.Status.InitContainerStatuses, p.Status.ContainerStatuses)
+	for _, c := range statuses {
+		if w := c.State.Waiting; w != nil {
+			switch w.Reason {
+			case "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable":
+				return Reason{object, "image", fmt.Sprintf("image %s cannot be pulled: %s", c.Image, cmp.Or(w.Message, w.Reason)),
+					"is the name right, may the node reach the registry, is a pull secret needed (--set image.registry, image.tag, image.pullSecrets)?"}, true
+			case "CrashLoopBackOff", "CreateContainerConfigError", "CreateContainerError", "RunContainerError":
+				detail := cmp.Or(w.Message, w.Reason)
+				if t := c.LastTerminationState.Terminated; t != nil {
+					detail = terminated(t)
+				}
+				return Reason{object, "crash", fmt.Sprintf("container %s does not run: %s", c.Name, detail), fmt.Sprintf("kubectl logs -n %s %s -c %s --previous", p.Namespace, p.Name, c.Name)}, true
+			}
+		}
+		if t := c.State.Terminated; t != nil && t.ExitCode != 0 {
+			return Reason{object, "crash", fmt.Sprintf("container %s ended: %s", c.Name, terminated(t)), fmt.Sprintf("kubectl logs -n %s %s -c %s", p.Namespace, p.Name, c.Name)}, true
+		}
+	}
+	for _, c := range statuses {
+		if c.State.Running != nil && !c.Ready {
+			return Reason{object, "probe", "container " + c.Name + " runs, but is not ready yet", fmt.Sprintf("kubectl logs -n %s %s -c %s", p.Namespace, p.Name, c.Name)}, true
+		}
+	}
+	return Reason{object, "starting", "is being started", ""}, true
+}
+
+func terminated(t *corev1.ContainerStateTerminated) string {
+	s := fmt.Sprintf("exit status %d", t.ExitCode)
+	if t.Reason != "" && t.Reason != "Error" {
+		s += " (" + t.Reason + ")"
+	}
+	if m := strings.TrimSpace(t.Message); m != "" {
+		s += ": " + lastLine(m)
+	}
+	return s
+}
+
+// telling are the events that say more of a pod than its status does.
+var telling = map[string]string{
+	"Unhealthy":              "probe",
+	"FailedMount":            "volume",
+	"FailedAttachVolume":     "volume",
+	"FailedCreatePodSandBox": "network",
+	"Failed":                 "image",
+	"BackOff":                "crash",
+	"Pulling":                "image",
+}
+
+// fromEvents makes a reason more telling by the pod's latest event.
+func fromEvents(ctx context.Context, kube kubernetes.Interface, p *corev1.Pod, r Reason) Reason {
+	events, err := kube.CoreV1().Events(p.Namespace).List(ctx, metav1.ListOptions{FieldSelector: "involvedObject.uid=" + string(p.UID), Limit: 100})
+	if err != nil {
+		return r // events are a comfort, not a need
+	}
+	var last *corev1.Event
+	for i := range events.Items {
+		e := &events.Items[i]
+		if _, ok := telling[e.Reason]; ok && e.InvolvedObject.UID == p.UID && (last == nil || !e.LastTimestamp.Before(&last.LastTimestamp)) {
+			last = e
+		}
+	}
+	if last == nil {
+		return r
+	}
+	if r.Cause == "probe" && telling[last.Reason] != "probe" {
+		return r // it runs: what was before no longer matters
+	}
+	r.Cause, r.Detail = telling[last.Reason], lastLine(last.Message)
+	switch r.Cause {
+	case "volume":
+		r.Mend = "the volume's ConfigMap or Secret is missing: is the control plane up?"
+	case "network":
+		r.Mend = "the node's CNI plugin fails: kubectl describe pod -n " + p.Namespace + " " + p.Name
+	}
+	return r
+}
+
+// lastLine returns the last line of s that is not empty, at most 500 bytes of it.
+func lastLine(s string) string {
+	s = strings.TrimSpace(s)
+	if i := strings.LastIndexByte(s, '\n'); i >= 0 {
+		s = s[i+1:]
+	}
+	if len(s) > 500 {
+		s = strings.ToValidUTF8(s[:500], "") + "…"
+	}
+	return s
+}
+
+// Endpoints counts the ready endpoints of a Service.
+func Endpoints(ctx context.Context, kube kubernetes.Interface, namespace, service string) (int, error) {
+	slices, err := kube.DiscoveryV1().EndpointSlices(namespace).List(ctx, metav1.ListOptions{LabelSelector: labels.Set{"kubernetes.io/service-name": service}.String()})
+	if err != nil {
+		return 0, fmt.Errorf("list the endpoints of %s/%s: %w", namespace, service, err)
+	}
+	n := 0
+	for _, s := range slices.Items {
+		for _, e := range s.Endpoints {
+			if e.Conditions.Ready == nil || *e.Conditions.Ready {
+				n++
+			}
+		}
+	}
+	return n, nil
+}
