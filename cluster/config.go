@@ -1,5 +1,3 @@
-// Package cluster is a person's way into a Kubernetes cluster: which one, as
-// kubectl finds it, and connections to pods through the API server.
 package cluster
 
 import (

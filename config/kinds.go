@@ -135,23 +135,25 @@ func apiVersion(group, version string) string {
 	return group + "/" + version
 }
 
-// Kinds are the kinds of a group of custom resources that Build has something to
-// say about, each with the versions that it takes, the newest last (none: any).
-func Kinds(group string) map[string][]string {
-	var out map[string][]string
+// Custom is a kind of custom resource that Build has something to say about.
+type Custom struct {
+	Versions []string // that it takes, the newest last; none: any
+	// Taken kinds make the mesh what it is; of the others Build only says that
+	// they have no effect.
+	Taken bool
+}
+
+// Kinds are a group's, by name. Kubernetes' own groups have none: their objects
+// are not read as custom resources.
+func Kinds(group string) map[string]Custom {
+	if !strings.Contains(group, ".") || group == localGroup || strings.HasSuffix(group, ".k8s.io") && group != "gateway.networking.k8s.io" {
+		return nil
+	}
+	out := map[string]Custom{}
 	for _, k := range kinds {
-		if k.group == group && strings.Contains(group, ".") && group != localGroup && k.treatment != skipped && k.treatment != template && !builtIn(group) {
-			if out == nil {
-				out = map[string][]string{}
-			}
-			out[k.name] = k.versions
+		if k.group == group && k.treatment != skipped && k.treatment != template {
+			out[k.name] = Custom{k.versions, k.treatment == taken}
 		}
 	}
 	return out
-}
-
-// builtIn are groups that Kubernetes itself serves. A cluster's Ingresses and
-// EndpointSlices are no custom resources.
-func builtIn(group string) bool {
-	return strings.HasSuffix(group, ".k8s.io") && group != "gateway.networking.k8s.io"
 }

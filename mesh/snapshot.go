@@ -16,19 +16,25 @@ type Snapshot struct {
 	// callers that differ in nothing but their node may have different endpoints.
 	NodeHints bool
 
-	byHost    map[string][]*Service // exact hosts; several where namespaces or exportTo differ
-	wildcards []*Service            // longest suffix first
-	byAddress map[netip.Addr]*Service
-	cidrs     []cidrService // longest prefix first
+	*resourceIndex
 	workloads map[string]*Workload
 	byIP      map[netip.Addr]*Workload
 	members   map[*Service][]*Workload
 	services  map[*Workload][]*Service
+}
+
+// resourceIndex is what is known of everything but workloads. Snapshots that
+// differ in workloads alone share it.
+type resourceIndex struct {
+	byHost    map[string][]*Service // exact hosts; several where namespaces or exportTo differ
+	wildcards []*Service            // longest suffix first
+	byAddress map[netip.Addr]*Service
+	cidrs     []cidrService // longest prefix first
 
 	virtual     hostIndex[*VirtualService]
 	destination hostIndex[*DestinationRule]
-	httpPorts   map[uint32]bool
 	attached    map[string][]*GatewayRoute // by the host of a parent
+	httpPorts   map[uint32]bool
 }
 
 type cidrService struct {
@@ -38,7 +44,7 @@ type cidrService struct {
 
 // New indexes parts. The parts belong to the Snapshot from then on.
 func New(generation uint64, parts Parts) *Snapshot {
-	s := &Snapshot{Parts: parts, Generation: generation, byHost: map[string][]*Service{}, byAddress: map[netip.Addr]*Service{}}
+	s := &Snapshot{Parts: parts, Generation: generation, resourceIndex: &resourceIndex{byHost: map[string][]*Service{}, byAddress: map[netip.Addr]*Service{}}}
 	for _, svc := range parts.Services {
 		if strings.HasPrefix(svc.Host, "*") {
 			s.wildcards = append(s.wildcards, svc)
@@ -64,11 +70,7 @@ func New(generation uint64, parts Parts) *Snapshot {
 // With is s with other workloads and backends: services, routes and policies,
 // and what is known about them, are shared with s.
 func (s *Snapshot) With(generation uint64, workloads []*Workload, backends map[string][]Backend) *Snapshot {
-	out := &Snapshot{
-		Parts: s.Parts, Generation: generation,
-		byHost: s.byHost, wildcards: s.wildcards, byAddress: s.byAddress, cidrs: s.cidrs,
-		virtual: s.virtual, destination: s.destination, httpPorts: s.httpPorts,
-	}
+	out := &Snapshot{Parts: s.Parts, Generation: generation, resourceIndex: s.resourceIndex}
 	out.Workloads, out.Backends = workloads, backends
 	out.indexWorkloads()
 	return out

@@ -24,7 +24,8 @@ import (
 // served is a custom kind that the cluster serves, in the version it is read in.
 type served struct {
 	schema.GroupVersionResource
-	kind string
+	kind  string
+	taken bool
 }
 
 // kindsEvery is how often the cluster is asked which kinds it serves, if
@@ -97,7 +98,7 @@ func (s *Source) end(f *feed) {
 
 func (s *Source) customFeed(k served) *feed {
 	return &feed{
-		name: k.GroupResource().String(),
+		name: k.GroupResource().String(), optional: !k.taken,
 		trim: func(o any) any { return o },
 		put: func(o any) error {
 			r, err := customOf(o.(*unstructured.Unstructured))
@@ -142,7 +143,8 @@ func (s *Source) servedKinds(ctx context.Context) ([]served, error) {
 				return nil, err
 			}
 			for _, r := range list.APIResources {
-				versions, ok := kinds[r.Kind]
+				k, ok := kinds[r.Kind]
+				versions := k.Versions
 				if !ok || !slices.Contains(r.Verbs, "watch") {
 					continue
 				}
@@ -153,7 +155,7 @@ func (s *Source) servedKinds(ctx context.Context) ([]served, error) {
 				if old, ok := best[r.Kind]; ok && (len(versions) == 0 || slices.Index(versions, old.Version) > rank) {
 					continue // the server's preferred version comes first
 				}
-				best[r.Kind] = served{schema.GroupVersionResource{Group: g.Name, Version: v.Version, Resource: r.Name}, r.Kind}
+				best[r.Kind] = served{schema.GroupVersionResource{Group: g.Name, Version: v.Version, Resource: r.Name}, r.Kind, k.Taken}
 			}
 		}
 		for _, kind := range slices.Sorted(maps.Keys(best)) {

@@ -68,8 +68,8 @@ func service(name string) *corev1.Service {
 
 func custom(apiVersion, kind, name string, created int64, spec string) *resource {
 	group, _, _ := strings.Cut(apiVersion, "/")
-	doc := document{APIVersion: apiVersion, Kind: kind, Metadata: header{Name: name, Namespace: "shop"}, Spec: json.RawMessage(spec)}
-	data, err := json.Marshal(doc)
+	o := config.Object{APIVersion: apiVersion, Kind: kind, Name: name, Namespace: "shop", Spec: json.RawMessage(spec)}
+	data, err := o.JSON()
 	if err != nil {
 		panic(err)
 	}
