@@ -60,10 +60,15 @@ func Build(files []File, opt Options) *Result {
 	for _, f := range files {
 		objects = append(objects, b.read(f)...)
 	}
+	inFiles := map[objectKey]bool{}
+	for _, o := range objects {
+		inFiles[o.key()] = true
+	}
 	for _, r := range opt.Resources {
 		for _, o := range b.read(File{Data: r.Data}) {
-			o.ref.Line, o.ref.Created = 0, r.Created
-			objects = append(objects, o)
+			if o.ref.Line, o.ref.Created = 0, r.Created; !inFiles[o.key()] {
+				objects = append(objects, o)
+			}
 		}
 	}
 	b.rootNamespace(objects)
@@ -292,13 +297,18 @@ func (b *builder) resource(f File, n *yaml.Node, depth int) []*object {
 // Another would make a host that no lower-cased look-up finds.
 var resourceName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
 
+type objectKey struct{ group, kind, namespace, name string }
+
+func (o *object) key() objectKey {
+	return objectKey{o.group, o.ref.Kind, o.ref.Namespace, o.ref.Name}
+}
+
 // unique drops what is written a second time.
 func (b *builder) unique(objects []*object) []*object {
-	type key struct{ group, kind, namespace, name string }
-	first := map[key]*object{}
+	first := map[objectKey]*object{}
 	out := objects[:0]
 	for _, o := range objects {
-		k := key{o.group, o.ref.Kind, o.ref.Namespace, o.ref.Name}
+		k := o.key()
 		if o.bad {
 			out = append(out, o)
 			continue

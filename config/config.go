@@ -54,7 +54,8 @@ type Options struct {
 	// LocalInstances makes a mesh.Workload of each replica of a local Workload
 	// that no WorkloadEntry describes, for analysis and explanation offline.
 	LocalInstances bool
-	// Resources stand behind the files, in the order of their precedence.
+	// Resources stand behind the files, in the order of their precedence. One that
+	// a file has, too, is as if the file had been applied already.
 	Resources []Resource
 	// Workloads are what is known to run beside what the files describe; Backends
 	// what a cluster lists for its Services (mesh.Parts).

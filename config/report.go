@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 )
 
 // Report is what `seine analyze -o json` prints. Fields are only ever added.
@@ -29,6 +30,16 @@ func NewReport(r *Result) *Report {
 		Findings: fs, Errors: fs.Count(Error), Warnings: fs.Count(Warning), Infos: fs.Count(Info),
 		Services: len(s.Services), Routes: len(s.VirtualServices), Rules: len(s.DestinationRules), Policies: len(s.PeerAuth),
 	}
+}
+
+// Of is r with the findings of a namespace, of files, and of what has none.
+func (r *Report) Of(namespace string) *Report {
+	out := *r
+	out.Findings = slices.DeleteFunc(slices.Clone(r.Findings), func(f Finding) bool {
+		return f.File == "" && f.Namespace != "" && f.Namespace != namespace
+	})
+	out.Errors, out.Warnings, out.Infos = out.Findings.Count(Error), out.Findings.Count(Warning), out.Findings.Count(Info)
+	return &out
 }
 
 // WriteJSON prints r, indented.

@@ -42,8 +42,7 @@ started at the earliest. docs/diagnose.md states the method and its errors.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&s.socket, "socket", "", "control plane's Unix socket (default: that of the running \"seine up\")")
-	f.StringVar(&s.address, "address", "", "control plane's address, http://HOST:15014, instead of a socket")
+	s.control.add(f, "address")
 	f.StringVarP(&s.output, "output", "o", "text", "text or json")
 	f.BoolVar(&exit, "exit-code", false, "end with status 2 if anything is slower than usual")
 	return cmd
@@ -54,7 +53,7 @@ func (s *statOptions) diagnose(ctx context.Context, out io.Writer) (slow bool, e
 	if s.output != "text" && s.output != "json" {
 		return false, fmt.Errorf("diagnose: output %q is none of text, json", s.output)
 	}
-	client, base, err := s.client()
+	client, base, err := s.control.client(ctx)
 	if err != nil {
 		return false, err
 	}

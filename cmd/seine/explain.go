@@ -31,7 +31,7 @@ type explainOptions struct {
 	meshConfig string
 	namespace  string
 	output     string
-	stat       statOptions // where the control plane is
+	control    controlFlags
 	exitCode   bool
 }
 
@@ -77,8 +77,7 @@ Exit status: 0 if the question was answered, 1 if it could not be. With
 	f.StringVar(&o.question.SourceIP, "source-ip", "", "address of the caller, for --to")
 	f.StringVar(&o.claims, "claims", "", "`JSON` of a verified token")
 	f.StringVarP(&o.output, "output", "o", "text", "text or json")
-	f.StringVar(&o.stat.socket, "socket", "", "control plane's Unix socket (default: that of the running \"seine up\")")
-	f.StringVar(&o.stat.address, "control", "", "control plane's address, http://HOST:15014, instead of a socket")
+	o.control.add(f, "control")
 	f.BoolVar(&o.exitCode, "exit-code", false, "say the outcome by the exit status, too")
 	return cmd
 }
@@ -153,9 +152,9 @@ func (o *explainOptions) ask(cmd *cobra.Command) (*explain.Answer, error) {
 const maxExplainBody = 8 << 20
 
 func (o *explainOptions) askRunning(cmd *cobra.Command) (*explain.Answer, error) {
-	client, base, err := o.stat.client()
+	client, base, err := o.control.client(cmd.Context())
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("explain: %w; with -f DIR files are asked instead", err)
 	}
 	defer client.CloseIdleConnections()
 	body, err := json.Marshal(o.question)

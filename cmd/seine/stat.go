@@ -3,12 +3,9 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"strings"
 	"time"
@@ -16,16 +13,11 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
-	"github.com/seinemesh/seine/local/rundir"
 	"github.com/seinemesh/seine/stat"
 )
 
-const (
-	// statTimeout bounds one question to the control plane.
-	statTimeout = 5 * time.Second
-	// maxStatBody bounds its answer.
-	maxStatBody = 64 << 20
-)
+// maxStatBody bounds a control plane's answer.
+const maxStatBody = 64 << 20
 
 // statCommand is `seine stat`: the golden signals of a running mesh.
 func statCommand() *cobra.Command {
@@ -36,7 +28,7 @@ func statCommand() *cobra.Command {
 		Long: `Show, for each service and version: requests per second, success rate, latency
 quantiles, share of the service's traffic, and whether it is mutual TLS between
 which identities. -o wide adds a row for each edge with whole SPIFFE IDs.`,
-		Example: `  seine stat                     of the mesh that "seine up" runs
+		Example: `  seine stat                     of the mesh that "seine up" runs, or of the cluster
   seine stat --watch             once a second until Ctrl-C
   seine stat --address http://127.0.0.1:15014 -o json`,
 		Args: cobra.NoArgs,
@@ -45,8 +37,7 @@ which identities. -o wide adds a row for each edge with whole SPIFFE IDs.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&s.socket, "socket", "", "control plane's Unix socket (default: that of the running \"seine up\")")
-	f.StringVar(&s.address, "address", "", "control plane's address, http://HOST:15014, instead of a socket")
+	s.control.add(f, "address")
 	f.StringVarP(&s.output, "output", "o", "text", "text, wide or json")
 	f.BoolVarP(&s.watch, "watch", "w", false, "show it again each second")
 	f.StringVar(&s.color, "color", "auto", "auto, always or never")
@@ -54,8 +45,9 @@ which identities. -o wide adds a row for each edge with whole SPIFFE IDs.`,
 }
 
 type statOptions struct {
-	socket, address, output, color string
-	watch                          bool
+	control       controlFlags
+	output, color string
+	watch         bool
 }
 
 func (s *statOptions) run(ctx context.Context, out io.Writer) error {
@@ -78,9 +70,9 @@ func (s *statOptions) run(ctx context.Context, out io.Writer) error {
 	default:
 		return fmt.Errorf("stat: color %q is none of auto, always, never", s.color)
 	}
-	client, base, err := s.client()
+	client, base, err := s.control.client(ctx)
 	if err != nil {
-		return err
+		return fmt.Errorf("stat: %w", err)
 	}
 	defer client.CloseIdleConnections()
 	show := func() error {
@@ -123,35 +115,6 @@ func (s *statOptions) run(ctx context.Context, out io.Writer) error {
 	}
 }
 
-// client returns how to reach the control plane and the URL to begin with.
-func (s *statOptions) client() (*http.Client, string, error) {
-	if s.address != "" {
-		if s.socket != "" {
-			return nil, "", errors.New("stat: give --socket or --address, not both")
-		}
-		base := s.address
-		if !strings.Contains(base, "://") {
-			base = "http://" + base
-		}
-		u, err := url.Parse(base)
-		if err != nil || u.Host == "" || u.Scheme != "http" {
-			return nil, "", fmt.Errorf("stat: --address %q is not http://HOST:PORT", s.address)
-		}
-		return &http.Client{Timeout: statTimeout}, strings.TrimSuffix(base, "/"), nil
-	}
-	socket := s.socket
-	if socket == "" {
-		socket = defaultSocket()
-	}
-	t := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
-	}}
-	return &http.Client{Timeout: statTimeout, Transport: t}, "http://seined", nil
-}
-
-// defaultSocket is where `seine up` puts the control plane's socket.
-func defaultSocket() string { return rundir.Socket(rundir.Default()) }
-
 func get(ctx context.Context, client *http.Client, url string) ([]byte, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
@@ -159,7 +122,7 @@ func get(ctx context.Context, client *http.Client, url string) ([]byte, error) {
 	}
 	res, err := client.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("the control plane does not answer: %w; is a mesh running (seine up), or is --socket or --address missing?", err)
+		return nil, fmt.Errorf("the control plane does not answer: %w; is a mesh running (seine up), or does a flag name another one?", err)
 	}
 	defer res.Body.Close() // read only
 	body, err := io.ReadAll(io.LimitReader(res.Body, maxStatBody))

@@ -59,6 +59,16 @@ func (s *Source) build(t *tree, generation uint64) *config.Result {
 // Load reads opt.Paths once: New(opt).Load().
 func Load(opt Options) (*config.Result, error) { return New(opt).Load(context.Background()) }
 
+// Read gives the files as they are, for who builds more than them. The
+// MeshConfig is nil if Options name none.
+func Read(opt Options) ([]config.File, *config.File, error) {
+	t, err := New(opt).read()
+	if err != nil {
+		return nil, nil, err
+	}
+	return t.files, t.meshConfig, nil
+}
+
 // Watch calls handle with what is there now and again after each change of
 // content, one call at a time, until ctx ends. It returns ctx's error, or why
 // watching cannot go on. Generations count from Options.Config.Generation.

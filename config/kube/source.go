@@ -150,6 +150,36 @@ func (s *Source) Watch(ctx context.Context, handle func(config.Event)) error {
 	return b.run(ctx)
 }
 
+// Read reads the cluster once. Files are laid over its resources, as if they had
+// been applied.
+func (s *Source) Read(ctx context.Context, over []config.File) (*config.Result, error) {
+	if _, err := s.Load(ctx); ctx.Err() != nil {
+		return nil, s.unread(ctx, err)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	logger := logr.FromSlogHandler(s.log.Handler())
+	s.watchCore(ctx, &wg, logger)
+	wg.Go(func() { s.followKinds(ctx, &wg, logger) })
+	if err := s.await(ctx); err != nil {
+		return nil, s.unread(ctx, err)
+	}
+	s.mu.Lock()
+	in := s.state.input()
+	s.mu.Unlock()
+	in.files = over
+	return in.build(s.opt.Config), nil
+}
+
+func (s *Source) unread(ctx context.Context, err error) error {
+	if ctx.Err() == context.DeadlineExceeded {
+		return fmt.Errorf("kube: %s was not read in time: %s", s.opt.Client.Host, strings.Join(s.Waiting(), "; "))
+	}
+	return err
+}
+
 // builder makes Events of the state. One goroutine, Watch's caller's, owns it.
 type builder struct {
 	s          *Source

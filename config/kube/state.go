@@ -277,6 +277,7 @@ type input struct {
 	workloads []*mesh.Workload
 	backends  map[string][]mesh.Backend
 	prefixes  []netip.Prefix
+	files     []config.File // laid over the resources
 }
 
 func (s *state) input() *input {
@@ -308,10 +309,10 @@ func (in *input) build(opt config.Options) *config.Result {
 	for i, r := range in.resources {
 		opt.Resources[i] = config.Resource{Data: in.data[i], Created: r.created}
 	}
-	if len(in.settings) > 0 {
+	if len(in.settings) > 0 && opt.MeshConfig == nil {
 		opt.MeshConfig = &config.File{Data: in.settings}
 	}
-	return config.Build(nil, opt)
+	return config.Build(in.files, opt)
 }
 
 // verdicts is which inputs a build refused.
