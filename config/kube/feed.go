@@ -29,6 +29,7 @@ type feed struct {
 	// Guarded by s.mu.
 	keys   map[string]struct{}
 	synced bool
+	ended  bool  // what it still says does not count
 	err    error // of the last list or watch; nil: it went well
 }
 
@@ -43,6 +44,9 @@ func (f *feed) Add(o any) error {
 	}
 	f.s.mu.Lock()
 	defer f.s.mu.Unlock()
+	if f.ended {
+		return nil
+	}
 	return f.take(key, o)
 }
 
@@ -63,6 +67,9 @@ func (f *feed) Delete(o any) error {
 	}
 	f.s.mu.Lock()
 	defer f.s.mu.Unlock()
+	if f.ended {
+		return nil
+	}
 	delete(f.keys, key)
 	f.drop(key)
 	f.s.changed()
@@ -73,6 +80,9 @@ func (f *feed) Delete(o any) error {
 func (f *feed) Replace(list []any, _ string) error {
 	f.s.mu.Lock()
 	defer f.s.mu.Unlock()
+	if f.ended {
+		return nil
+	}
 	now := make(map[string]struct{}, len(list))
 	for _, o := range list {
 		key, err := cache.MetaNamespaceKeyFunc(o)
@@ -152,7 +162,9 @@ func (f *feed) listWatch(lw *cache.ListWatch) *cache.ListWatch {
 
 // start runs f until ctx ends. s.mu is not held.
 func (s *Source) start(ctx context.Context, wg *sync.WaitGroup, logger logr.Logger, f *feed, lw *cache.ListWatch, example runtime.Object) {
-	f.s, f.keys = s, map[string]struct{}{}
+	if f.s = s; f.keys == nil {
+		f.keys = map[string]struct{}{}
+	}
 	s.mu.Lock()
 	s.feeds = append(s.feeds, f)
 	s.mu.Unlock()

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -28,6 +27,13 @@ type served struct {
 	taken bool
 }
 
+// running is a kind that is followed.
+type running struct {
+	served
+	f      *feed
+	cancel context.CancelFunc
+}
+
 // kindsEvery is how often the cluster is asked which kinds it serves, if
 // nothing says that they changed.
 const kindsEvery = 30 * time.Second
@@ -36,14 +42,10 @@ const kindsEvery = 30 * time.Second
 // and ends those of kinds that went, until ctx ends.
 func (s *Source) followKinds(ctx context.Context, wg *sync.WaitGroup, logger logr.Logger) {
 	s.watchDefinitions(ctx, wg, logger)
-	type running struct {
-		f      *feed
-		cancel context.CancelFunc
-	}
-	now := map[served]running{}
+	now := map[schema.GroupResource]running{}
 	var said string
 	for {
-		kinds, err := s.servedKinds(ctx)
+		kinds, err := s.servedKinds(ctx, now)
 		switch {
 		case ctx.Err() != nil:
 			return
@@ -52,21 +54,30 @@ func (s *Source) followKinds(ctx context.Context, wg *sync.WaitGroup, logger log
 			s.log.Warn("it cannot be said which kinds the cluster serves; what was known stays", "err", err)
 		case err == nil:
 			said = ""
-			for k, r := range now {
-				if !slices.Contains(kinds, k) {
-					r.cancel()
-					s.end(r.f)
-					delete(now, k)
-					s.log.Info("a kind is not served any more", "kind", k.GroupResource(), "version", k.Version)
-				}
-			}
-			for _, k := range kinds {
-				if _, runs := now[k]; runs {
+			for of, r := range now {
+				k, still := kinds[of]
+				if still && k == r.served {
 					continue
 				}
-				one, cancel := context.WithCancel(ctx)
+				r.cancel()
+				s.end(r.f)
+				if !still {
+					r.f.forget()
+					delete(now, of)
+					s.log.Info("a kind is not served any more", "kind", of)
+				} // else in another version: what was read of it stays until the new feed has it
+			}
+			for of, k := range kinds {
+				old, was := now[of]
+				if was && old.served == k {
+					continue
+				}
 				f := s.customFeed(k)
-				now[k] = running{f, cancel}
+				if was {
+					f.keys = old.f.keys
+				}
+				one, cancel := context.WithCancel(ctx)
+				now[of] = running{k, f, cancel}
 				s.start(one, wg, logger, f, s.customListWatch(k), &unstructured.Unstructured{})
 			}
 			s.mu.Lock()
@@ -91,9 +102,9 @@ func (s *Source) followKinds(ctx context.Context, wg *sync.WaitGroup, logger log
 
 func (s *Source) end(f *feed) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.feeds = slices.DeleteFunc(s.feeds, func(o *feed) bool { return o == f })
-	s.mu.Unlock()
-	f.forget()
+	f.ended = true
 }
 
 func (s *Source) customFeed(k served) *feed {
@@ -122,20 +133,20 @@ func (s *Source) customListWatch(k served) *cache.ListWatch {
 }
 
 // servedKinds asks which of config's kinds the cluster serves, each in the
-// newest version that both know.
-func (s *Source) servedKinds(ctx context.Context) ([]served, error) {
+// version that it is followed in or, if it is not or that one is not served any
+// more, in the newest that both know.
+func (s *Source) servedKinds(ctx context.Context, now map[schema.GroupResource]running) (map[schema.GroupResource]served, error) {
 	var groups metav1.APIGroupList
 	if err := s.ask(ctx, "/apis", &groups); err != nil {
 		return nil, err
 	}
-	var out []served
+	best := map[schema.GroupResource]served{}
 	for _, g := range groups.Groups {
 		kinds := config.Kinds(g.Name)
 		if len(kinds) == 0 {
 			continue
 		}
-		best := map[string]served{}
-		for _, v := range g.Versions {
+		for _, v := range g.Versions { // the preferred one comes first
 			var list metav1.APIResourceList
 			if err := s.ask(ctx, "/apis/"+v.GroupVersion, &list); apierrors.IsNotFound(err) {
 				continue // it went meanwhile
@@ -144,25 +155,20 @@ func (s *Source) servedKinds(ctx context.Context) ([]served, error) {
 			}
 			for _, r := range list.APIResources {
 				k, ok := kinds[r.Kind]
-				versions := k.Versions
-				if !ok || !slices.Contains(r.Verbs, "watch") {
+				rank := slices.Index(k.Versions, v.Version)
+				if !ok || !slices.Contains(r.Verbs, "watch") || len(k.Versions) > 0 && rank < 0 {
 					continue
 				}
-				rank := slices.Index(versions, v.Version)
-				if len(versions) > 0 && rank < 0 {
-					continue
+				of := schema.GroupResource{Group: g.Name, Resource: r.Name}
+				this := served{of.WithVersion(v.Version), r.Kind, k.Taken}
+				old, found := best[of]
+				if !found || now[of].served == this || now[of].served != old && rank > slices.Index(k.Versions, old.Version) {
+					best[of] = this
 				}
-				if old, ok := best[r.Kind]; ok && (len(versions) == 0 || slices.Index(versions, old.Version) > rank) {
-					continue // the server's preferred version comes first
-				}
-				best[r.Kind] = served{schema.GroupVersionResource{Group: g.Name, Version: v.Version, Resource: r.Name}, r.Kind, k.Taken}
 			}
 		}
-		for _, kind := range slices.Sorted(maps.Keys(best)) {
-			out = append(out, best[kind])
-		}
 	}
-	return out, nil
+	return best, nil
 }
 
 func (s *Source) ask(ctx context.Context, path string, into any) error {

@@ -154,7 +154,7 @@ func (s *Source) Watch(ctx context.Context, handle func(config.Event)) error {
 // been applied.
 func (s *Source) Read(ctx context.Context, over []config.File) (*config.Result, error) {
 	if _, err := s.Load(ctx); ctx.Err() != nil {
-		return nil, s.unread(ctx, err)
+		return nil, s.late(ctx, err)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
@@ -164,7 +164,7 @@ func (s *Source) Read(ctx context.Context, over []config.File) (*config.Result, 
 	s.watchCore(ctx, &wg, logger)
 	wg.Go(func() { s.followKinds(ctx, &wg, logger) })
 	if err := s.await(ctx); err != nil {
-		return nil, s.unread(ctx, err)
+		return nil, s.late(ctx, err)
 	}
 	s.mu.Lock()
 	in := s.state.input()
@@ -173,7 +173,7 @@ func (s *Source) Read(ctx context.Context, over []config.File) (*config.Result, 
 	return in.build(s.opt.Config), nil
 }
 
-func (s *Source) unread(ctx context.Context, err error) error {
+func (s *Source) late(ctx context.Context, err error) error {
 	if ctx.Err() == context.DeadlineExceeded {
 		return fmt.Errorf("kube: %s was not read in time: %s", s.opt.Client.Host, strings.Join(s.Waiting(), "; "))
 	}
@@ -360,6 +360,12 @@ func (s *Source) Waiting() []string {
 	if !s.asked {
 		out = append(out, "which kinds the cluster serves")
 	}
+	return append(out, s.unread()...)
+}
+
+// unread are the feeds that were not read yet. s.mu is held.
+func (s *Source) unread() []string {
+	var out []string
 	for _, f := range s.feeds {
 		if !f.synced && !f.optional {
 			why := f.name
