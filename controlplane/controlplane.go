@@ -164,7 +164,11 @@ func (s *server) run(ctx context.Context, g *errgroup.Group) error {
 		s.serveHTTP(ctx, g, l.socket, s.handler(true))
 	}
 	if o.Webhook != "" && o.Cluster != nil {
-		if err := s.webhook(ctx, g, http.NewServeMux()); err != nil {
+		mux := http.NewServeMux()
+		if s.cluster != nil {
+			mux.Handle("POST /validate", validation(s.cluster.Check))
+		}
+		if err := s.webhook(ctx, g, mux); err != nil {
 			return err
 		}
 	}
