@@ -12,8 +12,10 @@ import (
 // the loop's heap.
 func (x *exchange) reset(start int64) {
 	w, c, l, h, s, limit, try := x.w, x.caller, x.leg, x.h1, x.stall, x.limit, x.try
+	wishes := x.shape.wishes
 	*x = exchange{start: start, moved: start, dialled: c.dialled, grpcStatus: -1}
 	x.w, x.caller, x.leg, x.h1, x.stall, x.limit, x.try = w, c, l, h, s, limit, try
+	x.shape.wishes = wishes
 }
 
 // live reports whether there is an exchange that has no outcome yet.
@@ -31,6 +33,7 @@ func (x *exchange) end() {
 	x.req.drop(x.w)
 	x.res.drop(x.w)
 	x.line.drop(x.w)
+	x.shape.drop(x.w)
 	delete(x.w.parked, x)
 	x.dropTimers()
 }

@@ -145,6 +145,7 @@ type exchange struct {
 	replayable bool
 
 	retry retrying
+	shape shape
 
 	// The outcome.
 	status   int

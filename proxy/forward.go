@@ -282,6 +282,7 @@ func (x *exchange) requestEdit() *http1.Edit {
 			e.Authority = w.text2
 		}
 	}
+	dropWishes(req.Fields)
 	if x.rule == nil {
 		return e
 	}
@@ -296,7 +297,7 @@ func (x *exchange) requestEdit() *http1.Edit {
 	if ops := x.dest.Request; ops != nil {
 		for i := range req.Fields {
 			f := &req.Fields[i]
-			f.Drop = ops.Drops(f.Name)
+			f.Drop = f.Drop || ops.Drops(f.Name)
 		}
 		for _, p := range ops.Added() {
 			e.Add = append(e.Add, message.Field{Name: bytesOf(p.Name), Value: bytesOf(p.Value)})

@@ -28,6 +28,7 @@ func (x *exchange) observe() {
 	}
 	reqBytes := x.reqBody.Payload() + x.reqExtra
 	resBytes := x.resBody.Payload() + x.resExtra
+	x.flag = x.outcome()
 	if x.grpc && x.grpcStatus >= 0 {
 		h.ObserveGRPC(x.status, x.grpcStatus, x.flag, (now-x.start)/1000, reqBytes, resBytes)
 	} else {
@@ -36,6 +37,7 @@ func (x *exchange) observe() {
 	if w.ring != nil {
 		x.log(now, reqBytes, resBytes)
 	}
+	x.shape.drop(w)
 }
 
 func (x *exchange) log(now, reqBytes, resBytes int64) {

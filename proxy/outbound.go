@@ -138,6 +138,9 @@ func (x *exchange) routed(a *decide.Answer, authority []byte, port uint16, direc
 		x.reply(404, telemetry.FlagNR, "no route of "+a.Proto.Service+" matches the request")
 		return false
 	}
+	if (r.Fault != nil || r.Cors != nil) && x.shaped(r) {
+		return false
+	}
 	switch {
 	case r.Redirect != nil:
 		x.redirect(r, port)
@@ -147,7 +150,7 @@ func (x *exchange) routed(a *decide.Answer, authority []byte, port uint16, direc
 		x.respond(int(r.Direct.Status), telemetry.FlagNone, "", string(r.Direct.Body), added(r.Response)...)
 		return false
 	}
-	x.timeout, x.retry.policy = int64(r.Timeout), r.Retry
+	x.timeout, x.retry.policy = x.wished(r)
 	return x.toward(a, r.Pick(w.rng.Uint64()), r.ID, authority, port, direct)
 }
 

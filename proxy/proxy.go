@@ -154,6 +154,7 @@ type Proxy struct {
 	log      *slog.Logger
 	counters counters
 	retries  retryCounters
+	shapes   shapeCounters
 	budgets  budgets
 	shares   shares
 	warden   *warden
@@ -195,6 +196,7 @@ func New(o Options, tables Tables) (*Proxy, error) {
 		overConnections:  r.Counter("seine_proxy_over_connections_total", "Connections refused at the bound of open connections."),
 	}
 	p.retries = newRetryCounters(r)
+	p.shapes = newShapeCounters(r)
 	r.GaugeFunc("seine_proxy_connections", "Accepted connections that are open.", func() float64 { return float64(p.connections()) })
 	r.GaugeFunc("seine_proxy_inflight", "Requests and opaque connections under way.", func() float64 { return float64(p.inflight()) })
 	for range o.Loops {

@@ -40,7 +40,7 @@ func (x *exchange) respond(status int, flag telemetry.Flag, cause, body string, 
 	if x.details == "" {
 		x.details = "direct_response"
 	}
-	x.leg.answer(status, body, extra...)
+	x.leg.answer(status, body, x.shapeReply(extra)...)
 	x.conclude()
 }
 

@@ -204,6 +204,7 @@ func (x *exchange) responseEdit() *http1.Edit {
 			e.Add = append(e.Add, message.Field{Name: bytesOf(p.Name), Value: bytesOf(p.Value)})
 		}
 	}
+	x.shapeAnswer(e)
 	return e
 }
 

@@ -277,6 +277,9 @@ func (x *exchange) tryOver() {
 	switch {
 	case !x.live():
 		return
+	case x.shape.injecting == holding:
+		x.released()
+		return
 	case x.retry.pausing:
 		x.retry.pausing = false
 		x.again()

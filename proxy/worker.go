@@ -48,7 +48,8 @@ type worker struct {
 	text3 []byte // x-forwarded-for
 	name  []byte // lookup names
 	ids   [64]byte
-	count []byte // the number of a try
+	count []byte          // the number of a try
+	extra []message.Field // of an answer of our own
 
 	// enforced is the Self whose inbound policy the open connections satisfy.
 	enforced *decide.Self

@@ -43,6 +43,8 @@ const (
 	FlagUCURX
 	FlagUPEURX
 	FlagUTURX
+	// A delay beside an abort.
+	FlagDIFI
 
 	// NumFlags is how many flags there are, FlagNone among them.
 	NumFlags
@@ -117,4 +119,5 @@ var flags = [NumFlags]struct{ letters, meaning string }{
 	FlagUCURX:  {"UC,URX", "The last upstream that was tried closed the connection, and all retries are used up."},
 	FlagUPEURX: {"UPE,URX", "The last upstream that was tried broke the protocol, and all retries are used up."},
 	FlagUTURX:  {"UT,URX", "The last try got no answer within the time for one, and all retries are used up."},
+	FlagDIFI:   {"DI,FI", "The request was delayed, and then aborted, by a configured fault."},
 }

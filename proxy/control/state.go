@@ -276,6 +276,9 @@ func dependencies(a *seinev1.Answer) []string {
 				add(seinev1.ServiceKey(d.Host, d.Port))
 			}
 		}
+		for _, m := range r.Mirrors {
+			add(seinev1.ServiceKey(m.GetDestination().GetHost(), m.GetDestination().GetPort()))
+		}
 	}
 	for _, r := range a.Tcp {
 		for _, d := range r.Destinations {
