@@ -363,6 +363,8 @@ func (b *builder) decode(o *object) {
 		b.httpRoute(o)
 	case gatewayGroup + "/GRPCRoute":
 		b.grpcRoute(o)
+	case trafficGroup + "/RateLimit":
+		b.rateLimit(o)
 	case localGroup + "/Workload":
 		b.local(o)
 	case localGroup + "/Gateway":

@@ -38,6 +38,7 @@ var kinds = []kind{
 	{"authentication.istio.io", "MeshPolicy", []string{"v1alpha1"}, taken, true},
 	{gatewayGroup, "HTTPRoute", []string{"v1beta1", "v1"}, taken, false},
 	{gatewayGroup, "GRPCRoute", []string{"v1alpha2", "v1"}, taken, false},
+	{trafficGroup, "RateLimit", []string{"v1"}, taken, false},
 	{localGroup, "Workload", []string{"v1"}, taken, false},
 	{localGroup, "Gateway", []string{"v1"}, taken, false},
 

@@ -179,19 +179,24 @@ func (o *object) line(path string) int {
 	return line
 }
 
-// has reports whether path is written.
-func (o *object) has(path string) bool {
-	_, found := o.find(path)
-	return found
+// node is what is written at path, nil if nothing is.
+func (o *object) node(path string) *yaml.Node {
+	_, n := o.find(path)
+	return resolve(n)
 }
 
-func (o *object) find(path string) (line int, found bool) {
-	line = o.ref.Line
-	n := o.root
+// has reports whether path is written.
+func (o *object) has(path string) bool {
+	_, n := o.find(path)
+	return n != nil
+}
+
+func (o *object) find(path string) (line int, n *yaml.Node) {
+	line, n = o.ref.Line, o.root
 	for _, s := range segments(path) {
 		n = resolve(n)
 		if n == nil {
-			return line, false
+			return line, nil
 		}
 		var next *yaml.Node
 		switch n.Kind {
@@ -209,11 +214,11 @@ func (o *object) find(path string) (line int, found bool) {
 			}
 		}
 		if next == nil {
-			return line, false
+			return line, nil
 		}
 		n = next
 	}
-	return line, true
+	return line, n
 }
 
 // camel is the JSON name of a field that was written in snake_case, which

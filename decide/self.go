@@ -3,6 +3,7 @@ package decide
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	seinev1 "github.com/seinemesh/seine/api/seine/v1"
 )
@@ -11,6 +12,7 @@ import (
 type Self struct {
 	Proto *seinev1.Self
 
+	limits   []*RateLimit
 	ports    map[uint16]*InboundPort
 	other    *InboundPort
 	prefixes []netip.Prefix
@@ -34,6 +36,13 @@ func CompileSelf(s *seinev1.Self) (*Self, error) {
 		}
 		c.prefixes = append(c.prefixes, p.Masked())
 	}
+	for _, p := range s.RateLimits {
+		l, err := CompileRateLimit(p)
+		if err != nil {
+			return nil, err
+		}
+		c.limits = append(c.limits, l)
+	}
 	for _, p := range s.Inbound {
 		if p.Port == 0 || p.Port > 65535 || c.ports[uint16(p.Port)] != nil {
 			return nil, invalid("inbound port %d is out of range or twice there", p.Port)
@@ -51,6 +60,17 @@ func (s *Self) Inbound(port uint16) *InboundPort {
 		return p
 	}
 	return s.other
+}
+
+// RateLimits are the limits for requests to one of the workload's ports.
+func (s *Self) RateLimits(port uint16) []*RateLimit {
+	var out []*RateLimit
+	for _, l := range s.limits {
+		if len(l.Proto.Ports) == 0 || slices.Contains(l.Proto.Ports, uint32(port)) {
+			out = append(out, l)
+		}
+	}
+	return out
 }
 
 // Local reports whether a is one of the mesh's own addresses.

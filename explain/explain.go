@@ -84,6 +84,7 @@ type Answer struct {
 	Mirrors       []Mirror       `json:"mirrors,omitempty"`
 	Fault         *Fault         `json:"fault,omitempty"`
 	Cors          *Cors          `json:"cors,omitempty"`
+	RateLimits    []RateLimit    `json:"rateLimits,omitempty"`
 	Mtls          string         `json:"mtls,omitempty"`
 	Authorization *Authorization `json:"authorization,omitempty"`
 	Upstream      *Upstream      `json:"upstream,omitempty"`

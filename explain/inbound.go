@@ -72,6 +72,7 @@ func inbound(s *mesh.Snapshot, q Question) (*Answer, error) {
 		e.say("The caller's certificate is of another trust domain than %s: the handshake fails.", self.Proto.TrustDomain)
 	default:
 		e.a.Outcome = Forward
+		e.rateLimits(self, uint16(port))
 		e.say("It goes to the application on port %d. No authorization policy holds in this version.", port)
 	}
 	if len(q.Claims) > 0 {

@@ -115,3 +115,35 @@ func (e *explanation) mirrors(r *decide.Rule) {
 		e.say("%s gets a copy of %g %% of the requests; its answers are thrown away.", destinationName(d), out.Percent)
 	}
 }
+
+// RateLimit is one that the receiving sidecar holds the request to.
+type RateLimit struct {
+	Limit    string `json:"limit"` // NAMESPACE/NAME[INDEX]
+	Requests uint64 `json:"requests"`
+	Per      string `json:"per"`
+	Burst    uint64 `json:"burst"`
+	Key      string `json:"key,omitempty"` // what has a bucket for each of its values
+}
+
+// rateLimits tells the limits that are about the request; all of the port's if
+// no request is asked about.
+func (e *explanation) rateLimits(self *decide.Self, port uint16) {
+	head := e.head()
+	for _, l := range self.RateLimits(port) {
+		p := l.Proto
+		if e.q.URL != "" && !l.Matches(head, uint32(port)) {
+			e.say("Rate limit %s is not about it.", p.Id)
+			continue
+		}
+		out := RateLimit{Limit: p.Id, Requests: p.Requests, Per: p.Per.AsDuration().String(), Burst: l.Burst}
+		each := "all callers together"
+		switch {
+		case p.GetHeader() != "":
+			out.Key, each = "header "+p.GetHeader(), "each value of the header "+p.GetHeader()
+		case p.GetClient():
+			out.Key, each = "client", "each caller by its verified identity"
+		}
+		e.a.RateLimits = append(e.a.RateLimits, out)
+		e.say("%s lets %d requests in each %s, up to %d at once, for %s; more get 429 with flag RL.", decide.Source(p.Source), p.Requests, out.Per, l.Burst, each)
+	}
+}

@@ -106,6 +106,9 @@ func (a *Answer) WriteText(w io.Writer, colored bool) error {
 			line("", "+ %s: %s", name, c.Headers[name])
 		}
 	}
+	for _, l := range a.RateLimits {
+		line("rate limit", "%s: %d each %s, burst %d %s", l.Limit, l.Requests, l.Per, l.Burst, l.Key)
+	}
 	for _, m := range a.Mirrors {
 		text := fmt.Sprintf("%s:%d", m.Host, m.Port)
 		if m.Subset != "" {

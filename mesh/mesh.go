@@ -198,6 +198,14 @@ type PeerAuthentication struct {
 	Services map[string][]uint32
 }
 
+// RateLimit is what the sidecars of the workloads that it selects hold their
+// callers to.
+type RateLimit struct {
+	Ref
+	Selector map[string]string // empty: the whole namespace, or the mesh in the root namespace
+	Limits   []*seinev1.RateLimit
+}
+
 // Parts are what a Snapshot is made of.
 type Parts struct {
 	Settings         Settings
@@ -207,6 +215,7 @@ type Parts struct {
 	GatewayRoutes    []*GatewayRoute
 	DestinationRules []*DestinationRule
 	PeerAuth         []*PeerAuthentication
+	RateLimits       []*RateLimit
 	// Backends are what a cluster lists for its Services, by NAMESPACE/NAME. nil:
 	// there are no such lists, and a Service's pods are those that it selects.
 	Backends     map[string][]Backend

@@ -54,6 +54,11 @@ func Self(s *mesh.Snapshot, w *mesh.Workload) *seinev1.Self {
 		in.Mtls, in.MtlsSource = Mtls(s, w, port)
 		out.Inbound = append(out.Inbound, in)
 	}
+	for _, r := range s.RateLimits {
+		if (r.Namespace == w.Namespace || r.Namespace == s.Settings.RootNamespace) && mesh.Selects(r.Selector, w.Labels) {
+			out.RateLimits = append(out.RateLimits, r.Limits...)
+		}
+	}
 	slices.SortFunc(out.Inbound, func(a, b *seinev1.InboundPort) int { return cmp.Compare(a.Port, b.Port) })
 	return out
 }

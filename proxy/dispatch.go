@@ -52,7 +52,9 @@ func (x *exchange) ready() { x.leg.ready() }
 func (x *exchange) dispatch() {
 	if !x.decided {
 		if in := x.caller.in; in != nil {
-			in.route(x)
+			if in.route(x); len(in.limits) > 0 && x.overLimit(in.limits) {
+				return
+			}
 		} else if !x.route() {
 			return // answered, or waiting
 		}

@@ -22,6 +22,7 @@ type inbound struct {
 	w        *worker
 	kind     decide.Arrival // what the connection began as, once that is known
 	port     *decide.InboundPort
+	limits   []*limiter // that its requests are held to
 	pool     *pool
 	wide     *pool // of HTTP/2
 	security telemetry.Security
@@ -35,7 +36,7 @@ type inbound struct {
 // inbound returns the state of a connection to one of the workload's ports.
 func (w *worker) inbound(port uint16, to netip.AddrPort) *inbound {
 	return &inbound{
-		w: w, number: port, port: w.current().Self.Inbound(port),
+		w: w, number: port, port: w.current().Self.Inbound(port), limits: w.limits(port),
 		pool: w.pool(poolKey{addr: to, app: true}, nil), security: telemetry.SecurityNone,
 	}
 }
@@ -97,7 +98,7 @@ func peerOf(cert *mtls.Peer, said *seinev1.Workload) *seinev1.Workload {
 // under way is the last of its connection.
 func (w *worker) enforce(s *decide.Self) {
 	admitted := func(in *inbound) bool {
-		in.port, in.requests, in.grpc = s.Inbound(in.number), nil, nil
+		in.port, in.requests, in.grpc, in.limits = s.Inbound(in.number), nil, nil, w.limits(in.number)
 		return in.security == telemetry.SecurityMutualTLS || in.port.Admit(in.kind).Action == decide.Forward
 	}
 	for d := range w.conns {
@@ -124,7 +125,7 @@ func (w *worker) enforce(s *decide.Self) {
 		switch {
 		case a.in == nil:
 		case a.stage == securing || a.stage == greeting || a.in.security == telemetry.SecurityMutualTLS:
-			a.in.port = s.Inbound(a.in.number)
+			a.in.port, a.in.limits = s.Inbound(a.in.number), w.limits(a.in.number)
 		case !admitted(a.in): // opening: what was dialled meanwhile goes, too
 			a.refuse()
 		}

@@ -155,6 +155,7 @@ type Proxy struct {
 	counters counters
 	retries  retryCounters
 	shapes   shapeCounters
+	limiters limiters
 	budgets  budgets
 	shares   shares
 	warden   *warden

@@ -22,6 +22,7 @@ type shape struct {
 	cors      *decide.Cors // the answer is for an origin that it allows
 	origin    []byte       // that origin
 	wishes    *decide.Wishes
+	quota     quota // what is left of the workload's rate limits
 }
 
 // injection is how far an exchange's fault is.
@@ -160,6 +161,9 @@ func (x *exchange) preflight(c *decide.Cors) bool {
 
 // shapeAnswer changes the head of the upstream's answer in worker.res.
 func (x *exchange) shapeAnswer(e *http1.Edit) {
+	if q := &x.shape.quota; q.limit != nil {
+		e.Add = q.append(x.w, e.Add)
+	}
 	c := x.shape.cors
 	if c == nil {
 		return
@@ -181,6 +185,7 @@ func (x *exchange) shapeAnswer(e *http1.Edit) {
 
 // shapeReply changes the fields of an answer of our own.
 func (x *exchange) shapeReply(extra []message.Field) []message.Field {
+	extra = x.shape.quota.append(x.w, extra)
 	if c := x.shape.cors; c != nil {
 		extra = c.AppendShared(extra, x.shape.origin)
 	}

@@ -49,6 +49,7 @@ type worker struct {
 	name  []byte // lookup names
 	ids   [64]byte
 	count []byte          // the number of a try
+	quota []byte          // a rate limit's fields
 	extra []message.Field // of an answer of our own
 
 	// enforced is the Self whose inbound policy the open connections satisfy.
@@ -72,6 +73,10 @@ type worker struct {
 	passed    *metrics.Requests
 	entry     accesslog.Entry
 	names     map[string]*resolution
+	limited   struct { // the limiters of the workload's ports, as of self
+		self *decide.Self
+		by   map[uint16][]*limiter
+	}
 
 	// HTTP/2.
 	bundles  map[*bundle]struct{}
