@@ -90,6 +90,8 @@ func grpcNumber(v []byte) int {
 // ran out.
 func (x *exchange) grpcFor(status int) int {
 	switch {
+	case x.shape.grpcAbort:
+		return x.shape.grpcStatus
 	case x.flag == telemetry.FlagUT:
 		return grpcDeadline
 	case status == 400 || status == 431:

@@ -17,12 +17,14 @@ import (
 // besides where it goes: faults, CORS, copies, the caller's own wishes. It
 // works on heads alone, so it is the same for every protocol.
 type shape struct {
-	injecting injection
-	delayed   bool         // by a fault
-	cors      *decide.Cors // the answer is for an origin that it allows
-	origin    []byte       // that origin
-	wishes    *decide.Wishes
-	quota     quota // what is left of the workload's rate limits
+	injecting  injection
+	delayed    bool // by a fault
+	grpcAbort  bool // aborted by a fault with grpcStatus
+	grpcStatus int
+	cors       *decide.Cors // the answer is for an origin that it allows
+	origin     []byte       // that origin
+	wishes     *decide.Wishes
+	quota      quota // what is left of the workload's rate limits
 }
 
 // injection is how far an exchange's fault is.
@@ -79,14 +81,17 @@ func (x *exchange) faulted(r *decide.Rule) bool {
 	extra := append(w.extra[:0], message.Field{Name: bytesOf("x-seine-cause"), Value: bytesOf(cause)})
 	body := "fault filter abort"
 	if grpc {
-		w.text = strconv.AppendInt(w.text[:0], int64(status), 10)
-		extra = append(extra, message.Field{Name: bytesOf("grpc-status"), Value: w.text})
-		status = 200
-		if isGRPC(&w.req) {
-			extra = append(extra, message.Field{Name: bytesOf("content-type"), Value: bytesOf("application/grpc")},
-				message.Field{Name: bytesOf("grpc-message"), Value: bytesOf(body)})
-			body = ""
+		s.grpcAbort, s.grpcStatus = true, status
+		if _, stream := x.leg.(*stream); !stream || !x.grpc { // else the leg says it
+			w.text = strconv.AppendInt(w.text[:0], int64(status), 10)
+			extra = append(extra, message.Field{Name: bytesOf("grpc-status"), Value: w.text})
+			if isGRPC(&w.req) {
+				extra = append(extra, message.Field{Name: bytesOf("content-type"), Value: contentGRPC},
+					message.Field{Name: bytesOf("grpc-message"), Value: bytesOf(body)})
+				body = ""
+			}
 		}
+		status = 200
 	}
 	w.extra = extra
 	x.respond(status, flag, cause, body, extra...)

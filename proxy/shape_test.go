@@ -4,6 +4,7 @@ package proxy
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -287,4 +288,75 @@ func TestCallerFieldsStopAtTheReceiver(t *testing.T) {
 	if res, body := c.response("GET"); res.StatusCode != 200 || body != "" {
 		t.Errorf("%s %q", res.Status, body)
 	}
+}
+
+// TestShapeHTTP2: faults, CORS, limits and wishes are the same over HTTP/2.
+func TestShapeHTTP2(t *testing.T) {
+	at := app2(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/slow" {
+			<-r.Context().Done()
+		}
+		_, _ = io.Copy(w, r.Body)
+	})
+	ask := func(t *testing.T, p *running, method, path, body string, headers ...string) (*http.Response, string) {
+		t.Helper()
+		req, err := http.NewRequest(method, "http://billing:8080"+path, strings.NewReader(body))
+		must(t, err)
+		for i := 0; i < len(headers); i += 2 {
+			req.Header.Set(headers[i], headers[i+1])
+		}
+		res, err := client2(t, p.Addresses()[0].String()).Do(req)
+		must(t, err)
+		defer res.Body.Close()
+		got, err := io.ReadAll(res.Body)
+		must(t, err)
+		return res, string(got)
+	}
+	t.Run("delay", func(t *testing.T) {
+		p := startRetrying(t, faulty(&seinev1.Fault{Delay: delay(20*time.Millisecond, all)}), at)
+		if res, body := ask(t, p, "POST", "/", "hello"); res.ProtoMajor != 2 || res.StatusCode != 200 || body != "hello" {
+			t.Errorf("%s %s %q", res.Proto, res.Status, body)
+		}
+		p.flagged(t, "DI")
+	})
+	t.Run("abort", func(t *testing.T) {
+		p := startRetrying(t, faulty(&seinev1.Fault{Abort: abort(418, 0, all)}), at)
+		if res, body := ask(t, p, "POST", "/", "hello"); res.StatusCode != 418 || body != "fault filter abort" {
+			t.Errorf("%s %q", res.Status, body)
+		}
+		p.flagged(t, "FI")
+	})
+	t.Run("gRPC abort", func(t *testing.T) {
+		p := startRetrying(t, faulty(&seinev1.Fault{Abort: abort(0, 8, all)}), at)
+		res, body := ask(t, p, "POST", "/", "hello", "content-type", "application/grpc")
+		if res.StatusCode != 200 || body != "" || strings.Join(res.Header.Values("Grpc-Status"), "|") != "8" || len(res.Header.Values("Content-Type")) != 1 {
+			t.Errorf("%s %q %v", res.Status, body, res.Header)
+		}
+	})
+	t.Run("CORS", func(t *testing.T) {
+		p := startRetrying(t, corsRule(&seinev1.Cors{Origins: origins("https://good.example"), Methods: "GET"}), at)
+		res, _ := ask(t, p, "OPTIONS", "/", "", "Origin", "https://good.example", "Access-Control-Request-Method", "GET")
+		if res.StatusCode != 200 || res.Header.Get("Access-Control-Allow-Methods") != "GET" || res.Header.Get("Access-Control-Allow-Origin") != "https://good.example" {
+			t.Errorf("%s %v", res.Status, res.Header)
+		}
+		res, body := ask(t, p, "POST", "/", "x", "Origin", "https://good.example")
+		if body != "x" || res.Header.Get("Access-Control-Allow-Origin") != "https://good.example" {
+			t.Errorf("%q %v", body, res.Header)
+		}
+	})
+	t.Run("wishes", func(t *testing.T) {
+		p := startRetrying(t, toBilling(), at)
+		if res, _ := ask(t, p, "GET", "/slow", "", "x-envoy-upstream-rq-timeout-ms", "20"); res.StatusCode != 504 {
+			t.Error(res.Status)
+		}
+	})
+	t.Run("limits", func(t *testing.T) {
+		p, _ := startLimited(t, 1, at, rateLimitOf("default/x[0]", 1, time.Hour))
+		if res, body := ask(t, p, "POST", "/", "x"); body != "x" || res.Header.Get("Ratelimit-Remaining") != "0" {
+			t.Errorf("%q %v", body, res.Header)
+		}
+		if res, _ := ask(t, p, "POST", "/", "x"); res.StatusCode != 429 || res.Header.Get("X-Envoy-Ratelimited") != "true" {
+			t.Errorf("%s %v", res.Status, res.Header)
+		}
+	})
 }
