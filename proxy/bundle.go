@@ -328,7 +328,8 @@ func (st *stream) answer(status int, body string, extra ...message.Field) {
 		return
 	}
 	w.count = appendInt(w.count[:0], len(body))
-	e.Add = append(e.Add, message.Field{Name: bytesOf("content-length"), Value: w.count}, message.Field{Name: bytesOf("content-type"), Value: bytesOf("text/plain")})
+	w.res.Fields = append(w.res.Fields, message.Field{ID: message.ContentLength, Name: bytesOf("content-length"), Value: w.count},
+		message.Field{ID: message.ContentType, Name: bytesOf("content-type"), Value: bytesOf("text/plain")})
 	end := len(body) == 0 || x.framing.Asked&http1.AskedHead != 0
 	out, _ := l.h2.AppendResponse(l.room(512+fieldsSize(e.Add)), st.s, &w.res, e, end)
 	l.out = out
