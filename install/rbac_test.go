@@ -42,6 +42,7 @@ var allowed = []string{
 	"cluster security.istio.io/peerauthentications/status patch,update",
 	"cluster security.istio.io/requestauthentications/status patch,update",
 	"cluster telemetry.istio.io/telemetries/status patch,update",
+	"cluster traffic.seine.dev/* get,list,watch",
 	"cluster authentication.istio.io/meshpolicies/status patch,update",
 	"cluster authentication.istio.io/policies/status patch,update",
 	"cluster gateway.networking.k8s.io/backendtlspolicies/status patch,update",
