@@ -14,14 +14,22 @@ import (
 // TableName is the nftables table that holds the rules; nothing else is in it.
 const TableName = "seine"
 
+// Here, for Install, is the network namespace that the calling thread is in.
+const Here = -1
+
 // Install puts the rules in place in the network namespace that fd refers to,
 // instead of those of an earlier Install, in one transaction: no connection
-// sees half of them. It needs CAP_NET_ADMIN over that namespace.
+// sees half of them. It needs CAP_NET_ADMIN over that namespace, and
+// CAP_SYS_ADMIN to enter one that is not Here.
 func Install(fd int, r Rules) error {
 	if err := r.Validate(); err != nil {
 		return err
 	}
-	conn, err := nftables.New(nftables.WithNetNSFd(fd))
+	var options []nftables.ConnOption
+	if fd != Here {
+		options = append(options, nftables.WithNetNSFd(fd))
+	}
+	conn, err := nftables.New(options...)
 	if err != nil {
 		return fmt.Errorf("capture: open nftables: %w", err)
 	}

@@ -5,7 +5,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
 	"strings"
 
 	"github.com/seinemesh/seine/capture"
@@ -38,12 +37,7 @@ func redirect(args []string, out io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("redirect: %w", err)
 	}
-	ns, err := os.Open("/proc/self/ns/net")
-	if err != nil {
-		return fmt.Errorf("redirect: open the network namespace: %w", err)
-	}
-	defer ns.Close()
-	if err := capture.Install(int(ns.Fd()), rules); err != nil {
+	if err := capture.Install(capture.Here, rules); err != nil {
 		return fmt.Errorf("redirect: %w", err)
 	}
 	if err := capture.AddSource(); err != nil {

@@ -117,9 +117,18 @@ func (p *Proof) reserved(a netip.Addr) bool {
 	return false
 }
 
-// caught is a connection that the rules brought.
+// caught is a connection that the rules brought. Its local address tells, so
+// that it is known under whatever a server wraps around it.
 type caught struct {
 	net.Conn
+	inbound bool
+}
+
+// LocalAddr is a caughtAddr.
+func (c caught) LocalAddr() net.Addr { return caughtAddr{c.Conn.LocalAddr(), c.inbound} }
+
+type caughtAddr struct {
+	net.Addr
 	inbound bool
 }
 
@@ -146,8 +155,8 @@ type contextKey struct{}
 
 // ConnContext is for the http.Server that serves caught and direct connections.
 func ConnContext(ctx context.Context, c net.Conn) context.Context {
-	if c, ok := c.(caught); ok {
-		return context.WithValue(ctx, contextKey{}, c.inbound)
+	if a, ok := c.LocalAddr().(caughtAddr); ok {
+		return context.WithValue(ctx, contextKey{}, a.inbound)
 	}
 	return ctx
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"go.uber.org/goleak"
+	"golang.org/x/net/netutil"
 
 	rules "github.com/seinemesh/seine/capture"
 	"github.com/seinemesh/seine/local/netns/netnstest"
@@ -89,16 +90,11 @@ func sidecar(t *testing.T, p *Proof, port string, inbound bool) {
 
 func install(t *testing.T, change func(*rules.Rules)) {
 	t.Helper()
-	ns, err := os.Open("/proc/thread-self/ns/net")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ns.Close()
 	r := rules.Pod()
 	// This process plays the sidecar.
 	r.SidecarUID, r.SidecarGID = []uint32{uint32(os.Getuid())}, nil
 	change(&r)
-	if err := rules.Install(int(ns.Fd()), r); err != nil {
+	if err := rules.Install(rules.Here, r); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -134,7 +130,7 @@ func TestProof(t *testing.T) {
 	})
 	server := &http.Server{Handler: mux, ConnContext: ConnContext}
 	done := make(chan struct{}, 2)
-	for _, l := range []net.Listener{direct, p} {
+	for _, l := range []net.Listener{direct, netutil.LimitListener(p, 8)} {
 		go func() { _ = server.Serve(l); done <- struct{}{} }()
 	}
 	sidecar(t, p, "15001", false)
