@@ -37,6 +37,8 @@ func (s *server) handler(trusted bool) http.Handler {
 	mux.Handle("/api/", local(api))
 	api.HandleFunc("GET /api/v1/stat", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.scraper.window.Table(time.Now())) })
 	api.HandleFunc("GET /api/v1/diagnose", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.scraper.judge.report()) })
+	api.HandleFunc("GET /api/v1/sd", s.targets)
+	api.HandleFunc("GET /api/v1/proxies/{namespace}/{name}/metrics", s.proxyMetrics)
 	api.HandleFunc("GET /api/v1/proxies", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.discovery.Proxies()) })
 	api.HandleFunc("GET /api/v1/config", func(w http.ResponseWriter, _ *http.Request) {
 		state, _ := s.config.current()

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -99,8 +98,7 @@ func (s *scraper) round(ctx context.Context) {
 		if w == nil || len(w.Addresses) == 0 {
 			continue
 		}
-		at := netip.AddrPortFrom(w.Addresses[0], s.port)
-		g.Go(func() error { s.note(ctx, id, s.scrape(ctx, id, at)); return nil })
+		g.Go(func() error { s.note(ctx, id, s.scrape(ctx, id, w.Addresses[0])); return nil })
 	}
 	_ = g.Wait()
 	for id := range s.known {
@@ -139,26 +137,29 @@ func (s *scraper) note(ctx context.Context, id string, err error) {
 	}
 }
 
-func (s *scraper) scrape(ctx context.Context, id string, at netip.AddrPort) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+at.String()+"/stats/prometheus", nil)
+func (s *scraper) scrape(ctx context.Context, id string, at netip.Addr) error {
+	body, err := s.read(ctx, at)
 	if err != nil {
 		return err
-	}
-	res, err := s.client.Do(req)
-	if err != nil {
-		return err
-	}
-	defer res.Body.Close() // read only
-	if res.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s answers %s", at, res.Status)
-	}
-	body, err := io.ReadAll(io.LimitReader(res.Body, scrapeBody+1))
-	if err != nil {
-		return err
-	}
-	if len(body) > scrapeBody {
-		return errors.New("the metrics are larger than is read")
 	}
 	now := time.Now()
 	return errors.Join(s.window.Add(id, now, body), s.judge.note(id, now, body))
+}
+
+// read returns the metrics of the proxy at a.
+func (s *scraper) read(ctx context.Context, a netip.Addr) ([]byte, error) {
+	at := netip.AddrPortFrom(a, s.port)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+at.String()+"/stats/prometheus", nil)
+	if err != nil {
+		return nil, err
+	}
+	res, err := s.client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close() // read only
+	if res.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("%s answers %s", at, res.Status)
+	}
+	return readAll(res.Body)
 }

@@ -38,6 +38,10 @@ type Options struct {
 	CertTTL    time.Duration // of workloads' certificates; 0: seined's default
 	// RequireIsolation makes a kernel that refuses namespaces an error.
 	RequireIsolation bool
+	// Web is the loopback address where browsers and Prometheus on this machine
+	// find the control plane; "": DefaultWeb, or any free port if that is taken;
+	// "none": nowhere.
+	Web string
 	// NoIsolation runs the fallback even where the kernel has namespaces.
 	NoIsolation bool
 	// For stops the mesh by itself, so long after everything was ready;

@@ -70,6 +70,13 @@ func Up(ctx context.Context, kill <-chan struct{}, opt Options) (err error) {
 	if err := serveHost(servers, &wg, j.RunDir); err != nil {
 		return err
 	}
+	if opt.Web != "none" {
+		address, err := serveWeb(servers, &wg, j.RunDir, opt.Web)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(opt.Err, "metrics and API: http://%s/\n", address)
+	}
 	begun = true
 	if !opt.NoIsolation {
 		refused, err := isolated(ctx, kill, j, listen, opt.Out)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests need and the machine lacks (Debian and Ubuntu): a C
-# compiler for the race detector and, for root, what a node of the test cluster
+# compiler for the race detector, Prometheus and, for root, what a node of the test cluster
 # is made of. Everything else is pinned in go.mod.
 set -euo pipefail
 
@@ -11,6 +11,7 @@ need() { # COMMAND PACKAGE…
 need gcc gcc libc6-dev
 need make make
 need git git ca-certificates
+need promtool prometheus
 if [ "$(id -u)" = 0 ]; then
   need containerd containerd
   need runc runc
