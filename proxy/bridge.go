@@ -22,7 +22,10 @@ func (x *exchange) convey() {
 		end = x.framing.Kind == http1.None
 	}
 	x.bridged = true
-	x.replayable = x.retry.policy != nil || u.served > 0
+	if !x.transmitted {
+		x.replayable = !x.tunnels && (x.retry.policy != nil || u.served > 0)
+		x.remember(w, x.req.held) // what came meanwhile
+	}
 	var bad string
 	if u.trunk != nil {
 		bad = x.openStream(e, end)
@@ -127,10 +130,7 @@ func (x *exchange) conveyAgain() {
 	x.req.detach()
 	x.kept.load(w, &w.req)
 	if x.replay != nil {
-		x.req.held = append(x.req.held[:0], x.replay...)
-		if x.req.held == nil {
-			x.req.held = w.buffers.append(nil, x.replay)
-		}
+		x.req.held = w.buffers.append(x.req.held[:0], x.replay)
 	}
 	x.convey()
 }

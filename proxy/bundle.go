@@ -79,11 +79,13 @@ func (b *bundle) event(ev *http2.Event) {
 			x.requestTrailers(ev.Fields)
 		}
 	case http2.Reset:
+		if ev.Err != nil {
+			b.w.p.counters.badRequests.Inc()
+		}
 		if x, ok := ev.Stream.Owner.(*exchange); ok {
-			if ev.Err != nil {
-				b.w.p.counters.badRequests.Inc()
-			}
 			x.abandon()
+		} else {
+			b.h2.Release(ev.Stream)
 		}
 	case http2.Refused:
 		b.w.p.counters.badRequests.Inc()
@@ -300,6 +302,10 @@ func (st *stream) ready() {
 	if st.s == nil || x.phase == vacant {
 		return
 	}
+	if x.w.feeding {
+		x.later()
+		return
+	}
 	for range 4 { // at most as many reads, before others have their turn
 		if !x.move() {
 			return
@@ -328,7 +334,8 @@ func (st *stream) answer(status int, body string, extra ...message.Field) {
 		return
 	}
 	w.count = appendInt(w.count[:0], len(body))
-	w.res.Fields = append(w.res.Fields, message.Field{ID: message.ContentLength, Name: bytesOf("content-length"), Value: w.count},
+	w.res.Fields = append(w.res.Fields,
+		message.Field{ID: message.ContentLength, Name: bytesOf("content-length"), Value: w.count},
 		message.Field{ID: message.ContentType, Name: bytesOf("content-type"), Value: bytesOf("text/plain")})
 	end := len(body) == 0 || x.framing.Asked&http1.AskedHead != 0
 	out, _ := l.h2.AppendResponse(l.room(512+fieldsSize(e.Add)), st.s, &w.res, e, end)
@@ -336,7 +343,7 @@ func (st *stream) answer(status int, body string, extra ...message.Field) {
 	x.headSent = true
 	if !end {
 		x.resExtra = int64(len(body))
-		// A body of ours is short; what the client's window does not take is cut.
+		x.tail = true // the stream lives on until the client's window has taken it
 		_ = l.h2.Send(st.s, bytesOf(body), true)
 		l.hint += len(body) + 16
 		l.frame()
@@ -387,7 +394,9 @@ func (st *stream) leave() {
 	s := st.s
 	st.s = nil
 	s.Owner = nil
-	b.h2.Release(s)
+	if !x.tail || s.Sent() || s.Closed() {
+		b.h2.Release(s)
+	}
 	b.mark()
 	if b.count--; b.count == 0 && !b.failed {
 		b.rest()

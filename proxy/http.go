@@ -64,6 +64,13 @@ func (d *downstream) rest() {
 
 // ready does whatever can be done now, up to the connection's share of a turn.
 func (d *downstream) ready() {
+	if d.w.feeding { // the loop's scratch memory is in use
+		if !d.queued && !d.closed {
+			d.queued = true
+			d.w.loop.Later(d)
+		}
+		return
+	}
 	if now := d.w.loop.Turn(); d.turn != now {
 		d.turn, d.budget = now, turnBudget
 	}

@@ -129,6 +129,7 @@ func (l *link) feed() {
 	l.heard, l.asked = w.loop.Now(), false
 	l.h2.Tick(l.heard)
 	ev := &w.event
+	w.feeding = true
 	for {
 		n := l.h2.Next(data, ev)
 		data = data[n:]
@@ -137,9 +138,10 @@ func (l *link) feed() {
 		}
 		l.user.event(ev)
 		if s.closed {
-			return
+			break
 		}
 	}
+	w.feeding = false
 	w.settleLent()
 	if s.closed {
 		return
@@ -162,6 +164,8 @@ func (l *link) frame() {
 		for s, n := l.h2.Moved(); s != nil; s, n = l.h2.Moved() {
 			if x, ok := s.Owner.(*exchange); ok {
 				x.framed(l, s, n)
+			} else if s.Sent() { // the rest of an answer of our own
+				l.h2.Release(s)
 			}
 		}
 		if n := len(l.out) - before; n == 0 || n+300 < room { // it was not for want of room

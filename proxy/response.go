@@ -272,8 +272,12 @@ func (x *exchange) upstreamEnded() {
 // forwardAgain asks for a fresh connection for a request that was sent before.
 func (x *exchange) forwardAgain() {
 	x.begun()
-	if u, ok := x.obtain(true); ok {
-		x.up = u
+	u, ok := x.obtain(true)
+	if !ok {
+		return
+	}
+	if x.up = u; u != nil && u.up { // a place on a shared connection
+		x.connected(u)
 	}
 }
 

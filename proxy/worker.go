@@ -82,6 +82,7 @@ type worker struct {
 	bundles  map[*bundle]struct{}
 	frames   http2.Scratch
 	event    http2.Event
+	feeding  bool // a link's bytes are being taken: nobody else may read
 	edit2    http2.Edit
 	fields   []message.Field // of heads that were kept
 	crumbs   []byte          // a cookie that was cut
