@@ -53,6 +53,15 @@ const (
 	codeRouteNoEffect = "SEINE0304" // a part of such a route that does nothing
 )
 
+// Conflict reports whether a code says that another resource holds instead.
+func Conflict(code string) bool {
+	switch code {
+	case codeHostConflict, codeRuleConflict, codePolicyClash, codeServiceClash, codeTwice:
+		return true
+	}
+	return false
+}
+
 // istioCodes are the messages of `istioctl analyze` that say the same.
 var istioCodes = map[string]string{
 	codeUnknownField: "IST0106", codeType: "IST0106", codeInvalid: "IST0106", codeDuration: "IST0106",

@@ -114,6 +114,7 @@ func (s *Source) customFeed(k served) *feed {
 		put: func(o any) error {
 			r, err := customOf(o.(*unstructured.Unstructured))
 			if err == nil {
+				r.version, r.resource = k.Version, k.Resource
 				s.state.putResource(r)
 			}
 			return err

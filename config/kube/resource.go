@@ -17,7 +17,10 @@ type resource struct {
 	uid        types.UID
 	generation int64
 	created    time.Time
-	data       []byte // JSON: what config decodes
+	// version and resource name the kind in the API, for a custom one.
+	version, resource string
+	since             uint64 // the first build that took data; 0: none yet
+	data              []byte // JSON: what config decodes
 	// good is the version of data that was last taken, where data was refused;
 	// before is the version that data has replaced since the last build.
 	good, before []byte

@@ -55,11 +55,12 @@ type Source struct {
 	wake    chan struct{} // something changed
 	refresh chan struct{} // the kinds that are served may have changed
 
-	mu     sync.Mutex
-	state  *state
-	feeds  []*feed
-	asked  bool   // which kinds there are is known
-	domain string // trust domain: fixed by Load
+	mu       sync.Mutex
+	state    *state
+	feeds    []*feed
+	asked    bool            // which kinds there are is known
+	domain   string          // trust domain: fixed by Load
+	findings config.Findings // of the last build
 }
 
 // New makes a Source; nothing is asked yet.
@@ -262,7 +263,8 @@ func (b *builder) step(full bool) {
 	r, v, fs := b.build(in, good, domain)
 	b.took, b.analysed = time.Since(start), time.Now()
 	s.mu.Lock()
-	s.state.settle(in, v)
+	s.state.settle(in, v, b.generation)
+	s.findings = fs
 	s.state.settingsBefore = nil
 	if !v.settings {
 		s.state.settingsGood = in.settings

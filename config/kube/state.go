@@ -196,7 +196,7 @@ func locality(labels map[string]string) string {
 func (s *state) putResource(r *resource) {
 	old := s.resources[r.id]
 	if old != nil && old.uid == r.uid {
-		old.generation = r.generation
+		old.generation, old.version, old.resource = r.generation, r.version, r.resource
 		if bytes.Equal(old.data, r.data) {
 			return
 		}
@@ -361,8 +361,11 @@ func (in *input) lastGood(v verdicts, settingsGood []byte) (any bool) {
 
 // settle notes what a build of in said: of what was refused the good version is
 // kept, of the rest none is needed.
-func (s *state) settle(in *input, v verdicts) {
+func (s *state) settle(in *input, v verdicts, generation uint64) {
 	for i, r := range in.resources {
+		if r.since == 0 {
+			r.since = generation
+		}
 		switch {
 		case !v.resources[r.id]:
 			r.good, r.before = nil, nil
