@@ -2,9 +2,12 @@ package config
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
+	"time"
 
+	"google.golang.org/protobuf/types/known/durationpb"
 	gateway "sigs.k8s.io/gateway-api/apis/v1"
 
 	seinev1 "github.com/seinemesh/seine/api/seine/v1"
@@ -73,6 +76,9 @@ func (c *gatewayConverter) filter(out *seinev1.HttpRule, r *routeRule, f *gatewa
 		return c.requestRedirect(out, r, f.RequestRedirect, path+".requestRedirect")
 	case f.Type == gateway.HTTPRouteFilterURLRewrite && f.URLRewrite != nil:
 		return c.urlRewrite(out, r, f.URLRewrite, path+".urlRewrite")
+	case f.Type == gateway.HTTPRouteFilterCORS && f.CORS != nil:
+		out.Cors = corsFilter(f.CORS)
+		return ""
 	case f.Type == gateway.HTTPRouteFilterExtensionRef && f.ExtensionRef != nil:
 		c.unresolved = append(c.unresolved, condition(RouteResolvedRefs, false, string(gateway.RouteReasonInvalidKind), path+": there are no filters of other kinds in this version"))
 	}
@@ -198,6 +204,38 @@ func (c *gatewayConverter) urlRewrite(out *seinev1.HttpRule, r *routeRule, f *ga
 	}
 	out.Rewrite = to
 	return ""
+}
+
+// corsFilter turns HTTPCORSFilter into the model's.
+func corsFilter(f *gateway.HTTPCORSFilter) *seinev1.Cors {
+	out := &seinev1.Cors{
+		Methods: joined(f.AllowMethods), Headers: joined(f.AllowHeaders), Expose: joined(f.ExposeHeaders),
+		Credentials: f.AllowCredentials != nil && *f.AllowCredentials, MaxAge: durationpb.New(5 * time.Second), // the schema's default
+		AnswerUnmatched: true,
+	}
+	if f.MaxAge > 0 {
+		out.MaxAge = durationpb.New(time.Duration(f.MaxAge) * time.Second)
+	}
+	if out.Credentials && out.Expose == "*" {
+		out.Expose = "" // with credentials a browser takes it for the name of a field
+	}
+	for _, o := range f.AllowOrigins {
+		m := &seinev1.StringMatch{Match: &seinev1.StringMatch_Exact{Exact: string(o)}}
+		if o != "*" && strings.Contains(string(o), "*") {
+			// The star stands for any labels of the host to its left.
+			m.Match = &seinev1.StringMatch_Regex{Regex: strings.ReplaceAll(regexp.QuoteMeta(string(o)), `\*`, `[^/:@]+`)}
+		}
+		out.Origins = append(out.Origins, m)
+	}
+	return out
+}
+
+func joined[S ~string](list []S) string {
+	var out []string
+	for _, s := range list {
+		out = append(out, string(s))
+	}
+	return strings.Join(out, ",")
 }
 
 func backendKind(r *gateway.BackendObjectReference) (group, kind string) {
