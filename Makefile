@@ -7,7 +7,7 @@ CMDS   := seine seined seine-proxy
 # without its debug pages, 2 MB that no sidecar needs.
 BUILD  := CGO_ENABLED=0 $(GO) build -trimpath -tags grpcnotrace -ldflags '-s -w'
 
-.PHONY: all build demo test unit lint wire e2e e2e-cluster images cluster-up cluster-down fuzz bench generate clean help
+.PHONY: all build demo test unit lint wire e2e e2e-cluster conformance images cluster-up cluster-down fuzz bench generate clean help
 
 all: build
 
@@ -37,6 +37,9 @@ e2e: ## the demo end to end, as root (where we are) and as an ordinary user
 
 e2e-cluster: ## the mesh on a real cluster: KUBECONFIG's, or one made here (root)
 	./test/kube/run.sh
+
+conformance: ## the Gateway API's conformance suite for meshes, on a cluster made here (root) or KUBECONFIG's
+	./test/conformance/run.sh
 
 IMAGES ?=
 images: ## container images into bin/images; IMAGES='--repository registry.example.com/mesh --tag 1 --push'
