@@ -98,3 +98,32 @@ func TestCors(t *testing.T) {
 		}
 	}
 }
+
+func TestMirrors(t *testing.T) {
+	to := func(host, subset string, share uint32) *seinev1.Mirror {
+		return &seinev1.Mirror{Destination: &seinev1.Destination{Host: host + ".default.svc.cluster.local", Subset: subset}, PerMillion: share}
+	}
+	for _, c := range []struct {
+		yaml string
+		want []*seinev1.Mirror
+		says string
+	}{
+		{"mirror: {host: b, subset: v2}", []*seinev1.Mirror{to("b", "v2", million)}, ""},
+		{"mirror: {host: b}\n    mirrorPercent: 25", []*seinev1.Mirror{to("b", "", 250_000)}, ""},
+		{"mirror: {host: b}\n    mirror_percent: 25\n    mirrorPercentage: {value: 0.5}", []*seinev1.Mirror{to("b", "", 5_000)}, ""},
+		{"mirrors: [{destination: {host: b}}, {destination: {host: c}, percentage: {value: 10}}]", []*seinev1.Mirror{to("b", "", million), to("c", "", 100_000)}, ""},
+		{"mirrors: [{destination: {host: b}}]\n    mirror: {host: c}", nil, "exclude each other"},
+		{"mirror: {host: b}\n    mirrorPercent: 101", nil, "between 0 and 100"},
+		{"mirrorPercent: 10", nil, "a mirror that is not there"},
+		{"mirrors: [{}]", nil, "must have a destination"},
+	} {
+		rule, says := ruleOf(t, c.yaml)
+		same := len(rule.GetMirrors()) == len(c.want)
+		for i := 0; same && i < len(c.want); i++ {
+			same = proto.Equal(rule.Mirrors[i], c.want[i])
+		}
+		if !same || !strings.Contains(says, c.says) || (c.says == "") != (says == "") {
+			t.Errorf("%s: %v, want %v; %s", c.yaml, rule.GetMirrors(), c.want, says)
+		}
+	}
+}

@@ -20,7 +20,8 @@ var virtualServiceFields = fields("hosts", "gateways", "exportTo",
 	"http.match.ignoreUriCase", "http.match.statPrefix", "http.match.withoutHeaders.**", "http.match.sourceNamespace",
 	"http.route.destination.host", "http.route.destination.subset", "http.route.destination.port.number", "http.route.weight", "http.route.headers.**",
 	"http.redirect.**", "http.directResponse.**", "http.rewrite.**", "http.timeout", "http.headers.**", "http.retries.**",
-	"http.fault.**", "http.corsPolicy.**",
+	"http.fault.**", "http.corsPolicy.**", "http.mirror.host", "http.mirror.subset", "http.mirror.port.number", "http.mirrorPercent", "http.mirrorPercentage.**",
+	"http.mirrors.destination.host", "http.mirrors.destination.subset", "http.mirrors.destination.port.number", "http.mirrors.percentage.**",
 	"tcp.match.destinationSubnets", "tcp.match.port", "tcp.match.sourceLabels.**", "tcp.match.gateways", "tcp.match.sourceNamespace",
 	"tcp.route.destination.host", "tcp.route.destination.subset", "tcp.route.destination.port.number", "tcp.route.weight")
 
@@ -194,7 +195,7 @@ func (c *routeConverter) http(r *networking.HTTPRoute, i int, path string) *sein
 	if p := r.CorsPolicy; p != nil {
 		rule.Cors = c.cors(p, path+".corsPolicy")
 	}
-	_ = c.mirrors(r, path)
+	rule.Mirrors = c.mirrors(r, path)
 	if rt := r.Retries; rt != nil {
 		rule.Retry = c.retry(rt, r.Timeout, path+".retries")
 	}

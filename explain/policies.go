@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"strings"
 
+	seinev1 "github.com/seinemesh/seine/api/seine/v1"
 	"github.com/seinemesh/seine/decide"
 	"github.com/seinemesh/seine/message"
+	"github.com/seinemesh/seine/plan"
 )
 
 // Fault is an injected delay or abort, each for a share of the requests.
@@ -113,6 +115,12 @@ func (e *explanation) mirrors(r *decide.Rule) {
 		out := Mirror{Host: d.Host, Subset: d.Subset, Port: d.Port, Percent: percentOf(m.PerMillion)}
 		e.a.Mirrors = append(e.a.Mirrors, out)
 		e.say("%s gets a copy of %g %% of the requests; its answers are thrown away.", destinationName(d), out.Percent)
+		switch p := plan.Service(e.s, e.from, d.Key); {
+		case p == nil:
+			e.say("There is no service %s with port %d that namespace %s sees: its copies go nowhere.", d.Host, d.Port, e.from.Namespace)
+		case p.Protocol == seinev1.Protocol_PROTOCOL_HTTP2 || p.Protocol == seinev1.Protocol_PROTOCOL_GRPC:
+			e.unsupported("mirror", "%s is %s, and copies are HTTP/1.1 in this version: it gets none.", destinationName(d), protocolName(p.Protocol))
+		}
 	}
 }
 

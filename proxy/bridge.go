@@ -140,6 +140,7 @@ func (x *exchange) requestData(p []byte, end bool) {
 	x.reqExtra += int64(len(p))
 	x.moved = w.loop.Now()
 	x.remember(w, p)
+	x.copyBody(p)
 	x.req.push(w, p, end)
 	x.sentAll()
 }
@@ -280,6 +281,7 @@ func (x *exchange) pullRequest() bool {
 		}
 		moved = true
 		x.remember(w, p)
+		x.copyBody(p)
 		x.req.push(w, p, done)
 		w.settleLent()
 		d.consume(n)

@@ -113,6 +113,7 @@ func (x *exchange) transmit() {
 		x.refuse(perr)
 		return
 	}
+	x.copyBody(body)
 	x.replayable = x.keeps(u)
 	if x.replayable {
 		x.retry.head = len(out) - greeted
@@ -215,6 +216,7 @@ func (x *exchange) pumpRequest() bool {
 	n, done, perr := x.reqBody.Next(d.data)
 	if n > 0 {
 		x.remember(w, d.data[:n])
+		x.copyBody(d.data[:n])
 		u.send(d.data[:n], nil)
 		d.consume(n)
 		d.budget -= n
@@ -304,5 +306,6 @@ func (x *exchange) requestEdit() *http1.Edit {
 		}
 	}
 	w.countTry(x)
+	x.copyHead(e)
 	return e
 }

@@ -156,6 +156,7 @@ type Proxy struct {
 	retries  retryCounters
 	shapes   shapeCounters
 	limiters limiters
+	copies   copyCounters
 	budgets  budgets
 	shares   shares
 	warden   *warden
@@ -198,6 +199,7 @@ func New(o Options, tables Tables) (*Proxy, error) {
 	}
 	p.retries = newRetryCounters(r)
 	p.shapes = newShapeCounters(r)
+	p.copies = newCopyCounters(r)
 	r.GaugeFunc("seine_proxy_connections", "Accepted connections that are open.", func() float64 { return float64(p.connections()) })
 	r.GaugeFunc("seine_proxy_inflight", "Requests and opaque connections under way.", func() float64 { return float64(p.inflight()) })
 	for range o.Loops {

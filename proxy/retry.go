@@ -143,6 +143,7 @@ func (x *exchange) clockWhole() {
 // count from when the whole request has come (Envoy's router: how long a client
 // takes to send it is not the upstream's fault).
 func (x *exchange) startClocks() {
+	x.copyWhole()
 	w := x.w
 	now := w.loop.Now()
 	if x.timeout > 0 && (!x.limit.Armed() || now+x.timeout < x.limit.When()) {

@@ -24,7 +24,9 @@ type shape struct {
 	cors       *decide.Cors // the answer is for an origin that it allows
 	origin     []byte       // that origin
 	wishes     *decide.Wishes
-	quota      quota // what is left of the workload's rate limits
+	quota      quota    // what is left of the workload's rate limits
+	copied     bool     // it was decided whether mirrors get a copy
+	copy       *copying // that they get; nil: none
 }
 
 // injection is how far an exchange's fault is.
@@ -199,6 +201,7 @@ func (x *exchange) shapeReply(extra []message.Field) []message.Field {
 
 // drop gives back what is held.
 func (s *shape) drop(w *worker) {
+	s.dropCopy(w)
 	if s.origin != nil {
 		w.buffers.put(s.origin[:0])
 		s.origin, s.cors = nil, nil

@@ -73,7 +73,11 @@ type worker struct {
 	passed    *metrics.Requests
 	entry     accesslog.Entry
 	names     map[string]*resolution
-	limited   struct { // the limiters of the workload's ports, as of self
+	// Copies of requests for mirrors.
+	copies  int      // under way
+	copying *copying // unused ones
+	shadow  *shadow
+	limited struct { // the limiters of the workload's ports, as of self
 		self *decide.Self
 		by   map[uint16][]*limiter
 	}
