@@ -75,7 +75,7 @@ func (x *exchange) connectFailed(u *upstream, err error) {
 		return
 	}
 	x.details = "upstream_reset_before_response_started"
-	x.reply(503, x.flagged(telemetry.FlagUF), x.told(connectCause(err)))
+	x.unreached(x.told(connectCause(err)))
 	if u != nil {
 		x.leg.ready()
 	}

@@ -14,6 +14,21 @@ func (x *exchange) reply(status int, flag telemetry.Flag, cause string) {
 	x.respond(status, flag, cause, cause+"\n", message.Field{Name: bytesOf("x-seine-cause"), Value: bytesOf(cause)})
 }
 
+// unsent is what an inbound sidecar says where nothing of a request has reached
+// its application: the client's may send it again, to another endpoint. It is
+// the HTTP/1.1 word for HTTP/2's REFUSED_STREAM.
+const unsent = "x-seine-unsent"
+
+// unreached answers a request for whose server there is no connection.
+func (x *exchange) unreached(cause string) {
+	extra := append(x.w.extra[:0], message.Field{Name: bytesOf("x-seine-cause"), Value: bytesOf(cause)})
+	if x.caller.in != nil {
+		extra = append(extra, message.Field{Name: bytesOf(unsent), Value: bytesOf("true")})
+	}
+	x.w.extra = extra
+	x.respond(503, x.flagged(telemetry.FlagUF), cause, cause+"\n", extra...)
+}
+
 // refuse answers a request that breaks the protocol. Nothing that follows it
 // on the connection can be trusted.
 func (x *exchange) refuse(perr *http1.Error) {

@@ -523,3 +523,34 @@ func BenchmarkBudget(b *testing.B) {
 		g.requested(int64(i) * 10_000)
 	}
 }
+
+// A server's sidecar whose application is gone says that nothing of the request
+// reached it, and the client's sends the request to another endpoint: the last
+// moment of a pod costs no request. The same status without that word is final.
+func TestRetryUnsent(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		header http.Header
+		want   int
+	}{
+		{"nothing sent", http.Header{"X-Seine-Unsent": {"true"}}, 200},
+		{"who knows", nil, 503},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := &flaky{fails: 1, status: 503, header: c.header}
+			p := startRetrying(t, toBilling(), app(t, f.ServeHTTP)) // the default policy
+			if res, body := p.dial(t).get("/"); res.StatusCode != c.want {
+				t.Errorf("%s %q, want %d", res.Status, body, c.want)
+			}
+		})
+	}
+}
+
+func TestInboundSaysUnsent(t *testing.T) {
+	p := startPair(t, nobody(t), nil, nil)
+	res, body := dial(t, p.addr).get("/")
+	if res.StatusCode != 503 || res.Header.Get("X-Seine-Unsent") != "true" || !strings.HasPrefix(res.Header.Get("X-Seine-Cause"), "upstream connect: connection refused") {
+		t.Errorf("%s %q %v", res.Status, body, res.Header)
+	}
+	p.client.retriesAre(t, "exhausted", 1)
+}

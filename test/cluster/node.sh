@@ -20,6 +20,9 @@ node_network() {
   in_node "$n" ip addr add "$(node_ip "$n")/24" dev node0
   in_node "$n" ip addr add "$(node_ip6 "$n")/64" dev node0 nodad
   in_node "$n" ip link set node0 up
+  # Services have no address of their own, but the node's processes look for a way there.
+  in_node "$n" ip route add 10.96.0.0/16 dev node0
+  in_node "$n" ip route add fd96::/112 dev node0
   for other in $(seq "$NODES"); do
     [ "$other" = "$n" ] && continue
     in_node "$n" ip route add "$(pod_range "$other")" via "$(node_ip "$other")"

@@ -35,7 +35,7 @@ spec:
   selector: {app: server}
   ports:
   - {name: http, port: 80, targetPort: 8080}
-  - {name: http2-h2c, port: 8080}
+  - {name: http2-h2c, port: 8080, targetPort: 8082}
   - {name: grpc, port: 8081}
   - {name: tcp-echo, port: 9000}
   - {name: tcp-first, port: 9001}

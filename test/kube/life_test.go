@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -183,11 +184,18 @@ func drain(t *testing.T, n *kubetest.Namespace) {
 func crash(t *testing.T, n *kubetest.Namespace, selector, deployment string) {
 	t.Helper()
 	now := int64(0)
-	for _, pod := range n.Pods(t, selector) {
+	old := n.Pods(t, selector)
+	for _, pod := range old {
 		if err := n.Client.CoreV1().Pods(n.Name).Delete(t.Context(), pod.Name, metav1.DeleteOptions{GracePeriodSeconds: &now}); err != nil {
 			t.Fatal(err)
 		}
 	}
+	kubetest.Wait(t, kubetest.Patience, "pods in place of those that crashed", func(context.Context) error {
+		if young := n.ReadyPod(t, selector); slices.ContainsFunc(old, func(p corev1.Pod) bool { return p.UID == young.UID }) {
+			return fmt.Errorf("%s is still there", young.Name)
+		}
+		return nil
+	})
 	n.WaitReady(t, deployment)
 }
 

@@ -32,6 +32,7 @@ type echo struct {
 func serve(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("serve", flag.ExitOnError)
 	httpAddr := fs.String("http", ":8080", "address for HTTP/1.1 and cleartext HTTP/2")
+	h2cAddr := fs.String("h2c", ":8082", "another address for the same")
 	grpcAddr := fs.String("grpc", ":8081", "address for gRPC")
 	echoAddr := fs.String("tcp", ":9000", "address that echoes each line")
 	firstAddr := fs.String("server-first", ":9001", "address that greets before it echoes")
@@ -45,6 +46,7 @@ func serve(ctx context.Context, args []string) error {
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return serveHTTP(gctx, *httpAddr, host, *version, *delay) })
+	g.Go(func() error { return serveHTTP(gctx, *h2cAddr, host, *version, *delay) })
 	g.Go(func() error { return serveGRPC(gctx, *grpcAddr, cmp.Or(*version, host), *delay) })
 	g.Go(func() error { return serveLines(gctx, *echoAddr, "", *delay) })
 	g.Go(func() error { return serveLines(gctx, *firstAddr, "hello from "+cmp.Or(*version, host)+"\n", *delay) })
