@@ -110,6 +110,14 @@ func Open(o Options) (*Authority, error) {
 	if err != nil {
 		return nil, err
 	}
+	k.source = o.Source
+	switch {
+	case o.Material != nil:
+	case o.Brought != "":
+		k.source = o.Brought
+	default:
+		k.source = o.Dir
+	}
 	a := &Authority{o: o, td: td}
 	if err := a.set(k); err != nil {
 		return nil, err
@@ -119,12 +127,16 @@ func Open(o Options) (*Authority, error) {
 
 // Set replaces the authority's keys and trust bundle, after checking that they hold
 // together; with an error those before stay. source names them in errors. Leaves
-// that were issued are not touched.
+// that were issued are not touched. What is there already changes nothing.
 func (a *Authority) Set(m *Material, source string) error {
 	k, err := m.parse(source)
 	if err != nil {
 		return err
 	}
+	if before := a.cur.Load(); before.same(k) {
+		return nil
+	}
+	k.source = source
 	if err := a.set(k); err != nil {
 		return err
 	}
@@ -158,6 +170,9 @@ func (a *Authority) set(k *keys) error {
 	return nil
 }
 
+// Source names where the keys are from, as Open and Set were told.
+func (a *Authority) Source() string { return a.cur.Load().source }
+
 // Notify calls f, in the goroutine that calls Set, after each change.
 func (a *Authority) Notify(f func()) {
 	a.mu.Lock()
@@ -173,6 +188,16 @@ func (a *Authority) Roots() []*x509.Certificate { return a.cur.Load().roots }
 
 // Bundle returns the trust bundle of this moment as PEM. Read only.
 func (a *Authority) Bundle() []byte { return a.cur.Load().bundle }
+
+// Trust is what proxies are told of an authority: all of one moment.
+type Trust struct {
+	Bundle []byte // PEM
+	ID     string // the bundle's name
+	Root   string // the name of the root that what is signed now leads to
+}
+
+// Trust returns what proxies are to be told at this moment.
+func (a *Authority) Trust() Trust { return a.cur.Load().trust }
 
 // Root returns the root that what is signed at this moment leads to.
 func (a *Authority) Root() *x509.Certificate { return a.cur.Load().base.root }

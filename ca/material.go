@@ -6,19 +6,17 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"net/url"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/seinemesh/seine/mtls"
 )
 
 // Istio's names in cacerts; a generated root is kept under the same ones, in a
@@ -38,6 +36,18 @@ type Material struct {
 	Chain []byte
 }
 
+// Root returns the root that m's certificate leads to, after checking m.
+func (m *Material) Root() (*x509.Certificate, error) {
+	k, err := m.parse("authority")
+	if err != nil {
+		return nil, err
+	}
+	return k.base.root, nil
+}
+
+// PEM returns certificates as PEM.
+func PEM(certs ...*x509.Certificate) []byte { return appendPEM(nil, certs...) }
+
 // ErrMaterial refuses keys and certificates that are no authority.
 var ErrMaterial = errors.New("ca: not an authority")
 
@@ -45,8 +55,14 @@ var ErrMaterial = errors.New("ca: not an authority")
 type keys struct {
 	roots  []*x509.Certificate // the bundle
 	bundle []byte              // the same as PEM, in one form whatever the form it was read in
-	id     string              // BundleID of roots
 	base   issuer
+	trust  Trust
+	source string
+}
+
+// same says whether k and other sign and trust alike.
+func (k *keys) same(other *keys) bool {
+	return k.base.cert.Equal(other.base.cert) && k.base.root.Equal(other.base.root) && bytes.Equal(k.bundle, other.bundle)
 }
 
 // parse checks that m is one authority: key and certificate belong together, the
@@ -76,10 +92,11 @@ func (m *Material) parse(what string) (*keys, error) {
 			return nil, err
 		}
 	}
-	k := &keys{roots: roots, bundle: appendPEM(nil, roots...), id: BundleID(roots)}
+	k := &keys{roots: roots, bundle: appendPEM(nil, roots...)}
 	if k.base, err = newIssuer(certs[0], key, append(certs[1:], chain...), roots); err != nil {
 		return nil, fmt.Errorf("ca: %s: %w", what, err)
 	}
+	k.trust = Trust{Bundle: k.bundle, ID: mtls.BundleID(roots...), Root: mtls.BundleID(k.base.root)}
 	return k, nil
 }
 
@@ -119,43 +136,10 @@ func Generate(trustDomain string, ttl time.Duration, now time.Time) (*Material, 
 	}, nil
 }
 
-// BundleID names a set of roots: the same certificates have the same name on
-// every replica, in whatever order they come.
-func BundleID(roots []*x509.Certificate) string {
-	sums := make([]string, len(roots))
-	for i, r := range roots {
-		sum := sha256.Sum256(r.Raw)
-		sums[i] = string(sum[:])
-	}
-	slices.Sort(sums)
-	sum := sha256.Sum256([]byte(strings.Join(slices.Compact(sums), "")))
-	return hex.EncodeToString(sum[:8])
-}
-
-// RootID names one root certificate.
-func RootID(root *x509.Certificate) string { return BundleID([]*x509.Certificate{root}) }
-
-// ParseBundle reads PEM with certificates and nothing else; at least one.
-func ParseBundle(data []byte) ([]*x509.Certificate, error) { return parseCerts(data, "bundle") }
-
 func parseCerts(data []byte, what string) ([]*x509.Certificate, error) {
-	if len(data) > maxFile {
-		return nil, fmt.Errorf("ca: %s is larger than %d bytes", what, maxFile)
-	}
-	var certs []*x509.Certificate
-	for len(bytes.TrimSpace(data)) > 0 {
-		block, rest := pem.Decode(data)
-		if block == nil || block.Type != "CERTIFICATE" {
-			return nil, fmt.Errorf("ca: %s: something else than PEM certificates in it", what)
-		}
-		c, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, fmt.Errorf("ca: %s: %w", what, err)
-		}
-		certs, data = append(certs, c), rest
-	}
-	if len(certs) == 0 {
-		return nil, fmt.Errorf("ca: %s: no certificate in it", what)
+	certs, err := mtls.ParseBundle(data)
+	if err != nil {
+		return nil, fmt.Errorf("ca: %s: PEM certificates are expected: %w", what, err)
 	}
 	return certs, nil
 }

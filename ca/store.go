@@ -119,6 +119,15 @@ func load(dir string, private bool) (*keys, error) {
 			return nil, err
 		}
 	}
+	m, err := ReadMaterial(dir)
+	if err != nil {
+		return nil, err
+	}
+	return m.parse(dir)
+}
+
+// ReadMaterial reads a directory in Istio's layout. Nothing is checked yet.
+func ReadMaterial(dir string) (*Material, error) {
 	m := &Material{}
 	for name, to := range map[string]*[]byte{FileRoot: &m.Roots, FileCert: &m.Cert, FileKey: &m.Key, FileChain: &m.Chain} {
 		data, err := readFile(filepath.Join(dir, name))
@@ -127,7 +136,7 @@ func load(dir string, private bool) (*keys, error) {
 		}
 		*to = data
 	}
-	return m.parse(dir)
+	return m, nil
 }
 
 // checkSecret refuses a secret file that anybody but its owner may read.

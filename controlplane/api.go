@@ -44,6 +44,8 @@ func (s *server) handler(trusted bool) http.Handler {
 		state, _ := s.config.current()
 		answer(w, state)
 	})
+	api.HandleFunc("GET /api/v1/ca", s.getCA)
+	api.HandleFunc("POST /api/v1/ca/rotate", s.postRotate)
 	api.Handle("/api/v1/explain", explain.Handler(func() *mesh.Snapshot {
 		_, snap := s.config.current()
 		return snap

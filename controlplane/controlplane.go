@@ -85,6 +85,8 @@ type server struct {
 	lead      *leadership
 	roots     *authority.Roots // nil: the root is in a folder
 	authority *ca.Authority
+	rotator   *rotator
+	started   time.Time
 	bundled   chan struct{} // receives when the trust bundle has changed
 	source    *mtls.Source
 	issuer    *ca.Service
@@ -114,7 +116,7 @@ func Run(ctx context.Context, o Options) error {
 	case len(o.Config) > 0 && o.Cluster != nil && o.Cluster.Config != nil:
 		return errors.New("seined: --config and --kubernetes exclude each other: put the files' resources into the cluster")
 	}
-	s := &server{opt: o, log: o.Log, lead: newLeadership(o.Log), bundled: make(chan struct{}, 1)}
+	s := &server{opt: o, log: o.Log, started: time.Now(), lead: newLeadership(o.Log), bundled: make(chan struct{}, 1)}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	g, ctx := errgroup.WithContext(ctx)
@@ -230,7 +232,7 @@ func (s *server) open(ctx context.Context) (source, error) {
 		return nil, err
 	}
 	s.discovery, err = discovery.New(discovery.Options{
-		Plan: discovery.Plan{Self: plan.Self, Answer: plan.Answer, Service: plan.Service, Endpoints: plan.Endpoints},
+		Plan: discovery.Plan{Self: s.self, Answer: plan.Answer, Service: plan.Service, Endpoints: plan.Endpoints},
 		Log:  s.log,
 	})
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -56,6 +57,17 @@ func (s *server) identity(ctx context.Context, domain string) error {
 	s.source = mtls.NewSource(mtls.SourceOptions{Request: s.authority.Serve(o.CertTTL, names...), Log: s.log})
 	s.issuer = &ca.Service{Authority: s.authority, Attest: attest, Log: s.log}
 	s.authority.Notify(s.trustChanged)
+	s.rotator = s.newRotator()
+	if s.opt.Cluster == nil && s.rotator.driver != nil {
+		// A rotation that was under way when the last process ended goes on.
+		kept, err := s.rotator.driver.Store.Load(ctx)
+		if err != nil {
+			return fmt.Errorf("seined: %w", err)
+		}
+		if err := s.authority.Set(&kept.Material, s.opt.State); err != nil {
+			return fmt.Errorf("seined: %w", err)
+		}
+	}
 	return nil
 }
 
@@ -138,16 +150,20 @@ func (s *server) trustChanged() {
 			s.log.Error("the trust bundle's file was not written", "err", err)
 		}
 	}
+	if s.discovery != nil {
+		s.discovery.Republish()
+	}
 	select {
 	case s.bundled <- struct{}{}:
 	default:
 	}
-	s.log.Info("trust bundle", "roots", len(s.authority.Roots()), "bundle", ca.BundleID(s.authority.Roots()), "signs", ca.RootID(s.authority.Root()))
+	s.log.Info("trust bundle", "roots", len(s.authority.Roots()), "bundle", mtls.BundleID(s.authority.Roots()...), "signs", mtls.BundleID(s.authority.Root()))
 }
 
 // guard runs what keeps the identity right while seined runs.
 func (s *server) guard(ctx context.Context, g *errgroup.Group) {
 	g.Go(func() error { return unlessDone(ctx, s.source.Run(ctx)) })
+	s.rotate(ctx, g)
 	c := s.opt.Cluster
 	if c == nil {
 		return
@@ -161,9 +177,19 @@ func (s *server) guard(ctx context.Context, g *errgroup.Group) {
 	})
 }
 
+// expiring is what a person must be told of the authority's certificates.
+func (s *server) expiring(now time.Time) []ca.Expiring {
+	mend := "run seine ca rotate"
+	if s.opt.CACerts != "" || strings.HasSuffix(s.authority.Source(), "/"+kube.SecretBrought) {
+		mend = "it was brought: replace it in " + s.authority.Source()
+	}
+	return s.authority.Expiring(now, mend)
+}
+
 // takeRoot is what the watch of the Secrets calls.
 func (s *server) takeRoot(root *kube.Root) {
 	if err := s.authority.Set(&root.Material, root.Source); err != nil {
 		s.log.Error("the certificate authority was not taken; what was taken before goes on", "source", root.Source, "err", err)
 	}
+	s.rotator.stir() // another replica may have begun to replace it
 }

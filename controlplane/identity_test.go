@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/fake"
 	k8stesting "k8s.io/client-go/testing"
 
@@ -23,33 +25,51 @@ import (
 	"github.com/seinemesh/seine/mtls/caclient"
 )
 
-// fakeCluster is an API in memory that knows one pod and its token.
-func fakeCluster(t testing.TB) (*Cluster, string) {
+// podToken is a pod's token, as the API in memory knows it.
+func podToken(t testing.TB, name, account string) string {
 	t.Helper()
-	client := fake.NewClientset(
-		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: cluster.Namespace}},
-		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default", Labels: map[string]string{"seine.dev/inject": "enabled"}}},
-		&corev1.Pod{
-			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "frontend-1", UID: "uid-1"},
-			Spec:       corev1.PodSpec{ServiceAccountName: "frontend", NodeName: "node-1"},
-		})
-	body, err := json.Marshal(map[string]any{"aud": []string{kube.Audience}, "exp": time.Now().Add(time.Hour).Unix()})
+	body, err := json.Marshal(map[string]any{"aud": []string{kube.Audience}, "exp": 4e9, "pod": name, "sa": account})
 	if err != nil {
 		t.Fatal(err)
 	}
-	token := "e30." + base64.RawURLEncoding.EncodeToString(body) + ".c2ln"
+	return "e30." + base64.RawURLEncoding.EncodeToString(body) + ".c2ln"
+}
+
+// fakeCluster is an API in memory that knows the pods of accounts and their tokens.
+func fakeCluster(t testing.TB) (*Cluster, string) {
+	t.Helper()
+	objects := []runtime.Object{
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: cluster.Namespace}},
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default", Labels: map[string]string{"seine.dev/inject": "enabled"}}},
+	}
+	known := map[string]authenticationv1.UserInfo{}
+	for name, account := range accounts {
+		objects = append(objects, &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: types.UID("uid-" + name)},
+			Spec:       corev1.PodSpec{ServiceAccountName: account, NodeName: "node-1"},
+		})
+		known[podToken(t, name, account)] = authenticationv1.UserInfo{Username: "system:serviceaccount:default:" + account, Extra: map[string]authenticationv1.ExtraValue{
+			"authentication.kubernetes.io/pod-name": {name}, "authentication.kubernetes.io/pod-uid": {"uid-" + name},
+		}}
+	}
+	client := fake.NewClientset(objects...)
 	client.PrependReactor("create", "tokenreviews", func(a k8stesting.Action) (bool, runtime.Object, error) {
 		r := a.(k8stesting.CreateAction).GetObject().(*authenticationv1.TokenReview).DeepCopy()
-		if r.Spec.Token == token {
-			r.Status = authenticationv1.TokenReviewStatus{
-				Authenticated: true, Audiences: []string{kube.Audience},
-				User: authenticationv1.UserInfo{Username: "system:serviceaccount:default:frontend", Extra: map[string]authenticationv1.ExtraValue{
-					"authentication.kubernetes.io/pod-name": {"frontend-1"}, "authentication.kubernetes.io/pod-uid": {"uid-1"},
-				}},
-			}
+		if user, ok := known[r.Spec.Token]; ok {
+			r.Status = authenticationv1.TokenReviewStatus{Authenticated: true, Audiences: []string{kube.Audience}, User: user}
 		}
 		return true, r, nil
 	})
+	// The tracker does not count versions, and what compares them would never see a change.
+	version := 0
+	client.PrependReactor("*", "secrets", func(a k8stesting.Action) (bool, runtime.Object, error) {
+		if w, ok := a.(k8stesting.CreateAction); ok { // updates, too
+			version++
+			w.GetObject().(*corev1.Secret).ResourceVersion = strconv.Itoa(version)
+		}
+		return false, nil, nil
+	})
+	token := podToken(t, "frontend-1", "frontend")
 	return &Cluster{Client: client, Namespace: cluster.Namespace, Pod: "seined-1", Revision: "default"}, token
 }
 

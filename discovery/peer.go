@@ -2,6 +2,7 @@ package discovery
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"strings"
@@ -23,6 +24,7 @@ type peer struct {
 	id       string // SPIFFE ID
 	address  string
 	notAfter time.Time
+	chain    []*x509.Certificate // leaf first
 }
 
 var errNoCertificate = errors.New("discovery wants a client certificate of the mesh: ask for one with CreateCertificate first")
@@ -40,7 +42,7 @@ func (s *Server) peerOf(ctx context.Context) (peer, error) {
 	if id == "" {
 		return peer{}, errors.New("the client certificate is not one of this mesh: it must be verified and hold exactly one URI, a SPIFFE ID")
 	}
-	return peer{id: id, address: p.Addr.String(), notAfter: info.State.PeerCertificates[0].NotAfter}, nil
+	return peer{id: id, address: p.Addr.String(), notAfter: info.State.PeerCertificates[0].NotAfter, chain: info.State.PeerCertificates}, nil
 }
 
 // authorize returns the workload of a node ID if the certificate's identity is

@@ -63,6 +63,7 @@ type resource struct {
 	name, version string
 	body          []byte
 	source        *seinev1.Ref // the user's resource that it comes from, if known
+	trust         string       // of a Self: the name of its trust bundle
 }
 
 // items is what one subscription yields, sorted by name: at most one resource,
@@ -268,7 +269,11 @@ func (b *builder) add(name string, m proto.Message, source *seinev1.Ref) {
 		b.out = append(b.out, b.previous[i])
 		return
 	}
-	b.out = append(b.out, &resource{name: name, version: v, body: body, source: source})
+	r := &resource{name: name, version: v, body: body, source: source}
+	if self, ok := m.(*seinev1.Self); ok {
+		r.trust = self.TrustBundleId
+	}
+	b.out = append(b.out, r)
 }
 
 // version is 72 bits of a hash of the content: the same content has the same

@@ -118,6 +118,7 @@ func New(o Options) (*Server, error) {
 type incoming struct {
 	mu    sync.Mutex
 	snap  *mesh.Snapshot
+	again bool      // the current one is to be computed anew
 	since time.Time // when the burst began
 	wake  chan struct{}
 }
@@ -126,12 +127,28 @@ type incoming struct {
 // one is sent. Run must be running.
 func (s *Server) Publish(snap *mesh.Snapshot) {
 	s.mu.Lock()
-	if s.snap == nil {
+	if s.snap == nil && !s.again {
 		s.since = time.Now()
 	}
 	s.snap = snap
 	s.mu.Unlock()
 	s.metrics.updates.Inc()
+	s.stir()
+}
+
+// Republish computes everything anew although the snapshot is the same: what Plan
+// depends on besides, the trust bundle, has changed. It returns at once.
+func (s *Server) Republish() {
+	s.mu.Lock()
+	if s.snap == nil && !s.again {
+		s.since = time.Now()
+	}
+	s.again = true
+	s.mu.Unlock()
+	s.stir()
+}
+
+func (s *Server) stir() {
 	select {
 	case s.wake <- struct{}{}:
 	default:
@@ -161,7 +178,10 @@ func (s *Server) Run(ctx context.Context) error {
 		case <-quiet.C:
 			s.mu.Lock()
 			snap, since := s.snap, s.since
-			s.snap = nil
+			if snap == nil && s.again {
+				snap = s.current.Load().snap
+			}
+			s.snap, s.again = nil, false
 			s.mu.Unlock()
 			if snap != nil {
 				s.advance(snap, since)

@@ -48,6 +48,7 @@ type stream struct {
 	acked      [kinds]uint64           // generation of the last response that was acknowledged
 	generation uint64                  // all of it sent and acknowledged
 	rejected   map[string]Reject       // by type URL and name
+	trust      string                  // the trust bundle that the proxy has in force
 }
 
 // batch is the differences of one epoch that are still to be sent. No new
@@ -386,6 +387,9 @@ func (x *stream) answered(k kind, m *xdsv3.DeltaDiscoveryRequest) {
 		x.acked[k] = p.generation
 		for _, r := range p.resources {
 			delete(x.rejected, rejectKey(k, r.name))
+			if k == kindSelf {
+				x.trust = r.trust
+			}
 		}
 	}
 	x.settle(now)

@@ -41,6 +41,7 @@ type Source struct {
 	asked chan struct{} // Renew's
 
 	mu       sync.Mutex // of those who write
+	ruled    bool       // SetRoots was called: a bundle that comes with a certificate counts no more
 	notify   []func()
 	rotated  uint64
 	failures uint64
@@ -51,6 +52,7 @@ type Source struct {
 type material struct {
 	cert  *tls.Certificate
 	leaf  *x509.Certificate
+	chain []*x509.Certificate // leaf first
 	id    spiffeid.ID
 	roots map[string][]*x509.Certificate
 	pools map[string]*x509.CertPool
@@ -73,12 +75,23 @@ func NewSource(o SourceOptions) *Source {
 // Set makes id the current identity, after checking that it holds together: the
 // key belongs to the leaf, the leaf is an X.509-SVID, its chain leads to its own
 // bundle now. With an error the one before stays.
+//
+// A bundle that SetRoots gave stays, as the newer knowledge: what comes with a
+// certificate may be a replica's that has not heard of a retired root. It gives way
+// only if it does not vouch for the new certificate itself.
 func (s *Source) Set(id *Identity) error {
 	m, err := newMaterial(id, s.o.Now())
 	if err != nil {
 		return fmt.Errorf("mtls: certificate refused: %w", err)
 	}
 	s.mu.Lock()
+	if old := s.cur.Load(); s.ruled && old != nil {
+		if _, err := verifyChain(m.chain, old.pools, x509.ExtKeyUsageServerAuth, s.o.Now()); err == nil {
+			m.roots, m.pools = old.roots, old.pools
+		} else {
+			s.ruled = false
+		}
+	}
 	s.cur.Store(m)
 	s.rotated++
 	if s.rotated == 1 {
@@ -93,7 +106,8 @@ func (s *Source) Set(id *Identity) error {
 }
 
 // SetRoots replaces the trust bundles and keeps the certificate. It is how a root
-// is retired between two rotations.
+// comes and is retired between two certificates. Roots that are the current ones
+// change nothing: sessions are resumed as before.
 func (s *Source) SetRoots(roots map[string][]*x509.Certificate) error {
 	pools, err := newPools(roots)
 	if err != nil {
@@ -104,6 +118,11 @@ func (s *Source) SetRoots(roots map[string][]*x509.Certificate) error {
 	if old == nil {
 		s.mu.Unlock()
 		return ErrNoCertificate
+	}
+	s.ruled = true
+	if sameRoots(old.roots, roots) {
+		s.mu.Unlock()
+		return nil
 	}
 	m := *old
 	m.roots, m.pools = roots, pools
@@ -165,7 +184,7 @@ func newMaterial(id *Identity, now time.Time) (*material, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &material{cert: &cert, leaf: chain[0], id: sid, roots: id.Roots, pools: pools}, nil
+	return &material{cert: &cert, leaf: chain[0], chain: chain, id: sid, roots: id.Roots, pools: pools}, nil
 }
 
 func newPools(roots map[string][]*x509.Certificate) (map[string]*x509.CertPool, error) {
@@ -227,6 +246,12 @@ func (s *Source) Roots() map[string][]*x509.Certificate {
 		return m.roots
 	}
 	return nil
+}
+
+// LeadsTo says whether the certificate of this moment is vouched for by one of roots.
+func (s *Source) LeadsTo(roots ...*x509.Certificate) bool {
+	m := s.cur.Load()
+	return m != nil && LeadsTo(m.chain, s.o.Now(), roots...)
 }
 
 func (s *Source) material() *material { return s.cur.Load() }

@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"flag"
 	"fmt"
@@ -22,6 +23,7 @@ import (
 	seinev1 "github.com/seinemesh/seine/api/seine/v1"
 	"github.com/seinemesh/seine/mtls"
 	"github.com/seinemesh/seine/mtls/caclient"
+	"github.com/seinemesh/seine/mtls/trust"
 	"github.com/seinemesh/seine/proxy"
 	"github.com/seinemesh/seine/proxy/control"
 	"github.com/seinemesh/seine/telemetry/accesslog"
@@ -72,20 +74,25 @@ func run(ctx context.Context, o *options, log *slog.Logger) error {
 	defer end()
 
 	dial := marked(o.mark)
+	var source *mtls.Source
 	authority, err := caclient.New(caclient.Options{
 		Address: o.control, TrustDomain: o.trustDomain, BundleFile: o.bundle, TokenFile: o.token, ID: identity, Dial: dial,
+		Trusted: func() []*x509.Certificate { return source.Roots()[o.trustDomain] },
 	})
 	if err != nil {
 		return err
 	}
-	source := mtls.NewSource(mtls.SourceOptions{Request: authority.Request, Log: log})
+	source = mtls.NewSource(mtls.SourceOptions{Request: authority.Request, Log: log})
+	keeper := &trust.Keeper{Source: source, TrustDomain: o.trustDomain, File: o.bundle, Log: log}
 	client, err := control.New(control.Options{
 		Address: o.control, TLS: source.ClientTLS(caclient.DefaultServerName, caclient.ServerID(o.trustDomain)),
 		Certified: source.Ready(), Dial: dial, Node: o.workload, Version: version.String(), Log: log,
+		Trust: func(s *seinev1.Self) error { return keeper.Take(s.TrustBundle, s.TrustBundleId, s.SigningRootId) },
 	})
 	if err != nil {
 		return err
 	}
+	keeper.Reconnect = client.Reconnect
 	registry := metrics.New(metrics.Options{Component: "proxy", Version: version.String()})
 	status := &proxy.Status{Registry: registry, Client: client, Source: source}
 	redirected := watchRedirect(o, status, log)
@@ -103,6 +110,7 @@ func run(ctx context.Context, o *options, log *slog.Logger) error {
 			failed <- fmt.Errorf("certificate: %w", err)
 		}
 	}()
+	go func() { _ = keeper.Run(life) }() // ends with life alone
 	go func() {
 		if err := client.Run(life); err != nil && life.Err() == nil {
 			failed <- fmt.Errorf("control plane: %w", err)

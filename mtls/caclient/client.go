@@ -5,7 +5,6 @@
 package caclient
 
 import (
-	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -19,7 +18,6 @@ import (
 	"net/url"
 	"os"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -55,6 +53,10 @@ type Options struct {
 	TokenFile   string        // join or service account token; read anew for each request
 	TTL         time.Duration // life to ask for; 0: the authority's default
 	ID          string        // the SPIFFE ID that the certificate must bear
+	// Trusted returns the roots that this proxy trusts at this moment, nil before it
+	// has any. They vouch for seined beside the file's: who was told of a new root by
+	// seined itself may have a file that is late. nil: the file alone.
+	Trusted func() []*x509.Certificate
 	// Dial opens the connection (a sidecar marks its own sockets); nil: net.Dialer.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
 	Now  func() time.Time // nil: time.Now
@@ -62,12 +64,7 @@ type Options struct {
 
 // Client is safe for concurrent use. It keeps no connection: certificates are
 // asked for rarely, and each time the roots are read anew.
-type Client struct {
-	o Options
-	// roots came with the last certificate. They vouch for seined beside the file's,
-	// so that a rotated root does not lock out who got it from seined itself.
-	roots atomic.Pointer[[]*x509.Certificate]
-}
+type Client struct{ o Options }
 
 // New checks o. It opens nothing yet.
 func New(o Options) (*Client, error) {
@@ -138,8 +135,6 @@ func (c *Client) request(ctx context.Context) (*mtls.Identity, error) {
 	if err != nil {
 		return nil, fmt.Errorf("answer refused: %w", err)
 	}
-	fresh := id.Roots[c.o.TrustDomain]
-	c.roots.Store(&fresh)
 	return id, nil
 }
 
@@ -185,18 +180,19 @@ func (c *Client) verifyServer(cs tls.ConnectionState, roots []*x509.Certificate)
 		ServerID(c.o.TrustDomain), c.o.ServerName, c.o.Now())
 }
 
-// bundle returns the roots of the file and those that came with the last certificate.
+// bundle returns the roots of the file as it is now, and those that are trusted now.
+// None of another moment is among them: a root that was retired is in neither.
 func (c *Client) bundle() ([]*x509.Certificate, error) {
 	data, err := readBounded(c.o.BundleFile, maxFile)
 	if err != nil {
 		return nil, fmt.Errorf("trust bundle: %w", err)
 	}
-	roots, err := parsePEM(data)
+	roots, err := mtls.ParseBundle(data)
 	if err != nil {
 		return nil, fmt.Errorf("trust bundle %s: %w", c.o.BundleFile, err)
 	}
-	if r := c.roots.Load(); r != nil {
-		roots = append(roots, *r...)
+	if c.o.Trusted != nil {
+		roots = append(roots, c.o.Trusted()...)
 	}
 	return roots, nil
 }
@@ -206,11 +202,11 @@ func (c *Client) accept(chain []string, key *ecdsa.PrivateKey) (*mtls.Identity, 
 	if len(chain) < 2 {
 		return nil, fmt.Errorf("%d elements in cert_chain, at least leaf and root are needed", len(chain))
 	}
-	roots, err := parsePEM([]byte(chain[len(chain)-1]))
+	roots, err := mtls.ParseBundle([]byte(chain[len(chain)-1]))
 	if err != nil {
 		return nil, fmt.Errorf("root: %w", err)
 	}
-	certs, err := parsePEM([]byte(strings.Join(chain[:len(chain)-1], "\n")))
+	certs, err := mtls.ParseBundle([]byte(strings.Join(chain[:len(chain)-1], "\n")))
 	if err != nil {
 		return nil, fmt.Errorf("chain: %w", err)
 	}
@@ -225,29 +221,6 @@ func (c *Client) accept(chain []string, key *ecdsa.PrivateKey) (*mtls.Identity, 
 		return nil, fmt.Errorf("%w: the leaf is for %v", mtls.ErrUnexpectedPeer, u)
 	}
 	return id, nil // Source.Set checks key, chain and time
-}
-
-// parsePEM reads one or more certificates and nothing else.
-func parsePEM(data []byte) ([]*x509.Certificate, error) {
-	var certs []*x509.Certificate
-	for len(bytes.TrimSpace(data)) > 0 {
-		block, rest := pem.Decode(data)
-		if block == nil {
-			return nil, errors.New("not PEM")
-		}
-		if block.Type != "CERTIFICATE" {
-			return nil, fmt.Errorf("PEM block %q, CERTIFICATE expected", block.Type)
-		}
-		cert, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, err
-		}
-		certs, data = append(certs, cert), rest
-	}
-	if len(certs) == 0 {
-		return nil, errors.New("no certificate in it")
-	}
-	return certs, nil
 }
 
 // readBounded reads a small file; the error never shows what is in it.

@@ -42,6 +42,10 @@ type Options struct {
 	Node    string       // NAMESPACE/INSTANCE
 	Version string       // of this program, shown in the control plane's list of proxies
 	Log     *slog.Logger // nil: discard
+	// Trust is called with each Self that is new, before it is acknowledged: who
+	// acknowledges a trust bundle has it in force. With an error the Self is refused.
+	// nil: nothing is done with it.
+	Trust func(*seinev1.Self) error
 
 	Idle    time.Duration // an Answer not used for so long is given back; 0: 10 minutes
 	Patient time.Duration // a name that nobody answers is given up after so long; 0: 10 seconds
@@ -88,6 +92,8 @@ type Client struct {
 
 	mu     sync.Mutex
 	state  state         // under mu
+	cut    func()        // ends the stream; nil: there is none
+	again  bool          // Reconnect ended it
 	wake   chan struct{} // the sender has something to do
 	recall chan struct{} // the keeper has a deadline to look at
 	notify []func(*decide.Table)
@@ -163,6 +169,17 @@ func (c *Client) Want(name string) bool {
 	}
 	c.kick()
 	return true
+}
+
+// Reconnect ends the stream, if there is one, and begins another at once: with the
+// certificate of this moment, so that the control plane sees which one it is.
+func (c *Client) Reconnect() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cut != nil {
+		c.again = true
+		c.cut()
+	}
 }
 
 // kick wakes the sender.

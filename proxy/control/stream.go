@@ -52,6 +52,10 @@ func (c *Client) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
+		if c.wanted() {
+			delay = backoffLeast
+			continue
+		}
 		was := c.disconnected(err)
 		if was || time.Since(began) > backoffMost {
 			delay = backoffLeast
@@ -71,6 +75,16 @@ func (c *Client) Run(ctx context.Context) error {
 // connect runs one stream over a connection of its own: a new stream comes with
 // the certificate of this moment, and the one before may have expired.
 func (c *Client) connect(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	c.mu.Lock()
+	c.cut = cancel // from before the handshake on: no certificate is older than what Reconnect ends
+	c.mu.Unlock()
+	defer func() {
+		cancel()
+		c.mu.Lock()
+		c.cut = nil
+		c.mu.Unlock()
+	}()
 	conn, err := grpc.NewClient("passthrough:///"+c.opt.Address,
 		grpc.WithTransportCredentials(credentials.NewTLS(c.opt.TLS)),
 		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) { return c.opt.Dial(ctx, address) }),
@@ -83,6 +97,15 @@ func (c *Client) connect(ctx context.Context) error {
 	}
 	defer conn.Close() // nothing is lost by a failure to
 	return c.stream(ctx, conn)
+}
+
+// wanted reports whether the stream ended because Reconnect was called.
+func (c *Client) wanted() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	again := c.again
+	c.again = false
+	return again
 }
 
 // disconnected notes why the stream ended and reports whether it had been up.
@@ -263,6 +286,9 @@ func (c *Client) receive(m *xdsv3.DeltaDiscoveryResponse) {
 	done := make([]compiled, 0, len(fresh))
 	for _, r := range fresh {
 		v := compile(k, r)
+		if v.err == nil && v.self != nil && c.opt.Trust != nil {
+			v.err = c.opt.Trust(v.self.Proto)
+		}
 		if v.err != nil {
 			c.stats.rejected.Add(1)
 			c.log.Error("a resource was refused; the version before it stays", "type", m.TypeUrl, "name", r.Name, "version", r.Version, "err", v.err)

@@ -662,7 +662,14 @@ type Self struct {
 	AccessLog    *AccessLog `protobuf:"bytes,9,opt,name=access_log,json=accessLog,proto3" json:"access_log,omitempty"`
 	// What the workload's own sidecar holds its callers to. A request must be
 	// within every limit that is about it.
-	RateLimits    []*RateLimit `protobuf:"bytes,30,rep,name=rate_limits,json=rateLimits,proto3" json:"rate_limits,omitempty"`
+	RateLimits []*RateLimit `protobuf:"bytes,30,rep,name=rate_limits,json=rateLimits,proto3" json:"rate_limits,omitempty"`
+	// The trust bundle, as PEM, and its name. An acknowledgement of this resource says
+	// that it is in force at the proxy. Empty: as it came with the certificate.
+	TrustBundle   []byte `protobuf:"bytes,60,opt,name=trust_bundle,json=trustBundle,proto3" json:"trust_bundle,omitempty"`
+	TrustBundleId string `protobuf:"bytes,61,opt,name=trust_bundle_id,json=trustBundleId,proto3" json:"trust_bundle_id,omitempty"`
+	// The name of the root that certificates lead to that are signed now: a proxy whose
+	// own leads to another one asks for a new one.
+	SigningRootId string `protobuf:"bytes,62,opt,name=signing_root_id,json=signingRootId,proto3" json:"signing_root_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -765,6 +772,27 @@ func (x *Self) GetRateLimits() []*RateLimit {
 		return x.RateLimits
 	}
 	return nil
+}
+
+func (x *Self) GetTrustBundle() []byte {
+	if x != nil {
+		return x.TrustBundle
+	}
+	return nil
+}
+
+func (x *Self) GetTrustBundleId() string {
+	if x != nil {
+		return x.TrustBundleId
+	}
+	return ""
+}
+
+func (x *Self) GetSigningRootId() string {
+	if x != nil {
+		return x.SigningRootId
+	}
+	return ""
 }
 
 // RateLimit is a bucket of tokens that all event loops of a proxy share; or,
@@ -4016,7 +4044,7 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\x03app\x18\b \x01(\tR\x03app\x12\x18\n" +
 	"\aversion\x18\t \x01(\tR\aversion\x12\x18\n" +
 	"\acluster\x18\n" +
-	" \x01(\tR\acluster\"\xa5\x04\n" +
+	" \x01(\tR\acluster\"\x98\x05\n" +
 	"\x04Self\x12.\n" +
 	"\bworkload\x18\x01 \x01(\v2\x12.seine.v1.WorkloadR\bworkload\x122\n" +
 	"\x06labels\x18\x02 \x03(\v2\x1a.seine.v1.Self.LabelsEntryR\x06labels\x12!\n" +
@@ -4029,7 +4057,10 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\n" +
 	"access_log\x18\t \x01(\v2\x13.seine.v1.AccessLogR\taccessLog\x124\n" +
 	"\vrate_limits\x18\x1e \x03(\v2\x13.seine.v1.RateLimitR\n" +
-	"rateLimits\x1a9\n" +
+	"rateLimits\x12!\n" +
+	"\ftrust_bundle\x18< \x01(\fR\vtrustBundle\x12&\n" +
+	"\x0ftrust_bundle_id\x18= \x01(\tR\rtrustBundleId\x12&\n" +
+	"\x0fsigning_root_id\x18> \x01(\tR\rsigningRootId\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb8\x02\n" +
