@@ -231,51 +231,17 @@ func stepName(s rotation.State) string {
 	return string(s.Step)
 }
 
-// CAStatus is the answer of GET /api/v1/ca, and of POST /api/v1/ca/rotate.
-type CAStatus struct {
-	TrustDomain string         `json:"trustDomain"`
-	Source      string         `json:"source"`
-	Bundle      string         `json:"bundle"` // the trust bundle's name
-	Roots       []CARoot       `json:"roots"`
-	Rotation    rotation.State `json:"rotation"`
-	Waiting     string         `json:"waiting,omitempty"` // what the rotation waits for
-	Replicas    []CAReplica    `json:"replicas"`
-	Expected    int            `json:"expected"` // proxies that there ought to be
-	Findings    []string       `json:"findings,omitempty"`
-}
-
-// CARoot is one root of the trust bundle.
-type CARoot struct {
-	ID       string    `json:"id"`
-	Subject  string    `json:"subject"`
-	NotAfter time.Time `json:"notAfter"`
-	Signs    bool      `json:"signs"`
-}
-
-// CAReplica is what one replica of the control plane says of its proxies.
-type CAReplica struct {
-	Name      string   `json:"name,omitempty"`
-	Bundle    string   `json:"bundle"`
-	Root      string   `json:"root"`
-	Connected int      `json:"connected"`
-	Unacked   int      `json:"unacked"`
-	Unled     int      `json:"unled"`
-	Waiting   []string `json:"waiting,omitempty"`
-}
-
-func (s *server) caStatus(ctx context.Context) (*CAStatus, error) {
+// caStatus is the answer of GET /api/v1/ca, and of POST /api/v1/ca/rotate.
+func (s *server) caStatus(ctx context.Context) (*rotation.Status, error) {
 	f, err := s.fleet(ctx)
 	if err != nil {
 		return nil, err
 	}
 	t := s.authority.Trust()
-	out := &CAStatus{TrustDomain: s.authority.TrustDomain(), Source: s.authority.Source(), Bundle: t.ID, Expected: f.Expected, Replicas: []CAReplica{}}
+	out := &rotation.Status{TrustDomain: s.authority.TrustDomain(), Source: s.authority.Source(), Bundle: t.ID, Expected: f.Expected, Replicas: f.Reports}
 	for _, r := range s.authority.Roots() {
 		id := mtls.BundleID(r)
-		out.Roots = append(out.Roots, CARoot{ID: id, Subject: r.Subject.String(), NotAfter: r.NotAfter, Signs: id == t.Root})
-	}
-	for _, r := range f.Reports {
-		out.Replicas = append(out.Replicas, CAReplica{r.Replica, r.Bundle, r.Root, r.Connected, r.Unacked, r.Unled, r.Waiting})
+		out.Roots = append(out.Roots, rotation.Root{ID: id, Subject: r.Subject.String(), NotAfter: r.NotAfter, Signs: id == t.Root})
 	}
 	for _, x := range s.expiring(time.Now()) {
 		out.Findings = append(out.Findings, x.String())

@@ -203,7 +203,7 @@ func TestRotationUnderLoad(t *testing.T) {
 	stop := load(t, members)
 	old := members[0].source.Roots()["cluster.local"][0]
 	for round := 1; round <= 2; round++ {
-		var st CAStatus
+		var st rotation.Status
 		if code := i.rotate(false); code != http.StatusOK {
 			t.Fatal(code)
 		}
@@ -233,7 +233,7 @@ func TestRotationUnderLoad(t *testing.T) {
 	// A new process goes on with the new root.
 	i.stop()
 	again := start(t, dir, nil)
-	var st CAStatus
+	var st rotation.Status
 	again.get("/api/v1/ca", &st)
 	if len(st.Roots) != 1 || st.Roots[0].ID != mtls.BundleID(old) {
 		t.Errorf("after a restart: %+v", st.Roots)
@@ -252,7 +252,7 @@ func TestRotationWaitsForTheAbsent(t *testing.T) {
 	two := newMember(t, address, "billing-v1-1", "billing", i.joinToken("billing-v1-1"), bundle)
 	ready(t, []*member{one, two})
 	i.rotate(false)
-	var st CAStatus
+	var st rotation.Status
 	eventually(t, "it waits for the third", func() bool {
 		i.get("/api/v1/ca", &st)
 		return st.Rotation.Step == rotation.Distribute && strings.Contains(st.Waiting, "1 of 3 proxies are not connected")
@@ -310,7 +310,7 @@ func TestAwayDuringAWholeRotation(t *testing.T) {
 	m.client.Reconnect()
 	eventually(t, "disconnected", func() bool { up, _ := m.client.Connected(); return !up })
 	i.rotate(true)
-	var st CAStatus
+	var st rotation.Status
 	eventually(t, "the end", func() bool {
 		i.get("/api/v1/ca", &st)
 		return st.Rotation.Step == rotation.Stable && len(st.Roots) == 1 && st.Roots[0].ID != mtls.BundleID(old)
@@ -363,7 +363,7 @@ func TestRotationInACluster(t *testing.T) {
 	if code := replicas[1].rotate(false); code != http.StatusOK {
 		t.Fatal(code)
 	}
-	var st CAStatus
+	var st rotation.Status
 	eventually(t, "the end of the rotation", func() bool {
 		replicas[0].get("/api/v1/ca", &st)
 		return st.Rotation.Step == rotation.Stable && len(st.Roots) == 1 && st.Roots[0].ID != mtls.BundleID(old)
