@@ -16,7 +16,9 @@ import (
 
 // caCommand is `seine ca`: the authority of a running mesh.
 func caCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "ca", Short: "Show and replace the mesh's root certificate", Args: cobra.NoArgs}
+	cmd := &cobra.Command{Use: "ca", Short: "Show and replace the mesh's root certificate", Args: cobra.NoArgs,
+		Long:    "Show the authority that signs the mesh's certificates, and replace its root while the mesh runs.",
+		Example: "  seine ca status\n  seine ca rotate"}
 	cmd.AddCommand(caStatusCommand(), caRotateCommand())
 	return cmd
 }
@@ -26,8 +28,12 @@ func caStatusCommand() *cobra.Command {
 	var output string
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Show the roots, how far a rotation is and what it waits for, and what expires soon",
-		Args:  cobra.NoArgs,
+		Short: "Show the roots, how far a rotation is, and what expires soon",
+		Long: `Show where the root is kept, the roots that the mesh trusts and which of them signs,
+how many proxies have acknowledged that, how far a rotation is and what it waits
+for, and what expires within 30 days.`,
+		Example: "  seine ca status\n  seine ca status -o json",
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if output != "text" && output != "json" {
 				return fmt.Errorf("-o %s: must be text or json", output)
@@ -72,7 +78,8 @@ A step is taken when every connected proxy has acknowledged the one before. Prox
 that are not connected are waited for until their certificates have ended, or, with
 --now, not at all. What this command shows goes on without it, and any replica of the
 control plane goes on with it: seine ca status.`,
-		Args: cobra.NoArgs,
+		Example: "  seine ca rotate\n  seine ca rotate --now --detach",
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			client, base, err := c.client(cmd.Context())
 			if err != nil {
