@@ -89,7 +89,7 @@ func (b *bundle) event(ev *http2.Event) {
 		}
 	case http2.Refused:
 		b.w.p.counters.badRequests.Inc()
-	case http2.Acknowledge, http2.Pong:
+	case http2.Pong:
 		if b.draining && !b.shut { // all that the client sent before it knew is here
 			b.shut = true
 			b.h2.Shut()

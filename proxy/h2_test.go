@@ -129,6 +129,63 @@ func TestVersions(t *testing.T) {
 	}
 }
 
+// TestNoContent: answers without content stay so from every version to every other.
+func TestNoContent(t *testing.T) {
+	for _, protocol := range []seinev1.Protocol{seinev1.Protocol_PROTOCOL_HTTP, seinev1.Protocol_PROTOCOL_HTTP2} {
+		at := app2(t, func(w http.ResponseWriter, r *http.Request) {
+			switch r.URL.Path {
+			case "/204":
+				w.WriteHeader(204)
+			case "/304":
+				w.Header().Set("Etag", `"1"`)
+				w.WriteHeader(304)
+			case "/length":
+				w.Header().Set("Content-Length", "5")
+				if r.Method != "HEAD" {
+					fmt.Fprint(w, "12345")
+				}
+			case "/chunks":
+				for range 3 {
+					fmt.Fprint(w, "abc")
+					w.(http.Flusher).Flush()
+				}
+			case "/hints":
+				w.Header().Set("Link", "</a>")
+				w.WriteHeader(103)
+				w.WriteHeader(200)
+			}
+		})
+		p := speaks(t, protocol, at, nil)
+		one := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", p.addr)
+		}}, Timeout: 20 * time.Second}
+		t.Cleanup(one.CloseIdleConnections)
+		for version, c := range map[string]*http.Client{"1": one, "2": client2(t, p.addr)} {
+			for _, k := range []struct {
+				method, path, body string
+				status             int
+			}{
+				{"GET", "/204", "", 204}, {"GET", "/304", "", 304}, {"GET", "/empty", "", 200}, {"GET", "/length", "12345", 200},
+				{"HEAD", "/length", "", 200}, {"HEAD", "/chunks", "", 200}, {"GET", "/chunks", "abcabcabc", 200}, {"GET", "/hints", "", 200},
+				{"DELETE", "/empty", "", 200}, {"OPTIONS", "/empty", "", 200},
+			} {
+				req, err := http.NewRequest(k.method, "http://billing:8080"+k.path, nil)
+				must(t, err)
+				res, err := c.Do(req)
+				if err != nil {
+					t.Errorf("HTTP/%s to %v: %s %s: %v", version, protocol, k.method, k.path, err)
+					continue
+				}
+				body, err := io.ReadAll(res.Body)
+				res.Body.Close()
+				if err != nil || res.StatusCode != k.status || string(body) != k.body || k.method == "HEAD" && k.path == "/length" && res.ContentLength != 5 {
+					t.Errorf("HTTP/%s to %v: %s %s: %s, %q, length %d, %v", version, protocol, k.method, k.path, res.Status, body, res.ContentLength, err)
+				}
+			}
+		}
+	}
+}
+
 // TestManyStreams: one connection of a client carries many exchanges at once.
 func TestManyStreams(t *testing.T) {
 	at := app2(t, func(w http.ResponseWriter, r *http.Request) {
