@@ -28,8 +28,7 @@
 // Append frames what the windows and the turn allow, stream after stream; what is
 // left (Stream.Rest) stays with the caller, who copies it if the slice was
 // scratch memory, and bounds it by consuming from the source only what has moved.
-// ExampleConn is a proxy of one stream. The proxy's loops do not drive it yet: they
-// speak HTTP/1 and pass HTTP/2 through as bytes.
+// ExampleConn is a proxy of one stream; proxy/link.go is what the loops do.
 //
 // What it must never do: repair. A message that RFC 9113 §8 forbids resets its
 // stream, and nothing of it is shown; what breaks the connection's state ends
