@@ -16,7 +16,7 @@ func policyFields(prefix string) []string {
 	for _, p := range append(append([]string{"tls.mode", "tls.sni", "tls.subjectAltNames"}, balancerFields...), resilienceFields...) {
 		out = append(out, prefix+"."+p, prefix+".portLevelSettings."+p)
 	}
-	return append(out, prefix+".portLevelSettings.port.number")
+	return append(out, prefix+".portLevelSettings.port.number", prefix+".retryBudget.percent", prefix+".retryBudget.minRetryConcurrency")
 }
 
 var destinationRuleFields = fields(append(append(policyFields("trafficPolicy"), policyFields("subsets.trafficPolicy")...),
@@ -97,6 +97,7 @@ func (r *rawRule) finish() *mesh.DestinationRule {
 			if r.rule.PortPolicies == nil {
 				r.rule.PortPolicies = map[uint32]*seinev1.TrafficPolicy{}
 			}
+			l.budget = r.host.top.budget
 			r.rule.PortPolicies[p] = l.protoOrDefault()
 		}
 	}
@@ -125,6 +126,8 @@ type layer struct {
 	lb   *networking.LoadBalancerSettings
 	tls  *networking.ClientTLSSettings
 	out  *networking.OutlierDetection
+	// budget is of the host or the subset: ports have none of their own.
+	budget *seinev1.RetryBudget
 }
 
 // policy is a trafficPolicy with its ports.
@@ -141,6 +144,7 @@ func (p *policy) at(port uint32) layer {
 		return layer{}
 	}
 	if l, ok := p.ports[port]; ok {
+		l.budget = p.top.budget
 		return l
 	}
 	return p.top
@@ -151,6 +155,9 @@ func subsetPolicy(host, over *policy, port uint32) layer {
 	l, o := host.at(port), over.at(port)
 	if over != nil {
 		if _, ok := over.ports[port]; ok {
+			if o.budget == nil {
+				o.budget = l.budget
+			}
 			return o
 		}
 	}
@@ -165,6 +172,9 @@ func subsetPolicy(host, over *policy, port uint32) layer {
 	}
 	if o.out != nil {
 		l.out = o.out
+	}
+	if o.budget != nil {
+		l.budget = o.budget
 	}
 	return l
 }
@@ -183,7 +193,7 @@ func (l layer) proto() *seinev1.TrafficPolicy {
 	if l == (layer{}) {
 		return nil
 	}
-	out := &seinev1.TrafficPolicy{ConnectTimeout: l.pool.GetTcp().GetConnectTimeout(), Pool: poolProto(l.pool), Outlier: outlierProto(l.out)}
+	out := &seinev1.TrafficPolicy{ConnectTimeout: l.pool.GetTcp().GetConnectTimeout(), Pool: poolProto(l.pool), Outlier: outlierProto(l.out), RetryBudget: l.budget}
 	balancing(out, l.lb)
 	versionProto(out, l.pool)
 	if l.tls != nil {
@@ -232,7 +242,7 @@ func (c *policyConverter) policy(p *networking.TrafficPolicy, path string) *poli
 	if p == nil {
 		return nil
 	}
-	out := &policy{top: c.layer(layer{p.ConnectionPool, p.LoadBalancer, p.Tls, p.OutlierDetection}, path)}
+	out := &policy{top: c.layer(layer{pool: p.ConnectionPool, lb: p.LoadBalancer, tls: p.Tls, out: p.OutlierDetection, budget: c.retryBudget(p.RetryBudget, path+".retryBudget")}, path)}
 	for i, s := range p.PortLevelSettings {
 		at := item(path+".portLevelSettings", i)
 		n := s.GetPort().GetNumber()
@@ -247,7 +257,7 @@ func (c *policyConverter) policy(p *networking.TrafficPolicy, path string) *poli
 		if out.ports == nil {
 			out.ports = map[uint32]layer{}
 		}
-		out.ports[n] = c.layer(layer{s.ConnectionPool, s.LoadBalancer, s.Tls, s.OutlierDetection}, at)
+		out.ports[n] = c.layer(layer{pool: s.ConnectionPool, lb: s.LoadBalancer, tls: s.Tls, out: s.OutlierDetection}, at)
 	}
 	return out
 }

@@ -19,7 +19,7 @@ var resilienceFields = []string{
 	"outlierDetection.consecutiveErrors", "outlierDetection.consecutive5xxErrors", "outlierDetection.consecutiveGatewayErrors",
 	"outlierDetection.splitExternalLocalOriginErrors", "outlierDetection.consecutiveLocalOriginFailures",
 	"outlierDetection.interval", "outlierDetection.baseEjectionTime", "outlierDetection.maxEjectionPercent",
-	"outlierDetection.minHealthPercent",
+	"outlierDetection.minHealthPercent", "outlierDetection.outlierDetectionHttpErrorCodes",
 }
 
 // Envoy's defaults, which hold where Istio writes nothing.
@@ -89,6 +89,11 @@ func (c *policyConverter) outlier(o *networking.OutlierDetection, path string) {
 			c.d.fail(codeDuration, path+t.at, nil, "must be at least 1ms")
 		}
 	}
+	for i, code := range o.OutlierDetectionHttpErrorCodes {
+		if code < 100 || code > 599 {
+			c.d.fail(codeInvalid, item(path+".outlierDetectionHttpErrorCodes", i), nil, "must be between 100 and 599 (it is %d)", code)
+		}
+	}
 	//lint:ignore SA1019 it is the name that 2019's resources use
 	if n := o.ConsecutiveErrors; n < 0 {
 		c.d.fail(codeInvalid, path+".consecutiveErrors", nil, "must not be negative (it is %d)", n)
@@ -145,6 +150,7 @@ func outlierProto(o *networking.OutlierDetection) *seinev1.OutlierDetection {
 		SplitLocal: o.SplitExternalLocalOriginErrors,
 		Interval:   o.Interval, BaseEjectionTime: o.BaseEjectionTime,
 		MaxEjectionPercent: uint32(o.MaxEjectionPercent), MinHealthPercent: uint32(o.MinHealthPercent),
+		ErrorCodes: o.OutlierDetectionHttpErrorCodes,
 	}
 	//lint:ignore SA1019 it is the name that 2019's resources use
 	old := uint32(o.ConsecutiveErrors)
@@ -168,6 +174,29 @@ func outlierProto(o *networking.OutlierDetection) *seinev1.OutlierDetection {
 	}
 	if out.MaxEjectionPercent == 0 {
 		out.MaxEjectionPercent = defaultEjectPercent
+	}
+	return out
+}
+
+// Istio's defaults of a retryBudget.
+const (
+	defaultBudgetPercent = 20
+	defaultBudgetLeast   = 3
+)
+
+// retryBudget checks a retryBudget and fills in its defaults; nil: none.
+func (c *policyConverter) retryBudget(b *networking.TrafficPolicy_RetryBudget, path string) *seinev1.RetryBudget {
+	if b == nil {
+		return nil
+	}
+	out := &seinev1.RetryBudget{Percent: defaultBudgetPercent, MinConcurrency: b.MinRetryConcurrency}
+	if out.MinConcurrency == 0 {
+		out.MinConcurrency = defaultBudgetLeast
+	}
+	if p := b.Percent; p != nil {
+		if out.Percent = p.Value; !(p.Value >= 0 && p.Value <= 100) {
+			c.d.fail(codeInvalid, path+".percent", nil, "a percentage must be between 0 and 100 (it is %v)", p.Value)
+		}
 	}
 	return out
 }

@@ -28,6 +28,9 @@ func TestResilience(t *testing.T) {
 		`{outlierDetection: {splitExternalLocalOriginErrors: true}}`:                                              `{"outlier":{"consecutive5xx":5,"splitLocal":true,"consecutiveLocal":5,` + rest,
 		`{outlierDetection: {consecutiveLocalOriginFailures: 3}}`:                                                 `{"outlier":{"consecutive5xx":5,` + rest,
 		`{outlierDetection: {baseEjectionTime: 3m, interval: 1s, maxEjectionPercent: 100, minHealthPercent: 40}}`: `{"outlier":{"consecutive5xx":5,"interval":"1s","baseEjectionTime":"180s","maxEjectionPercent":100,"minHealthPercent":40}}`,
+		`{retryBudget: {}}`: `{"retryBudget":{"percent":20,"minConcurrency":3}}`,
+		`{retryBudget: {percent: 0, minRetryConcurrency: 1}, portLevelSettings: [{port: {number: 1}}]}`: `{"retryBudget":{"minConcurrency":1}}`,
+		`{outlierDetection: {outlierDetectionHttpErrorCodes: [429, 503]}}`:                              `{"outlier":{"consecutive5xx":5,"interval":"10s","baseEjectionTime":"30s","maxEjectionPercent":10,"errorCodes":[429,503]}}`,
 	} {
 		r := Build(resilient(policy), Options{})
 		for _, f := range r.Findings {
@@ -58,7 +61,7 @@ func TestResilienceFindings(t *testing.T) {
 		`{outlierDetection: {maxEjectionPercent: 101}}`:                                        "maxEjectionPercent: must be between 0 and 100",
 		`{outlierDetection: {minHealthPercent: -1}}`:                                           "minHealthPercent: must be between 0 and 100",
 		`{outlierDetection: {interval: 0s}}`:                                                   "interval: must be at least 1ms",
-		`{outlierDetection: {outlierDetectionHttpErrorCodes: [500]}}`:                          "is not implemented in this version",
+		`{outlierDetection: {outlierDetectionHttpErrorCodes: [99]}}`:                           "must be between 100 and 599",
 		`{connectionPool: {http: {maxConcurrentStreams: -1}}}`:                                 "must not be negative",
 		`{outlierDetection: {consecutiveErrors: -1}}`:                                          "consecutiveErrors: must not be negative",
 		`{portLevelSettings: [{port: {number: 1}, outlierDetection: {baseEjectionTime: 0s}}]}`: "baseEjectionTime: must be at least 1ms",

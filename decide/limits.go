@@ -22,6 +22,30 @@ type Limits struct {
 	TCPIdle       time.Duration // of an opaque connection: < 0 none, 0 the proxy's own
 	MaxAge        time.Duration // tcp.maxConnectionDuration; 0: none
 	Keepalive     *Keepalive    // nil: none
+
+	Budget *RetryBudget // of retries under way, in place of MaxRetries and Budget; nil: none is written
+}
+
+// RetryBudget is a DestinationRule's trafficPolicy.retryBudget: Envoy's, which
+// bounds the retries that are under way at once.
+type RetryBudget struct {
+	Percent float64 // of the requests that are under way or wait
+	Least   uint32  // retries that are allowed however few those are
+}
+
+// Allows is how many retries may be under way beside that many requests.
+func (b *RetryBudget) Allows(requests int64) uint32 {
+	return max(uint32(min(b.Percent/100*float64(max(requests, 0)), 1<<30)), b.Least)
+}
+
+// withBudget adds a retry budget to limits, which are left alone.
+func withBudget(l *Limits, b *seinev1.RetryBudget) *Limits {
+	if b == nil {
+		return l
+	}
+	own := *l
+	own.Budget = &RetryBudget{Percent: b.Percent, Least: b.MinConcurrency}
+	return &own
 }
 
 // Keepalive is tcp.tcpKeepalive; what is 0 is left to the kernel.
@@ -74,6 +98,12 @@ func compileOutlier(o *seinev1.OutlierDetection, host string) (*outlier.Settings
 		Consecutive5xx: o.Consecutive_5Xx, ConsecutiveGateway: o.ConsecutiveGateway, ConsecutiveLocal: o.ConsecutiveLocal,
 		SplitLocal: o.SplitLocal, Interval: o.Interval.AsDuration(), BaseEjection: o.BaseEjectionTime.AsDuration(),
 		MaxPercent: o.MaxEjectionPercent, MinHealthPercent: o.MinHealthPercent,
+	}
+	for _, code := range o.ErrorCodes {
+		if code < 100 || code > 599 {
+			return nil, invalid("outlierDetection of %s: status %d", host, code)
+		}
+		s.Codes = append(s.Codes, int(code))
 	}
 	if o.Interval.CheckValid() != nil || o.BaseEjectionTime.CheckValid() != nil || !s.Valid() {
 		return nil, invalid("outlierDetection of %s: %v", host, o)

@@ -88,6 +88,9 @@ func CompileService(s *seinev1.Service) (*Service, error) {
 		if _, err := compileLimits(p.GetPool(), s.Host); err != nil {
 			return nil, err
 		}
+		if b := p.GetRetryBudget(); b != nil && !(b.Percent >= 0 && b.Percent <= 100) {
+			return nil, invalid("retryBudget of %s: %v %%", s.Host, b.Percent)
+		}
 		if _, err := compileOutlier(p.GetOutlier(), s.Host); err != nil {
 			return nil, err
 		}
@@ -147,6 +150,7 @@ func (s *Service) cluster(old *Cluster, name string, labels map[string]string, p
 	if c.Limits, _ = compileLimits(policy.Pool, s.Proto.Host); c.Limits == nil {
 		c.Limits = unlimited
 	}
+	c.Limits = withBudget(c.Limits, policy.RetryBudget)
 	c.Outlier, _ = compileOutlier(policy.Outlier, s.Proto.Host)
 	if c.SNI == "" && (policy.Tls == seinev1.TrafficPolicy_AUTO || policy.Tls == seinev1.TrafficPolicy_ISTIO_MUTUAL) {
 		c.SNI = fmt.Sprintf("outbound_.%d_.%s_.%s", s.Proto.Port, name, s.Proto.Host)

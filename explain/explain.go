@@ -164,6 +164,8 @@ type Upstream struct {
 	MaxRequests              uint32 `json:"maxRequests,omitempty"`
 	MaxRequestsPerConnection uint32 `json:"maxRequestsPerConnection,omitempty"`
 	MaxRetries               uint32 `json:"maxRetries,omitempty"`
+	RetryBudget              string `json:"retryBudget,omitempty"` // "20 %, at least 3"
+	ErrorCodes               []int  `json:"outlierDetectionHttpErrorCodes,omitempty"`
 	IdleTimeout              string `json:"idleTimeout,omitempty"`
 	MaxConnectionDuration    string `json:"maxConnectionDuration,omitempty"`
 	ConsecutiveGateway       uint32 `json:"consecutiveGatewayErrors,omitempty"`

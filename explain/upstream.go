@@ -1,6 +1,10 @@
 package explain
 
-import "github.com/seinemesh/seine/decide"
+import (
+	"fmt"
+
+	"github.com/seinemesh/seine/decide"
+)
 
 // upstreamOf is how a cluster is spoken to.
 func upstreamOf(c *decide.Cluster) *Upstream {
@@ -10,6 +14,9 @@ func upstreamOf(c *decide.Cluster) *Upstream {
 		MaxConnections: l.MaxConnections, MaxPending: l.MaxPending, MaxRequests: l.MaxRequests, MaxRetries: l.MaxRetries,
 		MaxRequestsPerConnection: l.PerConnection,
 	}
+	if b := l.Budget; b != nil {
+		u.RetryBudget = fmt.Sprintf("%g %%, at least %d", b.Percent, b.Least)
+	}
 	if l.Idle > 0 {
 		u.IdleTimeout = seconds(l.Idle)
 	}
@@ -18,6 +25,7 @@ func upstreamOf(c *decide.Cluster) *Upstream {
 	}
 	if o := c.Outlier; o != nil {
 		u.Consecutive5xx, u.ConsecutiveGateway, u.ConsecutiveLocal = o.Consecutive5xx, o.ConsecutiveGateway, o.ConsecutiveLocal
+		u.ErrorCodes = o.Codes
 		u.Interval, u.BaseEjectionTime = seconds(o.Interval), seconds(o.BaseEjection)
 		u.MaxEjectionPercent, u.MinHealthPercent = o.MaxPercent, o.MinHealthPercent
 	}

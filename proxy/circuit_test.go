@@ -393,3 +393,42 @@ func TestLimitIsRaised(t *testing.T) {
 		}
 	}
 }
+
+// TestRetryBudgetWritten: a DestinationRule's retryBudget bounds the retries that
+// are under way at once, for all loops, and holds instead of ours.
+func TestRetryBudgetWritten(t *testing.T) {
+	for _, loops := range []int{1, 4} {
+		t.Run(fmt.Sprint(loops), func(t *testing.T) {
+			f := &flaky{fails: 1 << 30, status: 503}
+			rule := retried(1, "5xx")
+			rule.Retry.Backoff = durationpb.New(time.Hour) // the first retries wait, and so are under way
+			policy := &seinev1.TrafficPolicy{RetryBudget: &seinev1.RetryBudget{Percent: 0, MinConcurrency: 2}}
+			p := start(t, Options{Loops: loops, Explicit: localhost()}, limited(t, policy, rule, endpoint("1", app(t, f.ServeHTTP), workload("billing", ""))).build())
+			const n = 10
+			var clients []*client
+			answered := make(chan string, n)
+			for range n {
+				c := p.dial(t)
+				clients = append(clients, c)
+				c.write("GET / HTTP/1.1\r\nHost: billing:8080\r\n\r\n")
+				go func() {
+					if res, err := http.ReadResponse(bufio.NewReader(c.TCPConn), nil); err == nil {
+						answered <- res.Status
+					}
+				}()
+			}
+			for range n - 2 { // those that the budget denies are answered at once
+				if s := <-answered; s != "503 Service Unavailable" {
+					t.Error(s)
+				}
+			}
+			if got := p.sharedOf(t).retries.Value(); got != 2 {
+				t.Errorf("%d retries under way, want 2", got)
+			}
+			p.shows(t, fmt.Sprintf("seine_circuit_breaker_refused_total{cluster=\"outbound|8080||%s\",limit=\"http.maxRetries\"} %d", billing, n-2))
+			for _, c := range clients {
+				_ = c.Close()
+			}
+		})
+	}
+}

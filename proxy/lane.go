@@ -162,7 +162,7 @@ func (x *exchange) overflow(sh *shared, b bound) {
 
 // count takes a place among the requests under way.
 func (t *ticket) count(limits *decide.Limits) bool {
-	if t.counted || limits.MaxRequests == 0 {
+	if t.counted || limits.MaxRequests == 0 && limits.Budget == nil {
 		return true
 	}
 	t.counted = t.lane.sh.requests.Take(limits.MaxRequests)
@@ -411,13 +411,19 @@ func (l *lane) keep() bool {
 	return i < 0 || i == l.w.index
 }
 
-// retryBegins counts a retry of the request; false: maxRetries are under way.
+// retryBegins counts a retry of the request; false: maxRetries, or what the
+// DestinationRule's own retryBudget allows, are under way.
 func (x *exchange) retryBegins() bool {
 	sh := x.sharing()
 	if sh == nil {
 		return true
 	}
-	if !sh.retries.Take(sh.limits.Load().MaxRetries) {
+	limits := sh.limits.Load()
+	most := limits.MaxRetries
+	if b := limits.Budget; b != nil {
+		most = b.Allows(sh.requests.Value() + sh.pending.Value())
+	}
+	if limits.Budget != nil && most == 0 || !sh.retries.Take(most) {
 		sh.refused[boundRetries].Inc()
 		return false
 	}
@@ -432,3 +438,7 @@ func (x *exchange) retryOver() {
 		x.retries = nil
 	}
 }
+
+// budgeted reports whether a DestinationRule bounds the cluster's retries by a
+// budget of its own, which holds instead of ours.
+func (sh *shared) budgeted() bool { return sh != nil && sh.limits.Load().Budget != nil }

@@ -255,3 +255,26 @@ func TestStreamConnectFailureEjects(t *testing.T) {
 		}
 	}
 }
+
+// TestEjectionByCodes: with outlierDetectionHttpErrorCodes these are the errors,
+// and no others are.
+func TestEjectionByCodes(t *testing.T) {
+	limiting, failing := newSwitchable(t, 429), newSwitchable(t, 500)
+	policy := watched(&seinev1.OutlierDetection{Consecutive_5Xx: 3, ErrorCodes: []uint32{429}})
+	p := start(t, Options{Loops: 1, Explicit: localhost()},
+		limited(t, policy, toBilling(), endpoint("limiting", limiting.at, workload("billing", "")), endpoint("failing", failing.at, workload("billing", ""))).build())
+	c := dial(t, p.Addresses()[0].String())
+	eventually(t, "the one that answers 429 to be ejected", func() bool {
+		_, _ = c.get("/")
+		return p.allShared()[0].ejected.Load() != nil
+	})
+	before := limiting.served.Load()
+	for range 50 {
+		if res, _ := c.get("/"); res.StatusCode != 500 {
+			t.Fatal(res.Status)
+		}
+	}
+	if n := limiting.served.Load() - before; n != 0 {
+		t.Errorf("%d requests went to the ejected endpoint", n)
+	}
+}

@@ -227,7 +227,7 @@ func (x *exchange) another(s decide.Sequel) bool {
 		return false
 	}
 	c := &w.p.retries
-	if s == decide.Again && x.target != nil && !x.target.budget.take(w.loop.Now()) {
+	if s == decide.Again && x.target != nil && !x.target.sh.budgeted() && !x.target.budget.take(w.loop.Now()) {
 		x.retry.denied = "the retry budget is empty"
 		c.budget.Inc()
 		return false

@@ -137,6 +137,9 @@ func (sh *shared) update(c *decide.Cluster, now time.Time) (events []outlier.Eve
 	for i, n := range [bounds]uint32{l.MaxConnections, l.MaxPending, l.MaxRequests, l.MaxRetries} {
 		causes[i] = fmt.Sprintf("circuit breaker: connectionPool.%s (%d) of %s is met for %s", boundFields[i], n, rule, c.Service.Proto.Host)
 	}
+	if b := l.Budget; b != nil {
+		causes[boundRetries] = fmt.Sprintf("circuit breaker: retryBudget (%g %% of the requests, at least %d) of %s is met for %s", b.Percent, b.Least, rule, c.Service.Proto.Host)
+	}
 	sh.causes.Store(&causes)
 	sh.limits.Store(l)
 	switch {

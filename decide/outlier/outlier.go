@@ -12,6 +12,7 @@
 package outlier
 
 import (
+	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -30,6 +31,7 @@ type Settings struct {
 	BaseEjection       time.Duration
 	MaxPercent         uint32
 	MinHealthPercent   uint32
+	Codes              []int // statuses of answers that are errors; none: 500–599
 }
 
 // Valid reports whether the settings can be worked with.
@@ -84,7 +86,22 @@ type Counter struct {
 
 // Status takes the status of an endpoint's answer, and says which bounds were
 // met by it. Exactly one caller hears of each.
+//
+// Where the user says which statuses are errors, only these are, 4xx among them;
+// the bounds stay what they are.
 func (c *Counter) Status(s *Settings, code int) (met Causes) {
+	if len(s.Codes) > 0 {
+		switch {
+		case !slices.Contains(s.Codes, code):
+			code = 200
+		case code < 500:
+			code = 500
+		}
+	}
+	return c.count(s, code)
+}
+
+func (c *Counter) count(s *Settings, code int) (met Causes) {
 	if code < 500 || code > 599 {
 		// Reading first keeps the line shared while all goes well.
 		if c.errors.Load() != 0 {
@@ -112,7 +129,7 @@ func (c *Counter) Status(s *Settings, code int) (met Causes) {
 // time. Unless they are split it counts as the status that the client gets.
 func (c *Counter) Failed(s *Settings, status int) Causes {
 	if !s.SplitLocal {
-		return c.Status(s, status)
+		return c.count(s, status)
 	}
 	if c.local.Add(1) == s.ConsecutiveLocal {
 		return Local
