@@ -362,8 +362,11 @@ func showChanges(out io.Writer, changes []deploy.Change, output string, dry bool
 	var b strings.Builder
 	for _, c := range changes {
 		fmt.Fprintf(&b, "%s %s\n", c.Do, c.Name)
-		for line := range strings.Lines(c.Diff) {
+		for line := range strings.Lines(strings.TrimSpace(c.Diff)) {
 			b.WriteString("    " + line)
+		}
+		if c.Diff != "" {
+			b.WriteByte('\n')
 		}
 	}
 	if len(changes) == 0 {

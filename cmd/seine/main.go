@@ -53,7 +53,7 @@ routed, protected, measured and explained without a change to their code.`,
 	}
 	cmd.AddCommand(
 		versionCommand(), upCommand(), statCommand(), proxiesCommand(), caCommand(), waitCommand(), analyzeCommand(), explainCommand(), diagnoseCommand(),
-		injectCommand(), installCommand(), upgradeCommand(), uninstallCommand(),
+		injectCommand(), checkCommand(), installCommand(), upgradeCommand(), uninstallCommand(),
 	)
 	return cmd
 }

@@ -82,6 +82,12 @@ func (c *Cluster) apply(ctx context.Context, u *unstructured.Unstructured, dry b
 	return out, nil
 }
 
+// Try asks the API server to apply u without storing it.
+func (c *Cluster) Try(ctx context.Context, u *unstructured.Unstructured) error {
+	_, err := c.apply(ctx, u, true)
+	return err
+}
+
 // get returns the live object; nil if there is none.
 func (c *Cluster) get(ctx context.Context, u *unstructured.Unstructured) (*unstructured.Unstructured, error) {
 	r, err := c.resource(u)

@@ -59,8 +59,11 @@ func Deployment(ctx context.Context, kube kubernetes.Interface, namespace, name 
 	if d.Spec.Replicas != nil {
 		s.Want = *d.Spec.Replicas
 	}
-	current := d.Status.ObservedGeneration >= d.Generation && d.Status.UpdatedReplicas >= s.Want
-	s.Have = min(s.Have, d.Status.UpdatedReplicas)
+	// As `kubectl rollout status` has it: all are of the new kind, and none of the
+	// old is left. Available counts both kinds: those of the old are no help.
+	old := max(0, d.Status.Replicas-d.Status.UpdatedReplicas)
+	current := d.Status.ObservedGeneration >= d.Generation && d.Status.UpdatedReplicas >= s.Want && old == 0
+	s.Have = max(0, min(s.Have-old, d.Status.UpdatedReplicas))
 	if s.Ready = current && s.Have >= s.Want; s.Ready {
 		return s, nil
 	}
@@ -107,10 +110,7 @@ func pods(ctx context.Context, kube kubernetes.Interface, namespace, name string
 		return nil, fmt.Errorf("list the pods of %s/%s: %w", namespace, name, err)
 	}
 	for i := range list.Items {
-		if r, ok := Pod(&list.Items[i]); ok {
-			if r.Cause == "starting" || r.Cause == "probe" {
-				r = fromEvents(ctx, kube, &list.Items[i], r)
-			}
+		if r, ok := Why(ctx, kube, &list.Items[i]); ok {
 			s.Reasons = append(s.Reasons, r)
 		}
 	}
@@ -139,6 +139,15 @@ func refused(object, message string) Reason {
 		return Reason{object, "admission", message, "the ServiceAccount is missing: install again"}
 	}
 	return Reason{object, "admission", message, "an admission rule of this cluster forbids the pod: change the rule or the values"}
+}
+
+// Why is Pod, made more telling by the pod's events.
+func Why(ctx context.Context, kube kubernetes.Interface, p *corev1.Pod) (Reason, bool) {
+	r, ok := Pod(p)
+	if ok && (r.Cause == "starting" || r.Cause == "probe") {
+		r = fromEvents(ctx, kube, p, r)
+	}
+	return r, ok
 }
 
 // Pod says why a pod is not ready; false if it is, or is on its way out.

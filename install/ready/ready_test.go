@@ -78,6 +78,11 @@ func TestDeploymentReady(t *testing.T) {
 	if s, err := Deployment(t.Context(), fake.NewClientset(d), ns, "seined"); err != nil || s.Ready || s.Have != 0 {
 		t.Errorf("%+v %v", s, err)
 	}
+	// the new pod is there and not available, the old one still is
+	d.Status = appsv1.DeploymentStatus{Replicas: 2, UpdatedReplicas: 1, AvailableReplicas: 1}
+	if s, err := Deployment(t.Context(), fake.NewClientset(d), ns, "seined"); err != nil || s.Ready || s.Have != 0 {
+		t.Errorf("%+v %v", s, err)
+	}
 	if s, err := Deployment(t.Context(), fake.NewClientset(), ns, "seined"); err != nil || s.Ready || s.Exists {
 		t.Errorf("%+v %v", s, err)
 	}

@@ -34,6 +34,7 @@ var rules = []rule{
 	{"proxy/http2", []string{"decide", "mesh", "api", "proxy/loop", "net/http", "os"}},
 	{"host", append([]string{"config", "plan", "decide", "discovery", "local", "proxy", "stat", "diagnose", "cmd", "net/http"}, foreign...)},
 	{"diagnose", append([]string{"config", "plan", "decide", "discovery", "local", "proxy", "cmd", "net/http"}, foreign...)},
+	{"install", []string{"local", "proxy", "controlplane", "discovery", "plan"}},
 	{"discovery", []string{"local", "proxy", "config", "cmd"}},
 	{"config", []string{"plan", "discovery", "local", "proxy", "cmd"}},
 	{"inject", []string{"proxy", "discovery", "plan", "local", "ca", "mtls", "controlplane", "k8s.io/client-go/"}},

@@ -1,0 +1,189 @@
+package check
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/seinemesh/seine/cluster"
+)
+
+// Ports of seined.
+const (
+	portDiscovery = 15012
+	portWebhook   = 15017
+)
+
+// maxAnswer bounds what is read of the API's answer.
+const maxAnswer = 64 << 20
+
+// served returns the certificate that a port of seined serves, if bundle
+// verifies it for the Service's name.
+func (c *Checker) served(ctx context.Context, pod string, port int, bundle []byte) (*x509.Certificate, error) {
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(bundle) {
+		return nil, errors.New("the bundle holds no certificate")
+	}
+	conn, err := cluster.Forward(ctx, c.Config, c.Namespace, pod, port)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	// a forwarded connection knows no deadlines
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer stop()
+	t := tls.Client(conn, &tls.Config{RootCAs: roots, ServerName: c.name("seined") + "." + c.Namespace + ".svc", MinVersion: tls.VersionTLS12, NextProtos: []string{"h2"}, Time: c.Now})
+	if err := t.HandshakeContext(ctx); err != nil {
+		return nil, err
+	}
+	return t.ConnectionState().PeerCertificates[0], nil
+}
+
+// judgeHandshake says what a failed handshake tells.
+func judgeHandshake(err error) (Status, string, string) {
+	var unknown x509.UnknownAuthorityError
+	var invalid x509.CertificateInvalidError
+	var host x509.HostnameError
+	switch {
+	case errors.As(err, &unknown):
+		return Failed, "its certificate is not of the root that is published: " + err.Error(), "seined publishes the new root within a minute; otherwise restart it (kubectl rollout restart)"
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return Failed, "its certificate is out of date: " + err.Error(), "is the clock right? seined renews it long before: kubectl logs says why it could not"
+	case errors.As(err, &host):
+		return Failed, "its certificate is for another name: " + err.Error(), "is this the right --revision and namespace?"
+	}
+	return Unknown, err.Error(), "may you create pods/portforward there?"
+}
+
+// certificates looks at the mesh's roots and at what discovery serves.
+func (c *Checker) certificates(ctx context.Context, pods []string) {
+	bundle, err := c.roots(ctx)
+	if err != nil {
+		if errors.Is(err, errNoRoots) {
+			c.line(Unknown, "roots", err.Error(), "label a namespace seine.dev/inject=enabled")
+		} else {
+			c.asked("roots", err)
+		}
+		return
+	}
+	certs := parse(bundle)
+	if len(certs) == 0 {
+		c.line(Failed, "roots", "ConfigMap seine-ca-root holds no certificate", "delete it: seined writes it anew")
+		return
+	}
+	for i, cert := range certs {
+		name := "root"
+		if len(certs) > 1 {
+			name = fmt.Sprintf("root %d of %d", i+1, len(certs))
+		}
+		c.line(judgeRoot(name, cert, c.Now()))
+	}
+	for _, pod := range pods {
+		leaf, err := c.served(ctx, pod, portDiscovery, bundle)
+		if err != nil {
+			status, detail, mend := judgeHandshake(err)
+			c.line(status, "certificate of "+pod, "port 15012: "+detail, mend)
+			continue
+		}
+		c.line(judgeLeaf("certificate of "+pod, leaf, c.Now()))
+	}
+}
+
+// roots are the trust bundle that seined publishes.
+func (c *Checker) roots(ctx context.Context) ([]byte, error) {
+	list, err := c.Cluster.Kube.CoreV1().ConfigMaps(metav1.NamespaceAll).List(ctx, metav1.ListOptions{FieldSelector: "metadata.name=seine-ca-root"})
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range list.Items {
+		if b := m.Data["root-cert.pem"]; b != "" {
+			return []byte(b), nil
+		}
+	}
+	return nil, errNoRoots
+}
+
+func parse(bundle []byte) []*x509.Certificate {
+	var certs []*x509.Certificate
+	for {
+		var block *pem.Block
+		if block, bundle = pem.Decode(bundle); block == nil {
+			return certs
+		}
+		if cert, err := x509.ParseCertificate(block.Bytes); err == nil {
+			certs = append(certs, cert)
+		}
+	}
+}
+
+const day = 24 * time.Hour
+
+// judgeRoot warns 30 days before a root ends, and fails 7 days before: to change
+// it, every proxy must first have learnt the next one.
+func judgeRoot(name string, cert *x509.Certificate, now time.Time) (Status, string, string, string) {
+	left := cert.NotAfter.Sub(now)
+	detail := fmt.Sprintf("%s, ends %s", cert.Subject, cert.NotAfter.Format(time.DateOnly))
+	const mend = "seine ca rotate brings in a new root without an interruption"
+	switch {
+	case now.Before(cert.NotBefore):
+		return Failed, name, detail + ": it is not valid yet", "a clock is wrong: compare the nodes' clocks"
+	case left <= 0:
+		return Failed, name, detail + ": it has ended, no certificate is trusted any more", mend
+	case left < 7*day:
+		return Failed, name, fmt.Sprintf("%s, in %d days", detail, left/day), mend
+	case left < 30*day:
+		return Warning, name, fmt.Sprintf("%s, in %d days", detail, left/day), mend
+	}
+	return OK, name, detail, ""
+}
+
+// judgeLeaf warns when a certificate that should have been renewed at two thirds
+// of its life has not been at five sixths.
+func judgeLeaf(name string, cert *x509.Certificate, now time.Time) (Status, string, string, string) {
+	life, left := cert.NotAfter.Sub(cert.NotBefore), cert.NotAfter.Sub(now)
+	detail := "verified, ends " + cert.NotAfter.Format(time.DateTime)
+	switch {
+	case left <= 0:
+		return Failed, name, "ended " + cert.NotAfter.Format(time.DateTime), "seined could not renew it: kubectl logs says why"
+	case left < life/6:
+		return Warning, name, detail + ": overdue for renewal", "kubectl logs of seined says why it was not renewed"
+	}
+	return OK, name, detail, ""
+}
+
+// connected asks one replica for its proxies.
+func (c *Checker) connected(ctx context.Context, pod string) ([]proxy, error) {
+	client := cluster.Client(c.Config, c.Namespace, pod, each)
+	defer client.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://seined/api/v1/proxies", nil)
+	if err != nil {
+		return nil, err
+	}
+	res, err := client.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("%s does not answer: %w", pod, err)
+	}
+	defer res.Body.Close() // read only
+	body, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
+	if err != nil {
+		return nil, fmt.Errorf("%s: its answer breaks off: %w", pod, err)
+	}
+	if res.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("%s answers %s: %.200s", pod, res.Status, strings.TrimSpace(string(body)))
+	}
+	var list []proxy
+	if err := json.Unmarshal(body, &list); err != nil {
+		return nil, fmt.Errorf("%s: its answer is no list of proxies: %w; is it of the same version as this program?", pod, err)
+	}
+	return list, nil
+}
