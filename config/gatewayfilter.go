@@ -76,6 +76,8 @@ func (c *gatewayConverter) filter(out *seinev1.HttpRule, r *routeRule, f *gatewa
 		return c.requestRedirect(out, r, f.RequestRedirect, path+".requestRedirect")
 	case f.Type == gateway.HTTPRouteFilterURLRewrite && f.URLRewrite != nil:
 		return c.urlRewrite(out, r, f.URLRewrite, path+".urlRewrite")
+	case f.Type == gateway.HTTPRouteFilterRequestMirror && f.RequestMirror != nil:
+		return c.requestMirror(out, f.RequestMirror, path+".requestMirror")
 	case f.Type == gateway.HTTPRouteFilterCORS && f.CORS != nil:
 		out.Cors = corsFilter(f.CORS)
 		return ""
@@ -206,6 +208,39 @@ func (c *gatewayConverter) urlRewrite(out *seinev1.HttpRule, r *routeRule, f *ga
 	return ""
 }
 
+// requestMirror adds a mirror. One whose backend is none is left out, and said
+// in the status (HTTPRequestMirrorFilter).
+func (c *gatewayConverter) requestMirror(out *seinev1.HttpRule, f *gateway.HTTPRequestMirrorFilter, path string) string {
+	if len(out.Mirrors) == maxMirrors {
+		return c.drop(path, "more than %d mirrors are not allowed", maxMirrors)
+	}
+	share := uint64(1_000_000)
+	switch {
+	case f.Percent != nil && f.Fraction != nil:
+		return c.drop(path, "percent and fraction exclude each other")
+	case f.Percent != nil && (*f.Percent < 0 || *f.Percent > 100):
+		return c.drop(path+".percent", "must be between 0 and 100 (it is %d)", *f.Percent)
+	case f.Percent != nil:
+		share = uint64(*f.Percent) * 10_000
+	case f.Fraction != nil:
+		of := int32(100)
+		if f.Fraction.Denominator != nil {
+			of = *f.Fraction.Denominator
+		}
+		if n := f.Fraction.Numerator; n < 0 || of < 1 || n > of {
+			return c.drop(path+".fraction", "must be between 0 and 1 (it is %d/%d)", n, of)
+		}
+		share = uint64(f.Fraction.Numerator) * 1_000_000 / uint64(of)
+	}
+	if f.BackendRef.Port == nil {
+		return c.drop(path+".backendRef.port", "a Service needs the port that is meant")
+	}
+	if d, why := c.backend(&f.BackendRef, path+".backendRef", "nothing is copied there"); why == "" {
+		out.Mirrors = append(out.Mirrors, &seinev1.Mirror{Destination: d, PerMillion: uint32(share)})
+	}
+	return ""
+}
+
 // corsFilter turns HTTPCORSFilter into the model's.
 func corsFilter(f *gateway.HTTPCORSFilter) *seinev1.Cors {
 	out := &seinev1.Cors{
@@ -256,7 +291,7 @@ func (c *gatewayConverter) backends(r *routeRule) []*seinev1.Destination {
 	total := uint64(0)
 	for i := range r.backends {
 		ref, at := &r.backends[i], item(r.path+".backendRefs", i)
-		d, why := c.backend(&ref.BackendObjectReference, at)
+		d, why := c.backend(&ref.BackendObjectReference, at, "its share of the requests gets 500")
 		for j := range ref.Filters {
 			f, fat := &ref.Filters[j], item(at+".filters", j)
 			switch {
@@ -287,10 +322,11 @@ func (c *gatewayConverter) backends(r *routeRule) []*seinev1.Destination {
 	return out
 }
 
-// backend looks a reference up; why says why there is none. Routes of a mesh may
+// backend looks a reference up; why says why there is none, and then is what
+// becomes of it. Routes of a mesh may
 // name Services of any namespace without a ReferenceGrant: they expose nothing
 // that the caller could not reach by itself (GEP-1426).
-func (c *gatewayConverter) backend(ref *gateway.BackendObjectReference, path string) (d *seinev1.Destination, why string) {
+func (c *gatewayConverter) backend(ref *gateway.BackendObjectReference, path, then string) (d *seinev1.Destination, why string) {
 	none := func(reason gateway.RouteConditionReason, format string, args ...any) (*seinev1.Destination, string) {
 		why := fmt.Sprintf(format, args...)
 		c.unresolved = append(c.unresolved, condition(RouteResolvedRefs, false, string(reason), path+": "+why))
@@ -298,7 +334,7 @@ func (c *gatewayConverter) backend(ref *gateway.BackendObjectReference, path str
 		if reason == gateway.RouteReasonInvalidKind {
 			code = codeRouteBackend
 		}
-		c.b.note(c.o, code, Error, path, "%s: its share of the requests gets 500", why)
+		c.b.note(c.o, code, Error, path, "%s: %s", why, then)
 		return nil, path + " of " + c.o.ref.Kind + " " + c.o.ref.Namespace + "/" + c.o.ref.Name + ": " + why
 	}
 	if group, kind := backendKind(ref); group != "" || kind != "Service" {
