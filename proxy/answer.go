@@ -189,12 +189,18 @@ func (x *exchange) pullResponse() bool {
 			break
 		}
 		moved = true
+		x.pulling = true // the end of it must not come before its bytes are consumed
 		x.res.push(w, p, done)
 		w.settleLent()
+		x.pulling = false
 		if x.up != u {
-			return true // that was the end of it
+			return true // the client has gone
 		}
 		u.consume(n)
+		if x.res.done {
+			x.finish()
+			return true
+		}
 		if done || !x.res.free() {
 			break
 		}

@@ -198,7 +198,9 @@ func (x *exchange) progress(f *pipe) {
 			x.later()
 		}
 	case f.done:
-		x.finish()
+		if !x.pulling {
+			x.finish()
+		}
 	case x.us == nil && f.free():
 		x.later()
 	}

@@ -115,6 +115,7 @@ type exchange struct {
 	tunnels    bool          // extended CONNECT (RFC 8441)
 	raw        bool          // a tunnel: what the upstream says is passed on as it is
 	queued     bool          // in the loop's queue of put-off work
+	pulling    bool          // within pullResponse
 	tail       bool          // the end of an answer of our own has yet to be framed
 	clocked    bool          // startClocks was called for the whole request
 	us         *http2.Stream // the upstream's

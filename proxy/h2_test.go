@@ -4,6 +4,8 @@ package proxy
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"net"
@@ -182,6 +184,86 @@ func TestNoContent(t *testing.T) {
 					t.Errorf("HTTP/%s to %v: %s %s: %s, %q, length %d, %v", version, protocol, k.method, k.path, res.Status, body, res.ContentLength, err)
 				}
 			}
+		}
+	}
+}
+
+// TestPlainConnectionIsKept: an HTTP/2 client's requests share the connection to
+// an application of HTTP/1.1, one after the other.
+func TestPlainConnectionIsKept(t *testing.T) {
+	var mu sync.Mutex
+	from := map[string]bool{}
+	at := app(t, func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		from[r.RemoteAddr] = true
+		fmt.Fprint(w, "well")
+	})
+	p := speaks(t, seinev1.Protocol_PROTOCOL_HTTP, at, nil)
+	c := client2(t, p.addr)
+	for range 10 {
+		if _, body := get2(t, c, "/"); body != "well" {
+			t.Fatal(body)
+		}
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if len(from) != 1 {
+		t.Errorf("%d connections", len(from))
+	}
+	held := make(chan int)
+	w := p.client.workers[0]
+	w.loop.Post(func() {
+		open := 0
+		for _, k := range w.pools {
+			open += k.open
+		}
+		held <- open
+	})
+	if n := <-held; n != 1 {
+		t.Errorf("%d connections between the sidecars", n)
+	}
+}
+
+// TestLargeContent: content far beyond every window and buffer passes whole in
+// both directions, also to a client that reads in fits and starts.
+func TestLargeContent(t *testing.T) {
+	for _, protocol := range []seinev1.Protocol{seinev1.Protocol_PROTOCOL_HTTP, seinev1.Protocol_PROTOCOL_HTTP2} {
+		at := app2(t, func(w http.ResponseWriter, r *http.Request) {
+			_ = http.NewResponseController(w).EnableFullDuplex()
+			_, _ = io.Copy(w, r.Body)
+		})
+		p := speaks(t, protocol, at, nil)
+		c := client2(t, p.addr)
+		want := make([]byte, 16<<20)
+		_, _ = rand.Read(want)
+		pr, pw := io.Pipe()
+		go func() {
+			for b := want; len(b) > 0; {
+				n := min(len(b), 100_001)
+				if _, err := pw.Write(b[:n]); err != nil {
+					return
+				}
+				b = b[n:]
+			}
+			_ = pw.Close()
+		}()
+		res, err := c.Post("http://billing:8080/", "application/octet-stream", pr)
+		must(t, err)
+		got, buf := sha256.New(), make([]byte, 1<<20)
+		for n := uint32(1); ; {
+			k, err := io.ReadFull(res.Body, buf[:1+n%uint32(len(buf))])
+			got.Write(buf[:k])
+			if n = n*7 + 31; err != nil {
+				if err != io.EOF && err != io.ErrUnexpectedEOF {
+					t.Fatal(err)
+				}
+				break
+			}
+		}
+		res.Body.Close()
+		if sum := sha256.Sum256(want); fmt.Sprintf("%x", got.Sum(nil)) != fmt.Sprintf("%x", sum) {
+			t.Errorf("%v: what came back is not what was sent", protocol)
 		}
 	}
 }

@@ -11,7 +11,7 @@ import (
 const (
 	// frameAhead bounds the bytes that a connection frames before they are
 	// written: what TLS takes in one go.
-	frameAhead = 64 << 10
+	frameAhead = 48 << 10
 	// headsAhead bounds the heads that wait because the peer does not read:
 	// they cannot be held back as data can, since HPACK binds their order.
 	headsAhead = 1 << 20
@@ -182,8 +182,9 @@ func (l *link) push() {
 		if len(l.out) == 0 {
 			break
 		}
-		l.send(l.out, nil)
-		l.out = l.out[:0]
+		n := min(len(l.out), frameAhead) // heads may be more; TLS takes no more at once
+		l.send(l.out[:n], nil)
+		l.out = l.out[:copy(l.out, l.out[n:])]
 	}
 	if l.closed {
 		l.free()

@@ -154,6 +154,7 @@ func (t *trunk) rest() {
 		t.mark()
 		return
 	}
+	t.w.loop.Disarm(&t.u.timer)
 	t.u.idleTimer()
 	if l := t.u.pool.lane; l != nil && !t.resting {
 		t.resting = true
