@@ -45,6 +45,7 @@ var allowed = []string{
 	"cluster telemetry.istio.io/telemetries/status patch,update",
 	"cluster authentication.istio.io/meshpolicies/status patch,update",
 	"cluster authentication.istio.io/policies/status patch,update",
+	"cluster traffic.seine.dev/ratelimits/status patch,update",
 	"cluster gateway.networking.k8s.io/backendtlspolicies/status patch,update",
 	"cluster gateway.networking.k8s.io/gatewayclasses/status patch,update",
 	"cluster gateway.networking.k8s.io/gateways/status patch,update",
