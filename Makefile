@@ -7,7 +7,7 @@ CMDS   := seine seined seine-proxy
 # without its debug pages, 2 MB that no sidecar needs.
 BUILD  := CGO_ENABLED=0 $(GO) build -trimpath -tags grpcnotrace -ldflags '-s -w'
 
-.PHONY: all build demo test unit lint wire e2e e2e-cluster conformance images cluster-up cluster-down fuzz bench generate clean help
+.PHONY: all build demo test nightly unit lint wire e2e e2e-cluster conformance images cluster-up cluster-down fuzz bench generate clean help
 
 all: build
 
@@ -22,6 +22,9 @@ demo: build ## run examples/billing on this machine; Ctrl-C stops it
 
 test: ## everything that CI runs, with each step's time against its budget
 	@./test/run.sh
+
+nightly: ## what takes longer: life on a cluster under load, fuzzing
+	./test/nightly.sh
 
 unit: ## the unit tests under the race detector
 	$(GO) test -race ./...

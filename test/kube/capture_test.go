@@ -4,6 +4,7 @@ package kube
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"net"
@@ -42,12 +43,17 @@ func TestNothingCrossesInTheClear(t *testing.T) {
 			n.Apply(t, onZone(server, "zone2")+"---"+onZone(client, "zone1"))
 			n.WaitReady(t, "server", "client")
 			pod := n.ReadyPod(t, "app=client").Name
+			kubetest.Wait(t, kubetest.Patience, "every protocol once", func(ctx context.Context) error {
+				return everyProtocol(ctx, n, pod)
+			})
 			heard := listen(t, wire)
 			for range 10 {
 				if _, err := n.Call(t.Context(), pod, "-header", "x-secret="+secret, "http://server/"+secret); err != nil {
 					t.Fatal(err)
 				}
-				everyProtocol(t, n, pod)
+				if err := everyProtocol(t.Context(), n, pod); err != nil {
+					t.Error(err)
+				}
 			}
 			if heard.frames.Load() == 0 {
 				t.Fatal("nothing crossed between the nodes: the test heard nothing")

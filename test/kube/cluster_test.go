@@ -3,6 +3,9 @@
 package kube
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -63,16 +66,20 @@ func TestWithoutMesh(t *testing.T) {
 	n.Apply(t, server+"---"+client)
 	n.WaitReady(t, "server", "client")
 	pod := n.ReadyPod(t, "app=client").Name
-	everyProtocol(t, n, pod)
 	l := n.Load(t, "load", 50, "http://server/")
-	if c := l.During(t, func() { everyProtocol(t, n, pod) }); c.Failed() > 0 {
+	c := l.During(t, func() {
+		if err := everyProtocol(t.Context(), n, pod); err != nil {
+			t.Error(err)
+		}
+	})
+	if c.Failed() > 0 {
 		t.Errorf("failures %v", c.Failures)
 	}
 }
 
 // everyProtocol calls the server once by each protocol.
-func everyProtocol(t *testing.T, n *kubetest.Namespace, pod string) {
-	t.Helper()
+func everyProtocol(ctx context.Context, n *kubetest.Namespace, pod string) error {
+	var failed []error
 	for _, c := range []struct{ protocol, address, want string }{
 		{"http", "http://server/hello", `"Proto":"HTTP/1.1"`},
 		{"h2c", "http://server:8080/hello", `"Proto":"HTTP/2.0"`},
@@ -80,9 +87,13 @@ func everyProtocol(t *testing.T, n *kubetest.Namespace, pod string) {
 		{"tcp", "server:9000", "ok"},
 		{"server-first", "server:9001", "server-"},
 	} {
-		out, err := n.Call(t.Context(), pod, "-protocol", c.protocol, c.address)
-		if err != nil || !strings.Contains(out, c.want) {
-			t.Errorf("%s to %s: %q, %v; want %s", c.protocol, c.address, out, err, c.want)
+		out, err := n.Call(ctx, pod, "-protocol", c.protocol, c.address)
+		if err == nil && !strings.Contains(out, c.want) {
+			err = fmt.Errorf("answered %q, want %s", out, c.want)
+		}
+		if err != nil {
+			failed = append(failed, fmt.Errorf("%s to %s: %w", c.protocol, c.address, err))
 		}
 	}
+	return errors.Join(failed...)
 }
