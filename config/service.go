@@ -137,7 +137,7 @@ func (b *builder) service(o *object) {
 			d.fail(codeInvalid, "spec.externalName", nil, "%q is not a DNS name", clip(spec.ExternalName))
 		}
 		s.External, s.Resolution, s.Selector = true, seinev1.Service_DNS, nil
-		s.Endpoints = []mesh.Endpoint{{Address: strings.ToLower(spec.ExternalName)}}
+		s.Endpoints = []mesh.Endpoint{{Address: strings.ToLower(strings.TrimSuffix(spec.ExternalName, "."))}}
 	} else if len(spec.Ports) == 0 && !s.Headless {
 		d.fail(codeInvalid, "spec.ports", nil, "a Service must have at least one port")
 	}

@@ -24,6 +24,9 @@ type Choice struct {
 	// Why says, if neither Service nor Routes is set, why a name that is the
 	// mesh's own leads nowhere; empty: the host is none of the mesh's.
 	Why string
+	// Outside: the host is an ExternalName without ports, which stands for
+	// whatever its name leads to, on any port.
+	Outside bool
 	// Passed are sentences about VirtualServices that name the host but do not
 	// hold here.
 	Passed []string
@@ -75,6 +78,8 @@ func ChooseHost(s *mesh.Snapshot, w *mesh.Workload, host string, port uint32) Ch
 	}
 	c.chooseRoutes(s, w, port)
 	if c.Service != nil || c.Routes != nil {
+		c.Why, c.Outside = "", false
+	} else if c.Outside {
 		c.Why = ""
 	} else if name := full[len(full)-1]; c.Why == "" && strings.HasSuffix(name, ".svc."+s.Settings.ClusterDomain) && (len(full) == 1 || strings.HasSuffix(host, ".svc")) {
 		c.Why = fmt.Sprintf("there is no service %s", name)
@@ -91,15 +96,39 @@ func (c *Choice) take(s *mesh.Snapshot, w *mesh.Workload, name string, port uint
 		}
 		return false
 	}
+	if to := aliased(s, w, svc); to != nil {
+		name, svc = to.Host, to
+	}
 	p := portOf(svc, port)
 	if p == nil {
-		if c.Why == "" {
+		if svc.Kind == "Service" && svc.External && len(svc.Ports) == 0 {
+			c.Outside = true
+		} else if c.Why == "" {
 			c.Why = fmt.Sprintf("%s has no port %d (%s)", svc.Host, port, portList(svc))
 		}
 		return false
 	}
 	c.Host, c.Service, c.Port = name, svc, p
 	return true
+}
+
+// aliased is the service of the mesh that an ExternalName stands for, or nil:
+// such a name is another one for that service, with its routes, policies and
+// identities (Istio's ENABLE_EXTERNAL_NAME_ALIAS). A chain of them is followed.
+func aliased(s *mesh.Snapshot, w *mesh.Workload, svc *mesh.Service) *mesh.Service {
+	var found *mesh.Service
+	for range 8 {
+		if svc.Kind != "Service" || !svc.External || len(svc.Endpoints) != 1 {
+			return found
+		}
+		to := svc.Endpoints[0].Address
+		next := s.Service(to, w.Namespace)
+		if next == nil || next.Host != to {
+			return found
+		}
+		found, svc = next, next
+	}
+	return nil // they stand for each other
 }
 
 // takeMember takes INSTANCE.SERVICE of a headless service: that instance, as

@@ -67,6 +67,9 @@ func hostAnswer(s *mesh.Snapshot, w *mesh.Workload, host string, port uint32) *s
 	}
 	c := ChooseHost(s, w, host, port)
 	if c.Service == nil && c.Routes == nil {
+		if c.Outside {
+			return &seinev1.Answer{Kind: seinev1.Answer_PASSTHROUGH}
+		}
 		if c.Why != "" {
 			return unknown("%s", c.Why)
 		}
