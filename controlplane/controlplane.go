@@ -154,6 +154,7 @@ func (s *server) run(ctx context.Context, g *errgroup.Group) error {
 	if s.cluster != nil {
 		g.Go(func() error { return s.lead.while(ctx, "writing the status of routes", s.writeRouteStatus) })
 		g.Go(func() error { return s.lead.while(ctx, "writing the status of resources", s.writeStatus) })
+		g.Go(func() error { return s.reportProxies(ctx) })
 	}
 	g.Go(func() error { return s.scraper.run(ctx) })
 	s.serveGRPC(ctx, g, l.grpc)

@@ -48,13 +48,21 @@ func (s *server) writeStatus(ctx context.Context) error {
 		list := s.cluster.Taken()
 		proxies := s.discovery.Proxies()
 		w.Keep(list)
+		others, err := s.others(ctx)
+		if err != nil {
+			return err
+		}
 		wrote := 0
 		for i := range list {
 			t := &list[i]
 			if wrote == statusMost || ctx.Err() != nil {
 				break
 			}
-			new, err := w.Write(ctx, t, t.Conditions(reach(t, proxies)))
+			r := reach(t, proxies)
+			for _, o := range others {
+				countIn(&r, t, o, s.cluster.Generation)
+			}
+			new, err := w.Write(ctx, t, t.Conditions(r))
 			if new || err != nil {
 				wrote++
 			}

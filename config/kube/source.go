@@ -61,6 +61,7 @@ type Source struct {
 	asked    bool            // which kinds there are is known
 	domain   string          // trust domain: fixed by Load
 	findings config.Findings // of the last build
+	sets     []set           // of the last builds, the newest last
 }
 
 // New makes a Source; nothing is asked yet.
@@ -265,6 +266,7 @@ func (b *builder) step(full bool) {
 	s.mu.Lock()
 	s.state.settle(in, v, b.generation)
 	s.findings = fs
+	s.note(in, b.generation)
 	s.state.settingsBefore = nil
 	if !v.settings {
 		s.state.settingsGood = in.settings

@@ -175,3 +175,13 @@ func objects(t testing.TB, manifest string) []*unstructured.Unstructured {
 		}
 	}
 }
+
+// Context is the current context of KUBECONFIG.
+func (c *Cluster) Context(t testing.TB) string {
+	t.Helper()
+	config, err := clientcmd.LoadFromFile(os.Getenv("KUBECONFIG"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return config.CurrentContext
+}

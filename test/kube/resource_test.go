@@ -1,0 +1,146 @@
+//go:build kube
+
+package kube
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/dynamic"
+
+	"github.com/seinemesh/seine/test/kube/kubetest"
+)
+
+// route sends the paths that match a regular expression to a version.
+func routeTo(regex string) *unstructured.Unstructured {
+	var o unstructured.Unstructured
+	o.SetUnstructuredContent(map[string]any{
+		"apiVersion": "networking.istio.io/v1", "kind": "VirtualService", "metadata": map[string]any{"name": "billing"},
+		"spec": map[string]any{"hosts": []any{"billing-service"}, "http": []any{map[string]any{
+			"match":          []any{map[string]any{"uri": map[string]any{"regex": regex}}},
+			"directResponse": map[string]any{"status": int64(418)},
+		}}},
+	})
+	return &o
+}
+
+// TestResources is the life of one resource: refused when it is bad, waited for
+// when it is good, and held in its last good version when it becomes bad past the
+// control plane's back.
+func TestResources(t *testing.T) {
+	c := kubetest.Connect(t)
+	c.Install(t)
+	shop := c.Namespace(t, "resources", map[string]string{"seine.dev/inject": "enabled"})
+	shop.Apply(t, billing)
+	shop.WaitReady(t, "billing-v1", "billing-v2")
+	routes := c.Dynamic.Resource(schema.GroupVersionResource{Group: "networking.istio.io", Version: "v1", Resource: "virtualservices"}).Namespace(shop.Name)
+
+	bad := routeTo("(")
+	_, err := routes.Create(t.Context(), bad, metav1.CreateOptions{})
+	if err == nil {
+		t.Fatal("a resource that cannot be was stored")
+	}
+	var sentence struct {
+		Findings []struct{ Path, Message string }
+	}
+	if err := json.Unmarshal(analyze(t, bad), &sentence); err != nil || len(sentence.Findings) == 0 {
+		t.Fatalf("seine analyze: %v, %+v", err, sentence)
+	}
+	if f := sentence.Findings[0]; !strings.Contains(err.Error(), f.Path+": "+f.Message) {
+		t.Errorf("admission says %q, analyze %q", err, f)
+	}
+
+	good, err := routes.Create(t.Context(), routeTo("/old.*"), metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var waited struct {
+		Met     bool
+		Message string
+	}
+	out := c.Seine(t, "wait", "--for=programmed", "virtualservice/billing", "-n", shop.Name, "-o", "json")
+	if err := json.Unmarshal([]byte(out), &waited); err != nil || !waited.Met || !strings.Contains(waited.Message, "proxies have acknowledged generation 1") {
+		t.Errorf("seine wait: %v, %s", err, out)
+	}
+	if out := c.Seine(t, "explain", "--context", current(t), "--from", shop.Name+"/billing-v1", "http://billing-service:8080/old/1"); !strings.Contains(out, "418") {
+		t.Errorf("seine explain does not know the new route:\n%s", out)
+	}
+	if out := c.Seine(t, "proxies", "--context", current(t)); !strings.Contains(out, shop.Name+"/billing-v1-") {
+		t.Errorf("seine proxies does not list the sidecars:\n%s", out)
+	}
+
+	// Nobody judges any more: the resource becomes bad.
+	hooks := c.Client.AdmissionregistrationV1().ValidatingWebhookConfigurations()
+	if err := hooks.Delete(t.Context(), "seine-validator", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Install(t) })
+	good.Object["spec"] = bad.Object["spec"]
+	if _, err := routes.Update(t.Context(), good, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	kubetest.Wait(t, kubetest.Patience, "the status to say that it is bad", func(ctx context.Context) error {
+		return says(ctx, routes, "Accepted", "False", "the version before it still holds")
+	})
+	if out := c.Seine(t, "explain", "--context", current(t), "--from", shop.Name+"/billing-v1", "http://billing-service:8080/old/1"); !strings.Contains(out, "418") {
+		t.Errorf("the last good version does not hold:\n%s", out)
+	}
+	cmd := exec.CommandContext(t.Context(), program(), "wait", "--for=programmed", "vs/billing", "-n", shop.Name)
+	var exit *exec.ExitError
+	if out, err := cmd.CombinedOutput(); !errors.As(err, &exit) || exit.ExitCode() != 3 {
+		t.Errorf("waiting for what is bad: %v, %s", err, out)
+	}
+}
+
+func says(ctx context.Context, routes dynamic.ResourceInterface, kind, status, message string) error {
+	o, err := routes.Get(ctx, "billing", metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	conditions, _, _ := unstructured.NestedSlice(o.Object, "status", "conditions")
+	for _, c := range conditions {
+		if c, ok := c.(map[string]any); ok && c["type"] == kind && c["status"] == status && strings.Contains(fmt.Sprint(c["message"]), message) {
+			return nil
+		}
+	}
+	return fmt.Errorf("its conditions are %v", conditions)
+}
+
+// analyze gives what `seine analyze` says of an object in a file.
+func analyze(t *testing.T, o *unstructured.Unstructured) []byte {
+	t.Helper()
+	data, err := json.Marshal(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "resource.json")
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, _ := exec.CommandContext(t.Context(), program(), "analyze", "-f", path, "-o", "json").Output() // it exits 1: there is an error
+	return out
+}
+
+func program() string {
+	if p := os.Getenv("SEINE"); p != "" {
+		return p
+	}
+	return "seine"
+}
+
+// current is KUBECONFIG's context: naming it keeps the program from asking a mesh
+// that runs on this machine.
+func current(t *testing.T) string {
+	t.Helper()
+	return kubetest.Connect(t).Context(t)
+}
