@@ -259,6 +259,7 @@ func (s *server) register() {
 	s.registry.MustRegister(s.discovery.Collectors()...)
 	s.registry.MustRegister(s.config.collectors()...)
 	s.registry.MustRegister(s.scraper.collectors()...)
+	s.registry.MustRegister(s.expiryMetrics()...)
 	info := prometheus.NewGauge(prometheus.GaugeOpts{Name: "pilot_info", Help: "Version of this control plane.", ConstLabels: prometheus.Labels{"version": s.opt.Version}})
 	info.Set(1)
 	s.registry.MustRegister(info,

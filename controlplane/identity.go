@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -164,6 +165,7 @@ func (s *server) trustChanged() {
 func (s *server) guard(ctx context.Context, g *errgroup.Group) {
 	g.Go(func() error { return unlessDone(ctx, s.source.Run(ctx)) })
 	s.rotate(ctx, g)
+	g.Go(func() error { return s.lead.while(ctx, "warning of what expires", s.keepWarning) })
 	c := s.opt.Cluster
 	if c == nil {
 		return
@@ -177,10 +179,15 @@ func (s *server) guard(ctx context.Context, g *errgroup.Group) {
 	})
 }
 
+// brought says whether the root is kept by somebody else.
+func (s *server) brought() bool {
+	return s.opt.CACerts != "" || strings.HasSuffix(s.authority.Source(), "/"+kube.SecretBrought)
+}
+
 // expiring is what a person must be told of the authority's certificates.
 func (s *server) expiring(now time.Time) []ca.Expiring {
 	mend := "run seine ca rotate"
-	if s.opt.CACerts != "" || strings.HasSuffix(s.authority.Source(), "/"+kube.SecretBrought) {
+	if s.brought() {
 		mend = "it was brought: replace it in " + s.authority.Source()
 	}
 	return s.authority.Expiring(now, mend)
@@ -188,8 +195,13 @@ func (s *server) expiring(now time.Time) []ca.Expiring {
 
 // takeRoot is what the watch of the Secrets calls.
 func (s *server) takeRoot(root *kube.Root) {
+	before, trusted := s.authority.Root(), s.authority.Trust().ID
 	if err := s.authority.Set(&root.Material, root.Source); err != nil {
 		s.log.Error("the certificate authority was not taken; what was taken before goes on", "source", root.Source, "err", err)
+	}
+	if root.Brought && trusted != s.authority.Trust().ID && !slices.ContainsFunc(s.authority.Roots(), before.Equal) {
+		s.log.Error("the root was replaced by one that proxies did not trust, and the old one is not beside it: calls fail until every proxy has a new certificate; put both into root-cert.pem to replace a root without that",
+			"source", root.Source, "old", mtls.BundleID(before), "new", mtls.BundleID(s.authority.Root()))
 	}
 	s.rotator.stir() // another replica may have begun to replace it
 }
