@@ -49,10 +49,12 @@ func (r *Reports) Write(ctx context.Context, report rotation.Report, now time.Ti
 		},
 		Spec: coordinationv1.LeaseSpec{HolderIdentity: &r.Replica, RenewTime: &at, LeaseDurationSeconds: &seconds},
 	}
-	// Nobody else writes it: no version to compare, so one request and not two.
-	_, err = api.Update(ctx, next, metav1.UpdateOptions{})
+	old, err := api.Get(ctx, next.Name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		_, err = api.Create(ctx, next, metav1.CreateOptions{})
+	} else if err == nil {
+		next.ResourceVersion = old.ResourceVersion // a Lease is not updated without
+		_, err = api.Update(ctx, next, metav1.UpdateOptions{})
 	}
 	if err != nil {
 		return fmt.Errorf("kube: report in Lease %s/%s: %w", r.Namespace, next.Name, err)
