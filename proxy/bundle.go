@@ -21,6 +21,7 @@ type bundle struct {
 	shut     bool // it opens no more
 	failed   bool // the GOAWAY of an error is on its way: what still comes is thrown away
 	quiet    bool // our side is shut
+	expelled bool // it ends soon, whatever is under way
 	over     bool
 }
 
@@ -60,6 +61,9 @@ func (w *worker) serveHTTP2(s *socket, c caller) {
 
 // rest arms the timer of a connection without streams.
 func (b *bundle) rest() {
+	if b.expelled {
+		return
+	}
 	b.w.loop.Arm(&b.idle, b.w.loop.Now()+int64(b.w.p.o.DownstreamIdle))
 }
 
@@ -149,10 +153,21 @@ func (b *bundle) drain() {
 	b.mark()
 }
 
+// expel ends a connection that a policy does not let be any more: its client is
+// told, and what is under way has a bounded time.
+func (b *bundle) expel() {
+	if b.expelled || b.failed {
+		return
+	}
+	b.drain()
+	b.expelled = true
+	b.w.loop.Arm(&b.idle, b.w.loop.Now()+int64(closeTime))
+}
+
 // idled: nothing is under way for too long, or it is time for a sign of life.
 func (b *bundle) idled() {
 	switch {
-	case b.failed || b.quiet:
+	case b.failed || b.quiet || b.expelled:
 		b.end(true)
 	case b.count == 0 && !b.draining:
 		b.drain()
@@ -211,7 +226,7 @@ func (b *bundle) request(ev *http2.Event) {
 	st.b, st.s, x.caller = b, ev.Stream, &b.caller
 	x.reset(w.loop.Now())
 	ev.Stream.Owner = x
-	if b.count++; b.count == 1 {
+	if b.count++; b.count == 1 && !b.expelled {
 		w.loop.Arm(&b.idle, w.loop.Now()+int64(pulse))
 	}
 	w.req = *ev.Request

@@ -383,3 +383,34 @@ func TestDrainGoAway(t *testing.T) {
 	close(out)
 	all.Wait()
 }
+
+// TestStrictEndsPlaintextStreams: an HTTP/2 connection that was let in without
+// TLS does not outlive a policy that wants it.
+func TestStrictEndsPlaintextStreams(t *testing.T) {
+	at := app2(t, func(http.ResponseWriter, *http.Request) {})
+	table := func(mode seinev1.MtlsMode) *tableOf {
+		return &tableOf{t: t, self: self(t, "billing", billingID, mode, &seinev1.InboundPort{
+			Port: 8080, Protocol: seinev1.Protocol_PROTOCOL_HTTP2, Mtls: mode, Service: billing,
+		})}
+	}
+	r := start(t, Options{Loops: 1, Forwards: []Forward{{Listen: localhost(), App: at, Port: 8080}}}, table(seinev1.MtlsMode_MTLS_DISABLE).build())
+	a := attack(t, r.Addresses()[0].String())
+	must(t, a.f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: a.head(), EndHeaders: true, EndStream: true}))
+	for {
+		fr, err := a.f.ReadFrame()
+		must(t, err)
+		if fr.Header().Type == http2.FrameHeaders {
+			break
+		}
+	}
+	r.tables.publish(table(seinev1.MtlsMode_MTLS_STRICT).build())
+	for {
+		fr, err := a.f.ReadFrame()
+		if err != nil {
+			break // it has ended
+		}
+		if p, ok := fr.(*http2.PingFrame); ok && !p.IsAck() {
+			must(t, a.f.WritePing(true, p.Data))
+		}
+	}
+}

@@ -112,7 +112,7 @@ func (w *worker) enforce(s *decide.Self) {
 	}
 	for b := range w.bundles {
 		if b.in != nil && !admitted(b.in) {
-			b.drain()
+			b.expel()
 		}
 	}
 	for r := range w.relays {
