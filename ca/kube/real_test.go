@@ -11,6 +11,7 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -35,7 +36,7 @@ func realCluster(t *testing.T) (kubernetes.Interface, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(web.CloseIdleConnections)
+	t.Cleanup(func() { utilnet.CloseIdleConnectionsFor(web.Transport) })
 	client, err := kubernetes.NewForConfigAndClient(config, web)
 	if err != nil {
 		t.Fatal(err)
