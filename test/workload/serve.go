@@ -4,11 +4,17 @@ import (
 	"bufio"
 	"cmp"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
 	"log"
+	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -16,6 +22,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	"google.golang.org/grpc/health/grpc_health_v1"
 )
 
 // An echo is what an HTTP server says of itself and of the request.
@@ -36,6 +44,7 @@ func serve(ctx context.Context, args []string) error {
 	grpcAddr := fs.String("grpc", ":8081", "address for gRPC")
 	echoAddr := fs.String("tcp", ":9000", "address that echoes each line")
 	firstAddr := fs.String("server-first", ":9001", "address that greets before it echoes")
+	httpsAddr := fs.String("https", "", "address for HTTPS under a certificate of its own making; empty: none")
 	version := fs.String("version", os.Getenv("VERSION"), "what the answers say of the version")
 	delay := fs.Duration("linger", 0, "how long to go on serving after SIGTERM")
 	fs.Parse(args)
@@ -45,16 +54,20 @@ func serve(ctx context.Context, args []string) error {
 		return err
 	}
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return serveHTTP(gctx, *httpAddr, host, *version, *delay) })
-	g.Go(func() error { return serveHTTP(gctx, *h2cAddr, host, *version, *delay) })
+	g.Go(func() error { return serveHTTP(gctx, *httpAddr, *httpsAddr, host, *version, *delay) })
+	g.Go(func() error { return serveHTTP(gctx, *h2cAddr, "", host, *version, *delay) })
 	g.Go(func() error { return serveGRPC(gctx, *grpcAddr, cmp.Or(*version, host), *delay) })
 	g.Go(func() error { return serveLines(gctx, *echoAddr, "", *delay) })
 	g.Go(func() error { return serveLines(gctx, *firstAddr, "hello from "+cmp.Or(*version, host)+"\n", *delay) })
 	return g.Wait()
 }
 
-func serveHTTP(ctx context.Context, addr, host, version string, linger time.Duration) error {
+func serveHTTP(ctx context.Context, addr, secure, host, version string, linger time.Duration) error {
 	mux := http.NewServeMux()
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("content-type", "text/plain; version=0.0.4")
+		fmt.Fprintf(w, "# TYPE workload_info gauge\nworkload_info{version=%q} 1\n", cmp.Or(version, host))
+	})
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		if d, err := time.ParseDuration(r.URL.Query().Get("delay")); err == nil {
 			select {
@@ -81,11 +94,33 @@ func serveHTTP(ctx context.Context, addr, host, version string, linger time.Dura
 		_ = s.Shutdown(context.WithoutCancel(ctx))
 	})
 	defer ended()
+	if secure != "" {
+		cert, err := selfSigned()
+		if err != nil {
+			return err
+		}
+		ln, err := tls.Listen("tcp", secure, &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12})
+		if err != nil {
+			return err
+		}
+		go func() { _ = s.Serve(ln) }()
+	}
 	log.Print("HTTP on ", addr)
 	if err := s.ListenAndServe(); err != http.ErrServerClosed {
 		return err
 	}
 	return nil
+}
+
+// selfSigned is a certificate that nobody but the kubelet's probes takes.
+func selfSigned() (tls.Certificate, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	t := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(24 * time.Hour), DNSNames: []string{"workload"}}
+	der, err := x509.CreateCertificate(rand.Reader, t, t, key.Public(), key)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, err
 }
 
 func serveGRPC(ctx context.Context, addr, who string, linger time.Duration) error {
@@ -95,6 +130,7 @@ func serveGRPC(ctx context.Context, addr, who string, linger time.Duration) erro
 	}
 	s := grpc.NewServer()
 	s.RegisterService(&echoService, echoServer(who))
+	grpc_health_v1.RegisterHealthServer(s, health.NewServer())
 	stop := context.AfterFunc(ctx, func() {
 		time.Sleep(linger)
 		s.GracefulStop()
