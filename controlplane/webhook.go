@@ -39,7 +39,8 @@ func (s *server) webhook(ctx context.Context, g *errgroup.Group, mux *http.Serve
 	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
 	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: c.Client.CoreV1().Events("")})
 	context.AfterFunc(ctx, broadcaster.Shutdown)
-	injection := newInjection(s, broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "seined"}))
+	events := broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "seined"})
+	injection := newInjection(s, events)
 	mux.Handle("POST /inject", injection)
 	l, err := tls.Listen("tcp", s.opt.Webhook, s.webhookTLS())
 	if err != nil {
@@ -47,6 +48,11 @@ func (s *server) webhook(ctx context.Context, g *errgroup.Group, mux *http.Serve
 	}
 	s.serveHTTP(ctx, g, l, mux)
 	g.Go(func() error { return injection.run(ctx) })
+	g.Go(func() error {
+		return s.lead.while(ctx, "looking after sidecars", func(ctx context.Context) error {
+			return newSidecars(s, events, injection.values.Load).run(ctx)
+		})
+	})
 	look := make(chan struct{}, 1)
 	again := func() {
 		select {

@@ -38,13 +38,15 @@ type Values struct {
 	Audience                        string `json:"audience,omitempty"`       // of the token
 	RootsConfigMap                  string `json:"rootsConfigMap,omitempty"` // in each namespace
 
-	IncludeOutboundIPRanges string   `json:"includeOutboundIPRanges,omitempty"`
-	ExcludeOutboundIPRanges string   `json:"excludeOutboundIPRanges,omitempty"`
-	IncludeOutboundPorts    string   `json:"includeOutboundPorts,omitempty"`
-	ExcludeOutboundPorts    string   `json:"excludeOutboundPorts,omitempty"`
-	IncludeInboundPorts     string   `json:"includeInboundPorts,omitempty"`
-	ExcludeInboundPorts     string   `json:"excludeInboundPorts,omitempty"`
-	NeverInject             []string `json:"neverInject,omitempty"` // namespaces, beside the cluster's and the mesh's own
+	IncludeOutboundIPRanges string `json:"includeOutboundIPRanges,omitempty"`
+	ExcludeOutboundIPRanges string `json:"excludeOutboundIPRanges,omitempty"`
+	IncludeOutboundPorts    string `json:"includeOutboundPorts,omitempty"`
+	ExcludeOutboundPorts    string `json:"excludeOutboundPorts,omitempty"`
+	IncludeInboundPorts     string `json:"includeInboundPorts,omitempty"`
+	ExcludeInboundPorts     string `json:"excludeInboundPorts,omitempty"`
+	// Repair has pods whose redirect does not hold evicted, so that they start again.
+	Repair      bool     `json:"repair,omitempty"`
+	NeverInject []string `json:"neverInject,omitempty"` // namespaces, beside the cluster's and the mesh's own
 
 	// What the values do not hold but their reader knows.
 	Revision      string `json:"-"` // of this control plane; "": default

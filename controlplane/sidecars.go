@@ -1,0 +1,203 @@
+package controlplane
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
+
+	"github.com/seinemesh/seine/inject"
+)
+
+const (
+	// sidecarPatience is how long a sidecar may be not ready before it is asked why,
+	// and sidecarAgain how often one that has not changed is spoken of.
+	sidecarPatience = 10 * time.Second
+	sidecarAgain    = 5 * time.Minute
+	// repairPatience is how long a redirect may fail before the pod is evicted.
+	repairPatience = 30 * time.Second
+	sidecarLook    = 5 * time.Second
+	sidecarsAsked  = 16 // at once
+	readinessPort  = "15021"
+)
+
+// sidecars watches the sidecars of the cluster: of one that is not ready it asks
+// the reason and says it in an Event of its pod. A pod whose redirect does not
+// hold is outside the mesh; it is evicted, if that is wanted, so that it starts
+// again where a CNI plugin is there by now.
+type sidecars struct {
+	s      *server
+	events record.EventRecorder
+	values func() *inject.Values
+	pods   cache.SharedIndexInformer
+	client http.Client
+	said   map[types.UID]saying // of this goroutine's looks alone
+}
+
+// saying is what was last said of a pod.
+type saying struct {
+	reason string
+	at     time.Time
+	unheld time.Time // since when the redirect does not hold; zero: it does
+}
+
+func newSidecars(s *server, events record.EventRecorder, values func() *inject.Values) *sidecars {
+	w := &sidecars{s: s, events: events, values: values, said: map[types.UID]saying{}}
+	w.pods = informers.NewSharedInformerFactoryWithOptions(s.opt.Cluster.Client, 0, informers.WithTransform(slimSidecar)).Core().V1().Pods().Informer()
+	w.client = http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, Proxy: nil}}
+	return w
+}
+
+// slimSidecar keeps of a pod what tells how its sidecar is; of others, nothing.
+func slimSidecar(o any) (any, error) {
+	p, ok := o.(*corev1.Pod)
+	if !ok {
+		return o, nil
+	}
+	slim := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name, UID: p.UID, ResourceVersion: p.ResourceVersion}}
+	if _, injected := p.Annotations[inject.AnnotationStatus]; !injected || p.DeletionTimestamp != nil {
+		return slim, nil
+	}
+	slim.Status.PodIP = p.Status.PodIP
+	for _, c := range slices.Concat(p.Status.InitContainerStatuses, p.Status.ContainerStatuses) {
+		if c.Name == inject.ProxyName {
+			slim.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: c.Name, Ready: c.Ready, State: c.State}}
+		}
+	}
+	return slim, nil
+}
+
+// run looks after sidecars until ctx ends.
+func (w *sidecars) run(ctx context.Context) error {
+	done := make(chan struct{})
+	go func() { defer close(done); w.pods.RunWithContext(ctx) }()
+	defer func() { <-done }()
+	tick := time.NewTicker(sidecarLook)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case now := <-tick.C:
+			w.look(ctx, now)
+		}
+	}
+}
+
+// unready reports whether a sidecar runs and has not been ready for too long.
+func unready(p *corev1.Pod, now time.Time) bool {
+	for _, c := range p.Status.ContainerStatuses {
+		if c.State.Running != nil && !c.Ready && p.Status.PodIP != "" {
+			return now.Sub(c.State.Running.StartedAt.Time) >= sidecarPatience
+		}
+	}
+	return false
+}
+
+func (w *sidecars) look(ctx context.Context, now time.Time) {
+	var ill []*corev1.Pod
+	seen := map[types.UID]bool{}
+	for _, o := range w.pods.GetStore().List() {
+		if p := o.(*corev1.Pod); unready(p, now) {
+			ill = append(ill, p)
+			seen[p.UID] = true
+		}
+	}
+	for uid := range w.said {
+		if !seen[uid] {
+			delete(w.said, uid)
+		}
+	}
+	answers := make([]ailment, len(ill))
+	g := errgroup.Group{}
+	g.SetLimit(sidecarsAsked)
+	for i, p := range ill {
+		g.Go(func() error { answers[i] = w.ask(ctx, p); return nil })
+	}
+	_ = g.Wait()
+	for i, p := range ill {
+		w.speak(ctx, p, answers[i], now)
+	}
+}
+
+// ailment is what a sidecar says of itself (package proxy's readiness).
+type ailment struct {
+	Ready    bool   `json:"ready"`
+	Reason   string `json:"reason"`
+	Redirect string `json:"redirect"`
+}
+
+func (w *sidecars) ask(ctx context.Context, p *corev1.Pod) ailment {
+	q, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(p.Status.PodIP, readinessPort)+"/healthz/ready", nil)
+	if err != nil {
+		return ailment{Reason: err.Error()}
+	}
+	r, err := w.client.Do(q)
+	if err != nil {
+		return ailment{Reason: "it does not answer: " + err.Error()}
+	}
+	defer r.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(r.Body, 16<<10))
+	var a ailment
+	if err = errors.Join(err, json.Unmarshal(b, &a)); err != nil {
+		return ailment{Reason: "its answer cannot be read: " + err.Error()}
+	}
+	return a
+}
+
+// speak says what has changed, and does something about it if that is wanted.
+func (w *sidecars) speak(ctx context.Context, p *corev1.Pod, a ailment, now time.Time) {
+	if a.Ready || ctx.Err() != nil {
+		return // it has got better meanwhile
+	}
+	last := w.said[p.UID]
+	ref := &corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: p.Namespace, Name: p.Name, UID: p.UID}
+	if a.Reason != last.reason || now.Sub(last.at) >= sidecarAgain {
+		w.events.Event(ref, corev1.EventTypeWarning, "SidecarNotReady", a.Reason)
+		last.reason, last.at = a.Reason, now
+	}
+	switch {
+	case a.Redirect == "":
+		last.unheld = time.Time{}
+	case last.unheld.IsZero():
+		last.unheld = now
+	case w.values().Repair && now.Sub(last.unheld) >= repairPatience:
+		last.unheld = now // tried again after as long
+		if err := w.evict(ctx, p); err != nil {
+			w.s.log.Warn("a pod outside the mesh could not be evicted", "pod", p.Namespace+"/"+p.Name, "error", err)
+			break
+		}
+		w.events.Event(ref, corev1.EventTypeWarning, "SidecarRepair", "evicted so that it starts again: "+a.Redirect)
+	}
+	w.said[p.UID] = last
+}
+
+// evict asks for the pod's end; a PodDisruptionBudget may say no.
+func (w *sidecars) evict(ctx context.Context, p *corev1.Pod) error {
+	err := w.s.opt.Cluster.Client.PolicyV1().Evictions(p.Namespace).Evict(ctx, &policyv1.Eviction{
+		ObjectMeta:    metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name},
+		DeleteOptions: &metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &p.UID}},
+	})
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		return nil // gone already, or another pod of that name by now
+	}
+	if err != nil {
+		return fmt.Errorf("evict pod %s/%s: %w", p.Namespace, p.Name, err)
+	}
+	return nil
+}

@@ -1,0 +1,120 @@
+package controlplane
+
+import (
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/fake"
+	k8stesting "k8s.io/client-go/testing"
+	"k8s.io/client-go/tools/record"
+
+	"github.com/seinemesh/seine/inject"
+)
+
+func TestSidecars(t *testing.T) {
+	const ip = "127.0.0.77"
+	l, err := net.Listen("tcp", net.JoinHostPort(ip, readinessPort))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var answer atomic.Pointer[string]
+	says := func(s string) { answer.Store(&s) }
+	proxy := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		_, _ = io.WriteString(w, *answer.Load())
+	})}
+	served := make(chan struct{})
+	go func() { defer close(served); _ = proxy.Serve(l) }()
+	defer func() { _ = proxy.Close(); <-served }()
+
+	start := time.Date(2026, 11, 23, 0, 0, 0, 0, time.UTC)
+	pod := func(name string, ready bool) *corev1.Pod {
+		return &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, UID: "uid-1", Annotations: map[string]string{inject.AnnotationStatus: "{}"}},
+			Status: corev1.PodStatus{PodIP: ip, InitContainerStatuses: []corev1.ContainerStatus{
+				{Name: inject.InitName},
+				{Name: inject.ProxyName, Ready: ready, State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(start)}}},
+			}},
+		}
+	}
+	client := fake.NewClientset()
+	events := record.NewFakeRecorder(16)
+	values := inject.Values{}
+	w := newSidecars(&server{opt: Options{Cluster: &Cluster{Client: client}}, log: slog.New(slog.DiscardHandler)}, events, func() *inject.Values { return &values })
+	store := func(p *corev1.Pod) {
+		t.Helper()
+		slim, err := slimSidecar(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := w.pods.GetStore().Replace([]any{slim}, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	look := func(after time.Duration) string {
+		w.look(t.Context(), start.Add(after))
+		select {
+		case e := <-events.Events:
+			return e
+		default:
+			return ""
+		}
+	}
+	evictions := func() (n int) {
+		for _, a := range client.Actions() {
+			if c, ok := a.(k8stesting.CreateAction); ok && c.GetSubresource() == "eviction" {
+				n++
+			}
+		}
+		return n
+	}
+	const redirect = `{"ready":false,"reason":"outbound connections are not redirected","redirect":"outbound connections are not redirected"}`
+
+	store(pod("a", false))
+	says(`{"ready":false,"reason":"waiting for the first certificate"}`)
+	if e := look(sidecarPatience - time.Second); e != "" {
+		t.Errorf("too early: %s", e)
+	}
+	if e := look(sidecarPatience); !strings.Contains(e, "SidecarNotReady waiting for the first certificate") {
+		t.Errorf("%q", e)
+	}
+	if e := look(sidecarPatience + time.Second); e != "" {
+		t.Errorf("said twice: %s", e)
+	}
+	says(redirect)
+	if e := look(sidecarPatience + 2*time.Second); !strings.Contains(e, "are not redirected") {
+		t.Errorf("%q", e)
+	}
+	if look(sidecarPatience + repairPatience + 3*time.Second); evictions() != 0 {
+		t.Error("evicted although nobody wants that")
+	}
+	values.Repair = true
+	if e := look(sidecarPatience + repairPatience + 4*time.Second); !strings.Contains(e, "SidecarRepair") || evictions() != 1 {
+		t.Errorf("%q, %d evictions", e, evictions())
+	}
+	if look(sidecarPatience + repairPatience + 5*time.Second); evictions() != 1 {
+		t.Error("evicted twice at once")
+	}
+	says("nonsense")
+	if e := look(2 * time.Minute); !strings.Contains(e, "cannot be read") {
+		t.Errorf("%q", e)
+	}
+	store(pod("a", true))
+	if e := look(3 * time.Minute); e != "" || len(w.said) != 0 {
+		t.Errorf("%q, %v", e, w.said)
+	}
+	p := pod("b", false)
+	p.Annotations = nil
+	store(p)
+	if e := look(4 * time.Minute); e != "" {
+		t.Errorf("a pod without a sidecar: %s", e)
+	}
+}
