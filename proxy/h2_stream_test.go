@@ -414,3 +414,51 @@ func TestStrictEndsPlaintextStreams(t *testing.T) {
 		}
 	}
 }
+
+// TestTrunkLimits: what a DestinationRule's connectionPool bounds holds for
+// streams as it does for connections of HTTP/1.1.
+func TestTrunkLimits(t *testing.T) {
+	var mu sync.Mutex
+	from := map[string]bool{}
+	in, out := make(chan struct{}, 8), make(chan struct{})
+	at := app2(t, func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		from[r.RemoteAddr] = true
+		mu.Unlock()
+		if r.URL.Path == "/wait" {
+			in <- struct{}{}
+			<-out
+		}
+	})
+	serve := func(p *seinev1.TrafficPolicy) (*running, *http.Client) {
+		clear(from)
+		table := billingTable(t, []*seinev1.HttpRule{toBilling()}, endpoint("1", at, workload("billing", "")))
+		table.service[0].Protocol, table.service[0].Policy = seinev1.Protocol_PROTOCOL_HTTP2, p
+		r := start(t, Options{Loops: 1, Explicit: localhost()}, table.build())
+		return r, client2(t, r.Addresses()[0].String())
+	}
+	_, c := serve(&seinev1.TrafficPolicy{Pool: &seinev1.ConnectionPool{MaxRequestsPerConnection: 2}})
+	for range 6 {
+		get2(t, c, "/")
+	}
+	if len(from) != 3 {
+		t.Errorf("maxRequestsPerConnection 2: %d connections for 6 requests", len(from))
+	}
+	r, c := serve(&seinev1.TrafficPolicy{MaxConcurrentStreams: 1, Pool: &seinev1.ConnectionPool{MaxRequests: 3}})
+	var all sync.WaitGroup
+	for range 3 {
+		all.Go(func() { get2(t, c, "/wait") })
+		<-in
+	}
+	mu.Lock()
+	if len(from) != 3 {
+		t.Errorf("maxConcurrentStreams 1: %d connections for 3 streams", len(from))
+	}
+	mu.Unlock()
+	if res, _ := get2(t, c, "/"); res.StatusCode != 503 {
+		t.Errorf("http2MaxRequests 3: the fourth got %s", res.Status)
+	}
+	r.flagged(t, "UO")
+	close(out)
+	all.Wait()
+}
