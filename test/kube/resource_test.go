@@ -16,12 +16,13 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 
 	"github.com/seinemesh/seine/test/kube/kubetest"
 )
 
-// route sends the paths that match a regular expression to a version.
+// routeTo answers the paths that match a regular expression with 418.
 func routeTo(regex string) *unstructured.Unstructured {
 	var o unstructured.Unstructured
 	o.SetUnstructuredContent(map[string]any{
@@ -60,8 +61,7 @@ func TestResources(t *testing.T) {
 		t.Errorf("admission says %q, analyze %q", err, f)
 	}
 
-	good, err := routes.Create(t.Context(), routeTo("/old.*"), metav1.CreateOptions{})
-	if err != nil {
+	if _, err := routes.Create(t.Context(), routeTo("/old.*"), metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	var waited struct {
@@ -81,12 +81,24 @@ func TestResources(t *testing.T) {
 
 	// Nobody judges any more: the resource becomes bad.
 	hooks := c.Client.AdmissionregistrationV1().ValidatingWebhookConfigurations()
-	if err := hooks.Delete(t.Context(), "seine-validator", metav1.DeleteOptions{}); err != nil {
+	judge, err := hooks.Get(t.Context(), "seine-validator", metav1.GetOptions{})
+	if err == nil {
+		err = hooks.Delete(t.Context(), judge.Name, metav1.DeleteOptions{})
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { c.Install(t) })
-	good.Object["spec"] = bad.Object["spec"]
-	if _, err := routes.Update(t.Context(), good, metav1.UpdateOptions{}); err != nil {
+	t.Cleanup(func() {
+		judge.ResourceVersion, judge.UID = "", ""
+		if _, err := hooks.Create(context.WithoutCancel(t.Context()), judge, metav1.CreateOptions{}); err != nil {
+			t.Error(err)
+		}
+	})
+	spec, err := json.Marshal([]map[string]any{{"op": "replace", "path": "/spec", "value": bad.Object["spec"]}})
+	if err == nil {
+		_, err = routes.Patch(t.Context(), "billing", types.JSONPatchType, spec, metav1.PatchOptions{})
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 	kubetest.Wait(t, kubetest.Patience, "the status to say that it is bad", func(ctx context.Context) error {
