@@ -9,6 +9,9 @@ import (
 	"os"
 	"runtime"
 	"testing"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/seinemesh/seine/telemetry/accesslog"
 
@@ -97,5 +100,20 @@ func TestAllocationsPair(t *testing.T) {
 	p := startPair(t, quietApp(t), nil, nil)
 	if n := allocations(t, p.addr); n > 2.05 {
 		t.Errorf("%.3f allocations for each request", n)
+	}
+}
+
+// TestAllocationsShaped: rate limits, and copies for a mirror, allocate nothing
+// either.
+func TestAllocationsShaped(t *testing.T) {
+	at := quietApp(t)
+	limit := &seinev1.RateLimit{Id: "default/x[0]", Requests: 1_000_000, Per: durationpb.New(time.Second), Key: &seinev1.RateLimit_Header{Header: "user-agent"}, MaxKeys: 16}
+	p, _ := startLimited(t, 1, at, limit)
+	if n := allocations(t, p.Addresses()[0].String()); n >= 0.05 {
+		t.Errorf("%.3f allocations for each limited request", n)
+	}
+	p = startMirrored(t, at, nil, all, quietApp(t))
+	if n := allocations(t, p.Addresses()[0].String()); n >= 0.05 {
+		t.Errorf("%.3f allocations for each mirrored request", n)
 	}
 }
