@@ -27,6 +27,8 @@ type builder struct {
 	paper         []*mesh.Workload // replicas of local Workloads and pod templates
 	publishes     []pendingPublish
 	rules         []*rawRule
+	roots         []*root
+	delegates     map[string]*delegate // by NAMESPACE/NAME
 	namedTargets  []namedTarget
 	gatewayRoutes []*gatewayRoute
 	snapshot      *mesh.Snapshot
@@ -44,7 +46,7 @@ func Build(files []File, opt Options) *Result {
 	if !opt.VIPs.IsValid() {
 		opt.VIPs = DefaultVIPs
 	}
-	b := &builder{opt: opt, settings: mesh.DefaultSettings(), result: &Result{}, perFile: map[string]int{}, objects: map[mesh.Ref]*object{}}
+	b := &builder{opt: opt, settings: mesh.DefaultSettings(), result: &Result{}, perFile: map[string]int{}, delegates: map[string]*delegate{}, objects: map[mesh.Ref]*object{}}
 	if opt.Settings != nil {
 		b.settings = *opt.Settings
 		b.settings.Prefixes = slices.Clone(opt.Settings.Prefixes)
@@ -80,6 +82,7 @@ func Build(files []File, opt Options) *Result {
 			b.parts, b.result.Local, b.publishes, b.rules, b.namedTargets, b.paper = before, local, publishes, rules, named, paper
 		}
 	}
+	b.resolveDelegates()
 	b.parts.Workloads = append(b.parts.Workloads, opt.Workloads...)
 	b.parts.Backends = opt.Backends
 	b.place()

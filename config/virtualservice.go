@@ -19,7 +19,7 @@ var virtualServiceFields = fields("hosts", "gateways", "exportTo",
 	"http.match.headers.**", "http.match.port", "http.match.sourceLabels.**", "http.match.gateways", "http.match.queryParams.**",
 	"http.match.ignoreUriCase", "http.match.statPrefix", "http.match.withoutHeaders.**", "http.match.sourceNamespace",
 	"http.route.destination.host", "http.route.destination.subset", "http.route.destination.port.number", "http.route.weight", "http.route.headers.**",
-	"http.redirect.**", "http.directResponse.**", "http.rewrite.**", "http.timeout", "http.headers.**", "http.retries.**",
+	"http.redirect.**", "http.directResponse.**", "http.rewrite.**", "http.timeout", "http.headers.**", "http.retries.**", "http.delegate.**",
 	"http.fault.**", "http.corsPolicy.**", "http.mirror.host", "http.mirror.subset", "http.mirror.port.number", "http.mirrorPercent", "http.mirrorPercentage.**",
 	"http.mirrors.destination.host", "http.mirrors.destination.subset", "http.mirrors.destination.port.number", "http.mirrors.percentage.**",
 	"tcp.match.destinationSubnets", "tcp.match.port", "tcp.match.sourceLabels.**", "tcp.match.gateways", "tcp.match.sourceNamespace",
@@ -49,17 +49,20 @@ func (b *builder) virtualService(o *object) {
 		vs.Hosts = append(vs.Hosts, host)
 	}
 	if len(spec.Hosts) == 0 {
-		c.d.fail(codeInvalid, "spec.hosts", nil, "a VirtualService must have at least one host (delegates are not implemented in this version)")
+		c.checkDelegate(&spec)
+		b.delegates[o.ref.Namespace+"/"+o.ref.Name] = &delegate{&spec, o, unsupported, c.d.bad || o.bad}
+		return
 	}
 	vs.Gateways = c.gateways(spec.Gateways, "spec.gateways")
 	if len(vs.Gateways) == 0 {
 		vs.Gateways = []string{"mesh"}
 	}
-	for i, r := range spec.Http {
-		rule := c.http(r, i, item("spec.http", i))
-		rule.Unsupported = append(below(unsupported, item("spec.http", i)), c.unsupported...)
-		c.unsupported = nil
-		vs.HTTP = append(vs.HTTP, rule)
+	if delegates(&spec) {
+		b.roots = append(b.roots, &root{vs, &spec, c, unsupported})
+	} else {
+		for i, r := range spec.Http {
+			vs.HTTP = append(vs.HTTP, c.rule(r, i, item("spec.http", i), unsupported))
+		}
 	}
 	for i, r := range spec.Tcp {
 		vs.TCP = append(vs.TCP, c.tcp(r, i, item("spec.tcp", i)))
@@ -76,6 +79,14 @@ func (b *builder) virtualService(o *object) {
 		return
 	}
 	b.parts.VirtualServices = append(b.parts.VirtualServices, vs)
+}
+
+// rule is http with what of it is not implemented.
+func (c *routeConverter) rule(r *networking.HTTPRoute, i int, path string, unsupported []string) *seinev1.HttpRule {
+	rule := c.http(r, i, path)
+	rule.Unsupported = append(below(unsupported, path), c.unsupported...)
+	c.unsupported = nil
+	return rule
 }
 
 func below(paths []string, prefix string) []string {

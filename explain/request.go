@@ -31,6 +31,10 @@ func (e *explanation) request(a *decide.Answer, direct bool, port uint16) error 
 		return nil
 	}
 	e.route(r.Proto.Source, r.Proto.Index)
+	if d := r.Proto.Delegate; d != nil {
+		e.a.Route.Delegate = d.Namespace + "/" + d.Name
+		e.say("It delegates to %s, spec.http[%d].", decide.Source(d), r.Proto.DelegateIndex)
+	}
 	if r.Timeout > 0 {
 		e.a.Timeout = r.Timeout.String()
 	}
@@ -76,7 +80,7 @@ func (e *explanation) tellRules(a *decide.Answer, r *decide.Rule, match int, hea
 		return
 	}
 	for _, rule := range vs.HTTP {
-		if r != nil && rule.Index == r.Proto.Index {
+		if r != nil && rule.Index == r.Proto.Index && rule.DelegateIndex == r.Proto.DelegateIndex {
 			at := ""
 			if match >= 0 {
 				keep := plan.HTTPMatches(rule, e.from, uint32(port))
