@@ -120,6 +120,9 @@ func (w *Work) Uninstall(ctx context.Context, o UninstallOptions) (*Removed, err
 			return r, err
 		}
 	}
+	if err := w.waitStopped(ctx); err != nil {
+		return r, err
+	}
 	if len(others) > 0 {
 		r.Kept = append(r.Kept, fmt.Sprintf("definitions, the root certificate and namespace %s: revision %s uses them", w.Namespace, strings.Join(others, ", ")))
 	} else if err := w.shared(ctx, r, o); err != nil {
@@ -129,6 +132,28 @@ func (w *Work) Uninstall(ctx context.Context, o UninstallOptions) (*Removed, err
 		return r, fmt.Errorf("%w: nothing of revision %s is in this cluster", ErrNotInstalled, w.Revision)
 	}
 	return r, nil
+}
+
+// waitStopped waits until no seined of the revision is left, which would make
+// anew what is about to be deleted.
+func (w *Work) waitStopped(ctx context.Context) error {
+	var left []string
+	err := poll(ctx, func() (bool, error) {
+		pods, err := w.Cluster.Kube.CoreV1().Pods(w.Namespace).List(ctx, metav1.ListOptions{LabelSelector: "app=seined," + install.LabelRevision + "=" + w.Revision})
+		if err != nil {
+			return false, fmt.Errorf("list the pods of seined: %w", hint(err))
+		}
+		left = left[:0]
+		for _, p := range pods.Items {
+			left = append(left, p.Name)
+		}
+		w.say("wait until stopped", few(left, 3), false)
+		return len(left) == 0, nil
+	})
+	if err != nil {
+		return fmt.Errorf("pods of seined do not end: %s: %w; run `seine uninstall` again", few(left, 3), err)
+	}
+	return nil
 }
 
 // revisions lists the other revisions' control planes.
@@ -155,7 +180,7 @@ func (w *Work) shared(ctx context.Context, r *Removed, o UninstallOptions) error
 		{Group: "coordination.k8s.io", Version: "v1", Kind: "Lease"},
 		{Group: "certificates.k8s.io", Version: "v1beta1", Kind: "ClusterTrustBundle"},
 	} {
-		if err := w.deleteAll(ctx, r, k, metav1.ListOptions{LabelSelector: "seine.dev/managed-by=seined"}); err != nil {
+		if err := w.deleteAll(ctx, r, k, metav1.ListOptions{LabelSelector: install.LabelManagedBy + "=seined"}); err != nil {
 			return err
 		}
 	}
@@ -319,7 +344,7 @@ func (w *Work) deleteNamespace(ctx context.Context, r *Removed, purge bool) erro
 func (w *Work) foreign(ctx context.Context) ([]string, error) {
 	var found []string
 	own := func(m metav1.ObjectMeta) bool {
-		return m.DeletionTimestamp != nil || m.Labels[install.LabelPartOf] == install.PartOf || m.Labels["seine.dev/managed-by"] != "" || len(m.OwnerReferences) > 0
+		return m.DeletionTimestamp != nil || m.Labels[install.LabelPartOf] == install.PartOf || m.Labels[install.LabelManagedBy] == "seined" || len(m.OwnerReferences) > 0
 	}
 	secrets, err := w.Cluster.Kube.CoreV1().Secrets(w.Namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
