@@ -198,6 +198,12 @@ func (l layer) proto() *seinev1.TrafficPolicy {
 	versionProto(out, l.pool)
 	if l.tls != nil {
 		out.Sni, out.SubjectAltNames = l.tls.Sni, l.tls.SubjectAltNames
+		if m := l.tls.Mode; l.tls.CredentialName == "" && (m == networking.ClientTLSSettings_SIMPLE || m == networking.ClientTLSSettings_MUTUAL) {
+			out.Originate = &seinev1.OriginateTls{CaCertificates: l.tls.CaCertificates, InsecureSkipVerify: l.tls.GetInsecureSkipVerify().GetValue()}
+			if m == networking.ClientTLSSettings_MUTUAL {
+				out.Originate.ClientCertificate, out.Originate.PrivateKey = l.tls.ClientCertificate, l.tls.PrivateKey
+			}
+		}
 		out.Tls = map[networking.ClientTLSSettings_TLSmode]seinev1.TrafficPolicy_Tls{
 			networking.ClientTLSSettings_DISABLE:      seinev1.TrafficPolicy_TLS_DISABLE,
 			networking.ClientTLSSettings_SIMPLE:       seinev1.TrafficPolicy_SIMPLE,
@@ -221,11 +227,12 @@ func (c *policyConverter) layer(l layer, path string) layer {
 	c.balancer(l.lb, path+".loadBalancer")
 	tls := l.tls
 	if tls != nil {
-		at := path + ".tls.mode"
 		switch tls.Mode {
 		case networking.ClientTLSSettings_SIMPLE, networking.ClientTLSSettings_MUTUAL:
-			c.unsupported = append(c.unsupported, at)
-			c.b.note(c.o, codeUnsupported, Warning, at, "TLS that the sidecar begins (%s) is not implemented in this version: connections are refused, not sent in plaintext", tls.Mode)
+			if tls.CredentialName != "" {
+				c.unsupported = append(c.unsupported, path+".tls.credentialName")
+				c.b.note(c.o, codeUnsupported, Warning, path+".tls.credentialName", "is not implemented in this version: connections are refused; mount the Secret into the sidecar and name its files (caCertificates, clientCertificate, privateKey)")
+			}
 			if tls.Mode == networking.ClientTLSSettings_MUTUAL && tls.CredentialName == "" && (tls.ClientCertificate == "" || tls.PrivateKey == "") {
 				c.d.fail(codeInvalid, path+".tls", nil, "MUTUAL needs clientCertificate and privateKey, or credentialName")
 			}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	seinev1 "github.com/seinemesh/seine/api/seine/v1"
@@ -195,8 +196,8 @@ type Transport uint8
 const (
 	Plain  Transport = iota
 	Mutual           // the mesh's mutual TLS; the peer must be as Expect says
-	Simple           // TLS as any client begins it (DestinationRule SIMPLE); not implemented yet
-	Custom           // TLS with the user's own client certificate (MUTUAL); not implemented yet
+	Simple           // TLS as any client begins it (DestinationRule SIMPLE)
+	Custom           // TLS with the user's own client certificate (MUTUAL)
 )
 
 // Transport decides how c speaks to e: mutual TLS exactly where the endpoint
@@ -217,6 +218,21 @@ func (c *Cluster) Transport(e *Endpoint) Transport {
 		return Mutual
 	}
 	return Plain
+}
+
+// Originate says which names the server of a Simple or Custom connection is
+// asked for and may prove. sni is the DestinationRule's or the service's host,
+// as Istio's auto SNI; "": there is none to be had (a wildcard host), and the
+// connection must fail. alts replace it as the name to prove.
+func (c *Cluster) Originate() (sni string, alts []string) {
+	sni = c.Policy.Sni
+	if host := c.Service.Proto.Host; sni == "" && !strings.HasPrefix(host, "*") {
+		sni = host
+	}
+	if alts = c.Policy.SubjectAltNames; len(alts) == 0 {
+		alts = c.Service.Proto.SubjectAltNames
+	}
+	return sni, alts
 }
 
 // Expect says who the peer of a Mutual connection to e may be: id, or one of

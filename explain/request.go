@@ -540,9 +540,24 @@ func (e *explanation) endpoints(c *decide.Cluster, list []*decide.Endpoint, d *d
 				told += " (a DestinationRule says DISABLE)"
 			}
 		default:
-			told = "TLS that the sidecar begins, which is not implemented: refused"
-			if !slices.ContainsFunc(e.a.Unsupported, func(p string) bool { return strings.HasSuffix(p, "tls.mode") }) {
-				e.unsupported("spec.trafficPolicy.tls.mode", "TLS that the sidecar begins (%s) is not implemented in this version.", c.Policy.Tls)
+			sni, alts := c.Originate()
+			told = "TLS that the sidecar begins, SNI " + sni
+			if len(alts) == 0 {
+				alts = []string{sni}
+			}
+			switch o := c.Policy.GetOriginate(); {
+			case o == nil:
+				told = "TLS that the sidecar begins with a Secret's certificates, which is not implemented: refused"
+				if !slices.ContainsFunc(e.a.Unsupported, func(p string) bool { return strings.HasSuffix(p, "tls.credentialName") }) {
+					e.unsupported("spec.trafficPolicy.tls.credentialName", "Certificates of a Secret are not implemented in this version.")
+				}
+			case sni == "" && !o.GetInsecureSkipVerify():
+				told = "TLS that the sidecar begins, but no name is known to verify the server by: the connection fails (set sni)"
+				refused++
+			case o.GetInsecureSkipVerify():
+				told += "; the server is not verified (insecureSkipVerify)"
+			default:
+				told += "; the server must prove to be " + strings.Join(alts, " or ")
 			}
 		}
 		if w := e.s.Workload(ep.Proto.Workload.GetNamespace() + "/" + ep.Proto.Workload.GetName()); w != nil && w.Sidecar {

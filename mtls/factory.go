@@ -37,6 +37,7 @@ type Factory struct {
 	pending atomic.Int64
 	recent  atomic.Int64 // handshakes since bursts was told
 	bursts  chan struct{}
+	outside origins
 
 	mu  sync.Mutex
 	gen atomic.Pointer[generation]
@@ -169,6 +170,7 @@ type clientConfig struct {
 	sni      string
 	endpoint netip.AddrPort
 	alpn     []string
+	origin   *Origin // not the mesh's; ids and sni do not count
 }
 
 // peerKey tells sessions apart: an identity, where it is, and what was offered.

@@ -162,6 +162,9 @@ func (s *Session) start() {
 
 // open makes the tls.Conn from the certificate of this moment.
 func (s *Session) open() error {
+	if s.client != nil && s.client.origin != nil {
+		return nil // shake does it: it reads files
+	}
 	g, err := s.factory.current()
 	if err != nil {
 		return err
@@ -208,10 +211,23 @@ func (s *Session) run() {
 // shake runs crypto/tls and reads off what the loop wants to know of the peer.
 func (s *Session) shake() (result, error) {
 	conn := s.tls // start wrote it before this goroutine; Release leaves it while we run
+	if s.client != nil && s.client.origin != nil {
+		config, err := s.factory.outside.config(s.client, time.Now())
+		if err != nil {
+			return result{}, err
+		}
+		conn = tls.Client((*memory)(s), config)
+		s.mu.Lock()
+		s.tls = conn
+		s.mu.Unlock()
+	}
 	if err := conn.Handshake(); err != nil {
 		return result{}, fmt.Errorf("mtls: handshake: %w", err)
 	}
 	state := conn.ConnectionState()
+	if s.client != nil && s.client.origin != nil {
+		return result{alpn: state.NegotiatedProtocol, sni: state.ServerName, resumed: state.DidResume}, nil
+	}
 	peer, err := newPeer(state.PeerCertificates[0], s.factory.src.id())
 	if err != nil {
 		return result{}, fmt.Errorf("mtls: handshake: %w", err)

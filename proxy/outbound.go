@@ -209,8 +209,8 @@ func (x *exchange) toward(a *decide.Answer, dest *decide.Destination, id string,
 	}
 	x.target, x.handle, x.pool = tgt, tgt.requests(w, e, x.grpc), tgt.to(w, e, x)
 	switch tr := c.Transport(e.ep); {
-	case tr != decide.Plain && tr != decide.Mutual, tr == decide.Mutual && e.ep == nil:
-		x.reply(503, telemetry.FlagUF, "TLS origination for "+key+" is not implemented: tls.mode SIMPLE, MUTUAL or without known endpoints")
+	case tr != decide.Plain && e.ep == nil, c.Policy.GetOriginate() == nil && (tr == decide.Simple || tr == decide.Custom):
+		x.reply(503, telemetry.FlagUF, "TLS cannot be begun for "+key+": it has no known endpoints, or this proxy does not know how")
 		return false
 	case e.ep == nil:
 		return x.original(authority, port)
@@ -411,7 +411,7 @@ func (a *arrival) opaque() (opaque, bool) {
 	}
 	to := e.pool
 	switch tr := c.Transport(e.ep); {
-	case tr != decide.Plain && tr != decide.Mutual, tr == decide.Mutual && e.ep == nil:
+	case tr != decide.Plain && e.ep == nil, c.Policy.GetOriginate() == nil && (tr == decide.Simple || tr == decide.Custom):
 		return opaque{}, false
 	case e.ep == nil:
 		if !a.dialled.IsValid() || w.p.own(a.dialled) {

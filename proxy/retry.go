@@ -360,8 +360,8 @@ func (x *exchange) elsewhere() bool {
 	e := t.edge(w, c.Endpoints[i], i)
 	to := t.to(w, e, x)
 	switch tr := c.Transport(e.ep); {
-	case tr != decide.Plain && tr != decide.Mutual:
-		x.reply(503, telemetry.FlagUF, x.told("TLS origination is not implemented"))
+	case c.Policy.GetOriginate() == nil && (tr == decide.Simple || tr == decide.Custom):
+		x.reply(503, telemetry.FlagUF, x.told("this proxy does not know how TLS is begun"))
 		return false
 	case e.ep.DNS != "":
 		if a, ok := w.resolved(e.ep.DNS); ok && a.IsValid() {

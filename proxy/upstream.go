@@ -15,6 +15,7 @@ import (
 
 	seinev1 "github.com/seinemesh/seine/api/seine/v1"
 	"github.com/seinemesh/seine/decide"
+	"github.com/seinemesh/seine/mtls"
 	"github.com/seinemesh/seine/proxy/loop"
 	"github.com/seinemesh/seine/telemetry"
 	"github.com/seinemesh/seine/telemetry/metrics"
@@ -22,7 +23,10 @@ import (
 
 var (
 	alpnHTTP = []string{"seine-http/1.1", "istio-http/1.1", "istio"}
-	alpnTCP  = []string{"seine-tcp", "istio"}
+	// What servers outside the mesh are offered.
+	alpnOutside, alpnOutside2 = []string{"http/1.1"}, []string{"h2"}
+
+	alpnTCP = []string{"seine-tcp", "istio"}
 	// As Istio's sidecars offer it: theirs agree to h2.
 	alpnHTTP2 = []string{"seine-http/2", "istio-h2", "istio", "h2"}
 )
@@ -35,9 +39,10 @@ type poolKey struct {
 	alts     string // further identities that are accepted
 	sni      string
 	mutual   bool
-	h2       bool    // exchanges share the connections: trunks
-	app      bool    // the workload's own application
-	sh       *shared // the cluster, if a DestinationRule bounds or watches it
+	origin   mtls.Origin // of TLS with a server outside the mesh; zero: none
+	h2       bool        // exchanges share the connections: trunks
+	app      bool        // the workload's own application
+	sh       *shared     // the cluster, if a DestinationRule bounds or watches it
 }
 
 // source is the address that connections to the application come from, Istio's:
@@ -147,7 +152,20 @@ func (t *target) fill(w *worker, e *edge, ep *decide.Endpoint) {
 		}
 		k.alts = strings.Join(e.alts, " ")
 	}
+	if tr := t.cluster.Transport(ep); tr == decide.Simple || tr == decide.Custom {
+		k.origin = origin(t.cluster)
+	}
 	e.pool = w.pool(k, e.alts)
+}
+
+// origin is how TLS is begun with c's endpoints.
+func origin(c *decide.Cluster) mtls.Origin {
+	sni, alts := c.Originate()
+	p := c.Policy.GetOriginate()
+	return mtls.Origin{
+		Begin: true, ServerName: sni, Names: strings.Join(alts, " "), CA: p.GetCaCertificates(),
+		Certificate: p.GetClientCertificate(), Key: p.GetPrivateKey(), Unverified: p.GetInsecureSkipVerify(),
+	}
 }
 
 // requests is the metric handle of requests to the edge's endpoint.
@@ -349,6 +367,18 @@ func (u *upstream) ready() {
 		if u.w.ring != nil {
 			u.local = loop.LocalAddr(u.fd)
 		}
+		if o := &u.pool.key.origin; o.Begin {
+			var alpn []string
+			if u.pool.key.h2 {
+				alpn = alpnOutside2
+			} else if u.http {
+				alpn = alpnOutside
+			}
+			u.startTLS(u.w.p.factory.Originate(*o, u.pool.key.addr, alpn))
+			if u.handshaking {
+				return
+			}
+		}
 		if u.pool.key.mutual {
 			alpn := alpnHTTP
 			if u.pool.key.h2 {
@@ -374,6 +404,12 @@ func (u *upstream) ready() {
 		switch a := u.session.ALPN(); a {
 		case "seine-http/2", "seine-http/1.1", "seine-tcp":
 			u.greet = true
+		case "h2":
+		default:
+			if u.pool.key.h2 && u.pool.key.origin.Begin {
+				u.gaveUp(fmt.Errorf("TLS with %v: %w", u.pool.key.addr, errNotHTTP2))
+				return
+			}
 		}
 	}
 	u.up = true

@@ -2864,6 +2864,7 @@ type TrafficPolicy struct {
 	Hash                 *ConsistentHash         `protobuf:"bytes,20,opt,name=hash,proto3" json:"hash,omitempty"`     // instead of the balancer
 	Warmup               *Warmup                 `protobuf:"bytes,21,opt,name=warmup,proto3" json:"warmup,omitempty"` // with DEFAULT, ROUND_ROBIN and LEAST_REQUEST
 	Locality             *Locality               `protobuf:"bytes,22,opt,name=locality,proto3" json:"locality,omitempty"`
+	Originate            *OriginateTls           `protobuf:"bytes,50,opt,name=originate,proto3" json:"originate,omitempty"`                                                         // with SIMPLE and MUTUAL
 	RetryBudget          *RetryBudget            `protobuf:"bytes,40,opt,name=retry_budget,json=retryBudget,proto3" json:"retry_budget,omitempty"`                                  // absent: a fifth of the requests and ten a second
 	H2Upgrade            TrafficPolicy_H2Upgrade `protobuf:"varint,60,opt,name=h2_upgrade,json=h2Upgrade,proto3,enum=seine.v1.TrafficPolicy_H2Upgrade" json:"h2_upgrade,omitempty"` // connectionPool.http.h2UpgradePolicy
 	UseClientProtocol    bool                    `protobuf:"varint,61,opt,name=use_client_protocol,json=useClientProtocol,proto3" json:"use_client_protocol,omitempty"`             // connectionPool.http.useClientProtocol: as the client speaks
@@ -2972,6 +2973,13 @@ func (x *TrafficPolicy) GetLocality() *Locality {
 	return nil
 }
 
+func (x *TrafficPolicy) GetOriginate() *OriginateTls {
+	if x != nil {
+		return x.Originate
+	}
+	return nil
+}
+
 func (x *TrafficPolicy) GetRetryBudget() *RetryBudget {
 	if x != nil {
 		return x.RetryBudget
@@ -3000,6 +3008,76 @@ func (x *TrafficPolicy) GetMaxConcurrentStreams() uint32 {
 	return 0
 }
 
+// OriginateTls is TLS that the sidecar begins with a server outside the mesh.
+// Files are those of the proxy's own file system.
+type OriginateTls struct {
+	state              protoimpl.MessageState `protogen:"open.v1"`
+	CaCertificates     string                 `protobuf:"bytes,1,opt,name=ca_certificates,json=caCertificates,proto3" json:"ca_certificates,omitempty"`          // absent: the system's roots
+	ClientCertificate  string                 `protobuf:"bytes,2,opt,name=client_certificate,json=clientCertificate,proto3" json:"client_certificate,omitempty"` // of MUTUAL
+	PrivateKey         string                 `protobuf:"bytes,3,opt,name=private_key,json=privateKey,proto3" json:"private_key,omitempty"`
+	InsecureSkipVerify bool                   `protobuf:"varint,4,opt,name=insecure_skip_verify,json=insecureSkipVerify,proto3" json:"insecure_skip_verify,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *OriginateTls) Reset() {
+	*x = OriginateTls{}
+	mi := &file_seine_v1_mesh_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OriginateTls) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OriginateTls) ProtoMessage() {}
+
+func (x *OriginateTls) ProtoReflect() protoreflect.Message {
+	mi := &file_seine_v1_mesh_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OriginateTls.ProtoReflect.Descriptor instead.
+func (*OriginateTls) Descriptor() ([]byte, []int) {
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *OriginateTls) GetCaCertificates() string {
+	if x != nil {
+		return x.CaCertificates
+	}
+	return ""
+}
+
+func (x *OriginateTls) GetClientCertificate() string {
+	if x != nil {
+		return x.ClientCertificate
+	}
+	return ""
+}
+
+func (x *OriginateTls) GetPrivateKey() string {
+	if x != nil {
+		return x.PrivateKey
+	}
+	return ""
+}
+
+func (x *OriginateTls) GetInsecureSkipVerify() bool {
+	if x != nil {
+		return x.InsecureSkipVerify
+	}
+	return false
+}
+
 // RetryBudget bounds the retries that are under way at once by the requests
 // that are: percent of them, but never less than min_concurrency.
 type RetryBudget struct {
@@ -3012,7 +3090,7 @@ type RetryBudget struct {
 
 func (x *RetryBudget) Reset() {
 	*x = RetryBudget{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[27]
+	mi := &file_seine_v1_mesh_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3024,7 +3102,7 @@ func (x *RetryBudget) String() string {
 func (*RetryBudget) ProtoMessage() {}
 
 func (x *RetryBudget) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[27]
+	mi := &file_seine_v1_mesh_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3037,7 +3115,7 @@ func (x *RetryBudget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryBudget.ProtoReflect.Descriptor instead.
 func (*RetryBudget) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{27}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RetryBudget) GetPercent() float64 {
@@ -3073,7 +3151,7 @@ type ConsistentHash struct {
 
 func (x *ConsistentHash) Reset() {
 	*x = ConsistentHash{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[28]
+	mi := &file_seine_v1_mesh_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3085,7 +3163,7 @@ func (x *ConsistentHash) String() string {
 func (*ConsistentHash) ProtoMessage() {}
 
 func (x *ConsistentHash) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[28]
+	mi := &file_seine_v1_mesh_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3098,7 +3176,7 @@ func (x *ConsistentHash) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsistentHash.ProtoReflect.Descriptor instead.
 func (*ConsistentHash) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{28}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ConsistentHash) GetKey() isConsistentHash_Key {
@@ -3198,7 +3276,7 @@ type Warmup struct {
 
 func (x *Warmup) Reset() {
 	*x = Warmup{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[29]
+	mi := &file_seine_v1_mesh_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3210,7 +3288,7 @@ func (x *Warmup) String() string {
 func (*Warmup) ProtoMessage() {}
 
 func (x *Warmup) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[29]
+	mi := &file_seine_v1_mesh_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3223,7 +3301,7 @@ func (x *Warmup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Warmup.ProtoReflect.Descriptor instead.
 func (*Warmup) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{29}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Warmup) GetDuration() *durationpb.Duration {
@@ -3264,7 +3342,7 @@ type Locality struct {
 
 func (x *Locality) Reset() {
 	*x = Locality{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[30]
+	mi := &file_seine_v1_mesh_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3276,7 +3354,7 @@ func (x *Locality) String() string {
 func (*Locality) ProtoMessage() {}
 
 func (x *Locality) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[30]
+	mi := &file_seine_v1_mesh_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3289,7 +3367,7 @@ func (x *Locality) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Locality.ProtoReflect.Descriptor instead.
 func (*Locality) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{30}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Locality) GetDistribute() []*Locality_Distribute {
@@ -3360,7 +3438,7 @@ type ConnectionPool struct {
 
 func (x *ConnectionPool) Reset() {
 	*x = ConnectionPool{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[31]
+	mi := &file_seine_v1_mesh_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3372,7 +3450,7 @@ func (x *ConnectionPool) String() string {
 func (*ConnectionPool) ProtoMessage() {}
 
 func (x *ConnectionPool) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[31]
+	mi := &file_seine_v1_mesh_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3385,7 +3463,7 @@ func (x *ConnectionPool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectionPool.ProtoReflect.Descriptor instead.
 func (*ConnectionPool) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{31}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ConnectionPool) GetMaxConnections() uint32 {
@@ -3470,7 +3548,7 @@ type OutlierDetection struct {
 
 func (x *OutlierDetection) Reset() {
 	*x = OutlierDetection{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[32]
+	mi := &file_seine_v1_mesh_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3482,7 +3560,7 @@ func (x *OutlierDetection) String() string {
 func (*OutlierDetection) ProtoMessage() {}
 
 func (x *OutlierDetection) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[32]
+	mi := &file_seine_v1_mesh_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3495,7 +3573,7 @@ func (x *OutlierDetection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutlierDetection.ProtoReflect.Descriptor instead.
 func (*OutlierDetection) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{32}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *OutlierDetection) GetConsecutive_5Xx() uint32 {
@@ -3579,7 +3657,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[33]
+	mi := &file_seine_v1_mesh_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3591,7 +3669,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[33]
+	mi := &file_seine_v1_mesh_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3604,7 +3682,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{33}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Endpoint) GetId() string {
@@ -3687,7 +3765,7 @@ type Fault_Delay struct {
 
 func (x *Fault_Delay) Reset() {
 	*x = Fault_Delay{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[36]
+	mi := &file_seine_v1_mesh_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3699,7 +3777,7 @@ func (x *Fault_Delay) String() string {
 func (*Fault_Delay) ProtoMessage() {}
 
 func (x *Fault_Delay) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[36]
+	mi := &file_seine_v1_mesh_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3740,7 +3818,7 @@ type Fault_Abort struct {
 
 func (x *Fault_Abort) Reset() {
 	*x = Fault_Abort{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[37]
+	mi := &file_seine_v1_mesh_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3752,7 +3830,7 @@ func (x *Fault_Abort) String() string {
 func (*Fault_Abort) ProtoMessage() {}
 
 func (x *Fault_Abort) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[37]
+	mi := &file_seine_v1_mesh_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3801,7 +3879,7 @@ type ConsistentHash_Cookie struct {
 
 func (x *ConsistentHash_Cookie) Reset() {
 	*x = ConsistentHash_Cookie{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[40]
+	mi := &file_seine_v1_mesh_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3813,7 +3891,7 @@ func (x *ConsistentHash_Cookie) String() string {
 func (*ConsistentHash_Cookie) ProtoMessage() {}
 
 func (x *ConsistentHash_Cookie) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[40]
+	mi := &file_seine_v1_mesh_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3826,7 +3904,7 @@ func (x *ConsistentHash_Cookie) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsistentHash_Cookie.ProtoReflect.Descriptor instead.
 func (*ConsistentHash_Cookie) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{28, 0}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{29, 0}
 }
 
 func (x *ConsistentHash_Cookie) GetName() string {
@@ -3867,7 +3945,7 @@ type Locality_Distribute struct {
 
 func (x *Locality_Distribute) Reset() {
 	*x = Locality_Distribute{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[41]
+	mi := &file_seine_v1_mesh_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3879,7 +3957,7 @@ func (x *Locality_Distribute) String() string {
 func (*Locality_Distribute) ProtoMessage() {}
 
 func (x *Locality_Distribute) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[41]
+	mi := &file_seine_v1_mesh_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3892,7 +3970,7 @@ func (x *Locality_Distribute) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Locality_Distribute.ProtoReflect.Descriptor instead.
 func (*Locality_Distribute) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{30, 0}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{31, 0}
 }
 
 func (x *Locality_Distribute) GetFrom() string {
@@ -3919,7 +3997,7 @@ type Locality_Failover struct {
 
 func (x *Locality_Failover) Reset() {
 	*x = Locality_Failover{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[42]
+	mi := &file_seine_v1_mesh_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3931,7 +4009,7 @@ func (x *Locality_Failover) String() string {
 func (*Locality_Failover) ProtoMessage() {}
 
 func (x *Locality_Failover) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[42]
+	mi := &file_seine_v1_mesh_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3944,7 +4022,7 @@ func (x *Locality_Failover) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Locality_Failover.ProtoReflect.Descriptor instead.
 func (*Locality_Failover) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{30, 1}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{31, 1}
 }
 
 func (x *Locality_Failover) GetFrom() string {
@@ -3973,7 +4051,7 @@ type ConnectionPool_Keepalive struct {
 
 func (x *ConnectionPool_Keepalive) Reset() {
 	*x = ConnectionPool_Keepalive{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[45]
+	mi := &file_seine_v1_mesh_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3985,7 +4063,7 @@ func (x *ConnectionPool_Keepalive) String() string {
 func (*ConnectionPool_Keepalive) ProtoMessage() {}
 
 func (x *ConnectionPool_Keepalive) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[45]
+	mi := &file_seine_v1_mesh_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3998,7 +4076,7 @@ func (x *ConnectionPool_Keepalive) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectionPool_Keepalive.ProtoReflect.Descriptor instead.
 func (*ConnectionPool_Keepalive) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{31, 0}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{32, 0}
 }
 
 func (x *ConnectionPool_Keepalive) GetProbes() uint32 {
@@ -4280,7 +4358,7 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\x06policy\x18\x03 \x01(\v2\x17.seine.v1.TrafficPolicyR\x06policy\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xae\a\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe4\a\n" +
 	"\rTrafficPolicy\x12<\n" +
 	"\bbalancer\x18\x01 \x01(\x0e2 .seine.v1.TrafficPolicy.BalancerR\bbalancer\x12-\n" +
 	"\x03tls\x18\x02 \x01(\x0e2\x1b.seine.v1.TrafficPolicy.TlsR\x03tls\x12\x10\n" +
@@ -4292,7 +4370,8 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\aoutlier\x18\v \x01(\v2\x1a.seine.v1.OutlierDetectionR\aoutlier\x12,\n" +
 	"\x04hash\x18\x14 \x01(\v2\x18.seine.v1.ConsistentHashR\x04hash\x12(\n" +
 	"\x06warmup\x18\x15 \x01(\v2\x10.seine.v1.WarmupR\x06warmup\x12.\n" +
-	"\blocality\x18\x16 \x01(\v2\x12.seine.v1.LocalityR\blocality\x128\n" +
+	"\blocality\x18\x16 \x01(\v2\x12.seine.v1.LocalityR\blocality\x124\n" +
+	"\toriginate\x182 \x01(\v2\x16.seine.v1.OriginateTlsR\toriginate\x128\n" +
 	"\fretry_budget\x18( \x01(\v2\x15.seine.v1.RetryBudgetR\vretryBudget\x12@\n" +
 	"\n" +
 	"h2_upgrade\x18< \x01(\x0e2!.seine.v1.TrafficPolicy.H2UpgradeR\th2Upgrade\x12.\n" +
@@ -4318,7 +4397,13 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"H2_DEFAULT\x10\x00\x12\x0e\n" +
 	"\n" +
 	"H2_UPGRADE\x10\x01\x12\r\n" +
-	"\tH2_DO_NOT\x10\x02\"P\n" +
+	"\tH2_DO_NOT\x10\x02\"\xb9\x01\n" +
+	"\fOriginateTls\x12'\n" +
+	"\x0fca_certificates\x18\x01 \x01(\tR\x0ecaCertificates\x12-\n" +
+	"\x12client_certificate\x18\x02 \x01(\tR\x11clientCertificate\x12\x1f\n" +
+	"\vprivate_key\x18\x03 \x01(\tR\n" +
+	"privateKey\x120\n" +
+	"\x14insecure_skip_verify\x18\x04 \x01(\bR\x12insecureSkipVerify\"P\n" +
 	"\vRetryBudget\x12\x18\n" +
 	"\apercent\x18\x01 \x01(\x01R\apercent\x12'\n" +
 	"\x0fmin_concurrency\x18\x02 \x01(\rR\x0eminConcurrency\"\xf1\x02\n" +
@@ -4435,7 +4520,7 @@ func file_seine_v1_mesh_proto_rawDescGZIP() []byte {
 }
 
 var file_seine_v1_mesh_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
-var file_seine_v1_mesh_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
+var file_seine_v1_mesh_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
 var file_seine_v1_mesh_proto_goTypes = []any{
 	(Protocol)(0),                    // 0: seine.v1.Protocol
 	(MtlsMode)(0),                    // 1: seine.v1.MtlsMode
@@ -4472,31 +4557,32 @@ var file_seine_v1_mesh_proto_goTypes = []any{
 	(*Service)(nil),                  // 32: seine.v1.Service
 	(*Subset)(nil),                   // 33: seine.v1.Subset
 	(*TrafficPolicy)(nil),            // 34: seine.v1.TrafficPolicy
-	(*RetryBudget)(nil),              // 35: seine.v1.RetryBudget
-	(*ConsistentHash)(nil),           // 36: seine.v1.ConsistentHash
-	(*Warmup)(nil),                   // 37: seine.v1.Warmup
-	(*Locality)(nil),                 // 38: seine.v1.Locality
-	(*ConnectionPool)(nil),           // 39: seine.v1.ConnectionPool
-	(*OutlierDetection)(nil),         // 40: seine.v1.OutlierDetection
-	(*Endpoint)(nil),                 // 41: seine.v1.Endpoint
-	nil,                              // 42: seine.v1.Self.LabelsEntry
-	nil,                              // 43: seine.v1.HttpMatch.SourceLabelsEntry
-	(*Fault_Delay)(nil),              // 44: seine.v1.Fault.Delay
-	(*Fault_Abort)(nil),              // 45: seine.v1.Fault.Abort
-	nil,                              // 46: seine.v1.TcpMatch.SourceLabelsEntry
-	nil,                              // 47: seine.v1.Subset.LabelsEntry
-	(*ConsistentHash_Cookie)(nil),    // 48: seine.v1.ConsistentHash.Cookie
-	(*Locality_Distribute)(nil),      // 49: seine.v1.Locality.Distribute
-	(*Locality_Failover)(nil),        // 50: seine.v1.Locality.Failover
-	nil,                              // 51: seine.v1.Locality.CallerLabelsEntry
-	nil,                              // 52: seine.v1.Locality.Distribute.ToEntry
-	(*ConnectionPool_Keepalive)(nil), // 53: seine.v1.ConnectionPool.Keepalive
-	nil,                              // 54: seine.v1.Endpoint.LabelsEntry
-	(*durationpb.Duration)(nil),      // 55: google.protobuf.Duration
+	(*OriginateTls)(nil),             // 35: seine.v1.OriginateTls
+	(*RetryBudget)(nil),              // 36: seine.v1.RetryBudget
+	(*ConsistentHash)(nil),           // 37: seine.v1.ConsistentHash
+	(*Warmup)(nil),                   // 38: seine.v1.Warmup
+	(*Locality)(nil),                 // 39: seine.v1.Locality
+	(*ConnectionPool)(nil),           // 40: seine.v1.ConnectionPool
+	(*OutlierDetection)(nil),         // 41: seine.v1.OutlierDetection
+	(*Endpoint)(nil),                 // 42: seine.v1.Endpoint
+	nil,                              // 43: seine.v1.Self.LabelsEntry
+	nil,                              // 44: seine.v1.HttpMatch.SourceLabelsEntry
+	(*Fault_Delay)(nil),              // 45: seine.v1.Fault.Delay
+	(*Fault_Abort)(nil),              // 46: seine.v1.Fault.Abort
+	nil,                              // 47: seine.v1.TcpMatch.SourceLabelsEntry
+	nil,                              // 48: seine.v1.Subset.LabelsEntry
+	(*ConsistentHash_Cookie)(nil),    // 49: seine.v1.ConsistentHash.Cookie
+	(*Locality_Distribute)(nil),      // 50: seine.v1.Locality.Distribute
+	(*Locality_Failover)(nil),        // 51: seine.v1.Locality.Failover
+	nil,                              // 52: seine.v1.Locality.CallerLabelsEntry
+	nil,                              // 53: seine.v1.Locality.Distribute.ToEntry
+	(*ConnectionPool_Keepalive)(nil), // 54: seine.v1.ConnectionPool.Keepalive
+	nil,                              // 55: seine.v1.Endpoint.LabelsEntry
+	(*durationpb.Duration)(nil),      // 56: google.protobuf.Duration
 }
 var file_seine_v1_mesh_proto_depIdxs = []int32{
 	9,  // 0: seine.v1.Self.workload:type_name -> seine.v1.Workload
-	42, // 1: seine.v1.Self.labels:type_name -> seine.v1.Self.LabelsEntry
+	43, // 1: seine.v1.Self.labels:type_name -> seine.v1.Self.LabelsEntry
 	12, // 2: seine.v1.Self.inbound:type_name -> seine.v1.InboundPort
 	1,  // 3: seine.v1.Self.default_mtls:type_name -> seine.v1.MtlsMode
 	8,  // 4: seine.v1.Self.default_mtls_source:type_name -> seine.v1.Ref
@@ -4504,7 +4590,7 @@ var file_seine_v1_mesh_proto_depIdxs = []int32{
 	11, // 6: seine.v1.Self.rate_limits:type_name -> seine.v1.RateLimit
 	8,  // 7: seine.v1.RateLimit.source:type_name -> seine.v1.Ref
 	18, // 8: seine.v1.RateLimit.match:type_name -> seine.v1.HttpMatch
-	55, // 9: seine.v1.RateLimit.per:type_name -> google.protobuf.Duration
+	56, // 9: seine.v1.RateLimit.per:type_name -> google.protobuf.Duration
 	0,  // 10: seine.v1.InboundPort.protocol:type_name -> seine.v1.Protocol
 	1,  // 11: seine.v1.InboundPort.mtls:type_name -> seine.v1.MtlsMode
 	8,  // 12: seine.v1.InboundPort.mtls_source:type_name -> seine.v1.Ref
@@ -4522,7 +4608,7 @@ var file_seine_v1_mesh_proto_depIdxs = []int32{
 	15, // 24: seine.v1.HttpMatch.authority:type_name -> seine.v1.StringMatch
 	16, // 25: seine.v1.HttpMatch.headers:type_name -> seine.v1.HeaderMatch
 	17, // 26: seine.v1.HttpMatch.query:type_name -> seine.v1.QueryMatch
-	43, // 27: seine.v1.HttpMatch.source_labels:type_name -> seine.v1.HttpMatch.SourceLabelsEntry
+	44, // 27: seine.v1.HttpMatch.source_labels:type_name -> seine.v1.HttpMatch.SourceLabelsEntry
 	18, // 28: seine.v1.HttpRule.match:type_name -> seine.v1.HttpMatch
 	8,  // 29: seine.v1.HttpRule.source:type_name -> seine.v1.Ref
 	26, // 30: seine.v1.HttpRule.destinations:type_name -> seine.v1.Destination
@@ -4531,20 +4617,20 @@ var file_seine_v1_mesh_proto_depIdxs = []int32{
 	29, // 33: seine.v1.HttpRule.rewrite:type_name -> seine.v1.Rewrite
 	30, // 34: seine.v1.HttpRule.request_headers:type_name -> seine.v1.HeaderOps
 	30, // 35: seine.v1.HttpRule.response_headers:type_name -> seine.v1.HeaderOps
-	55, // 36: seine.v1.HttpRule.timeout:type_name -> google.protobuf.Duration
+	56, // 36: seine.v1.HttpRule.timeout:type_name -> google.protobuf.Duration
 	23, // 37: seine.v1.HttpRule.retry:type_name -> seine.v1.Retry
 	20, // 38: seine.v1.HttpRule.fault:type_name -> seine.v1.Fault
 	21, // 39: seine.v1.HttpRule.cors:type_name -> seine.v1.Cors
 	22, // 40: seine.v1.HttpRule.mirrors:type_name -> seine.v1.Mirror
 	8,  // 41: seine.v1.HttpRule.delegate:type_name -> seine.v1.Ref
-	44, // 42: seine.v1.Fault.delay:type_name -> seine.v1.Fault.Delay
-	45, // 43: seine.v1.Fault.abort:type_name -> seine.v1.Fault.Abort
+	45, // 42: seine.v1.Fault.delay:type_name -> seine.v1.Fault.Delay
+	46, // 43: seine.v1.Fault.abort:type_name -> seine.v1.Fault.Abort
 	15, // 44: seine.v1.Cors.origins:type_name -> seine.v1.StringMatch
-	55, // 45: seine.v1.Cors.max_age:type_name -> google.protobuf.Duration
+	56, // 45: seine.v1.Cors.max_age:type_name -> google.protobuf.Duration
 	26, // 46: seine.v1.Mirror.destination:type_name -> seine.v1.Destination
-	55, // 47: seine.v1.Retry.per_try_timeout:type_name -> google.protobuf.Duration
-	55, // 48: seine.v1.Retry.backoff:type_name -> google.protobuf.Duration
-	46, // 49: seine.v1.TcpMatch.source_labels:type_name -> seine.v1.TcpMatch.SourceLabelsEntry
+	56, // 47: seine.v1.Retry.per_try_timeout:type_name -> google.protobuf.Duration
+	56, // 48: seine.v1.Retry.backoff:type_name -> google.protobuf.Duration
+	47, // 49: seine.v1.TcpMatch.source_labels:type_name -> seine.v1.TcpMatch.SourceLabelsEntry
 	24, // 50: seine.v1.TcpRule.match:type_name -> seine.v1.TcpMatch
 	8,  // 51: seine.v1.TcpRule.source:type_name -> seine.v1.Ref
 	26, // 52: seine.v1.TcpRule.destinations:type_name -> seine.v1.Destination
@@ -4557,42 +4643,43 @@ var file_seine_v1_mesh_proto_depIdxs = []int32{
 	34, // 59: seine.v1.Service.policy:type_name -> seine.v1.TrafficPolicy
 	33, // 60: seine.v1.Service.subsets:type_name -> seine.v1.Subset
 	8,  // 61: seine.v1.Service.source:type_name -> seine.v1.Ref
-	47, // 62: seine.v1.Subset.labels:type_name -> seine.v1.Subset.LabelsEntry
+	48, // 62: seine.v1.Subset.labels:type_name -> seine.v1.Subset.LabelsEntry
 	34, // 63: seine.v1.Subset.policy:type_name -> seine.v1.TrafficPolicy
 	5,  // 64: seine.v1.TrafficPolicy.balancer:type_name -> seine.v1.TrafficPolicy.Balancer
 	6,  // 65: seine.v1.TrafficPolicy.tls:type_name -> seine.v1.TrafficPolicy.Tls
-	55, // 66: seine.v1.TrafficPolicy.connect_timeout:type_name -> google.protobuf.Duration
-	39, // 67: seine.v1.TrafficPolicy.pool:type_name -> seine.v1.ConnectionPool
-	40, // 68: seine.v1.TrafficPolicy.outlier:type_name -> seine.v1.OutlierDetection
-	36, // 69: seine.v1.TrafficPolicy.hash:type_name -> seine.v1.ConsistentHash
-	37, // 70: seine.v1.TrafficPolicy.warmup:type_name -> seine.v1.Warmup
-	38, // 71: seine.v1.TrafficPolicy.locality:type_name -> seine.v1.Locality
-	35, // 72: seine.v1.TrafficPolicy.retry_budget:type_name -> seine.v1.RetryBudget
-	7,  // 73: seine.v1.TrafficPolicy.h2_upgrade:type_name -> seine.v1.TrafficPolicy.H2Upgrade
-	48, // 74: seine.v1.ConsistentHash.cookie:type_name -> seine.v1.ConsistentHash.Cookie
-	55, // 75: seine.v1.Warmup.duration:type_name -> google.protobuf.Duration
-	49, // 76: seine.v1.Locality.distribute:type_name -> seine.v1.Locality.Distribute
-	50, // 77: seine.v1.Locality.failover:type_name -> seine.v1.Locality.Failover
-	51, // 78: seine.v1.Locality.caller_labels:type_name -> seine.v1.Locality.CallerLabelsEntry
-	55, // 79: seine.v1.ConnectionPool.idle_timeout:type_name -> google.protobuf.Duration
-	55, // 80: seine.v1.ConnectionPool.tcp_idle_timeout:type_name -> google.protobuf.Duration
-	55, // 81: seine.v1.ConnectionPool.max_connection_duration:type_name -> google.protobuf.Duration
-	53, // 82: seine.v1.ConnectionPool.keepalive:type_name -> seine.v1.ConnectionPool.Keepalive
-	55, // 83: seine.v1.OutlierDetection.interval:type_name -> google.protobuf.Duration
-	55, // 84: seine.v1.OutlierDetection.base_ejection_time:type_name -> google.protobuf.Duration
-	9,  // 85: seine.v1.Endpoint.workload:type_name -> seine.v1.Workload
-	54, // 86: seine.v1.Endpoint.labels:type_name -> seine.v1.Endpoint.LabelsEntry
-	55, // 87: seine.v1.Fault.Delay.fixed:type_name -> google.protobuf.Duration
-	55, // 88: seine.v1.ConsistentHash.Cookie.ttl:type_name -> google.protobuf.Duration
-	31, // 89: seine.v1.ConsistentHash.Cookie.attributes:type_name -> seine.v1.Header
-	52, // 90: seine.v1.Locality.Distribute.to:type_name -> seine.v1.Locality.Distribute.ToEntry
-	55, // 91: seine.v1.ConnectionPool.Keepalive.time:type_name -> google.protobuf.Duration
-	55, // 92: seine.v1.ConnectionPool.Keepalive.interval:type_name -> google.protobuf.Duration
-	93, // [93:93] is the sub-list for method output_type
-	93, // [93:93] is the sub-list for method input_type
-	93, // [93:93] is the sub-list for extension type_name
-	93, // [93:93] is the sub-list for extension extendee
-	0,  // [0:93] is the sub-list for field type_name
+	56, // 66: seine.v1.TrafficPolicy.connect_timeout:type_name -> google.protobuf.Duration
+	40, // 67: seine.v1.TrafficPolicy.pool:type_name -> seine.v1.ConnectionPool
+	41, // 68: seine.v1.TrafficPolicy.outlier:type_name -> seine.v1.OutlierDetection
+	37, // 69: seine.v1.TrafficPolicy.hash:type_name -> seine.v1.ConsistentHash
+	38, // 70: seine.v1.TrafficPolicy.warmup:type_name -> seine.v1.Warmup
+	39, // 71: seine.v1.TrafficPolicy.locality:type_name -> seine.v1.Locality
+	35, // 72: seine.v1.TrafficPolicy.originate:type_name -> seine.v1.OriginateTls
+	36, // 73: seine.v1.TrafficPolicy.retry_budget:type_name -> seine.v1.RetryBudget
+	7,  // 74: seine.v1.TrafficPolicy.h2_upgrade:type_name -> seine.v1.TrafficPolicy.H2Upgrade
+	49, // 75: seine.v1.ConsistentHash.cookie:type_name -> seine.v1.ConsistentHash.Cookie
+	56, // 76: seine.v1.Warmup.duration:type_name -> google.protobuf.Duration
+	50, // 77: seine.v1.Locality.distribute:type_name -> seine.v1.Locality.Distribute
+	51, // 78: seine.v1.Locality.failover:type_name -> seine.v1.Locality.Failover
+	52, // 79: seine.v1.Locality.caller_labels:type_name -> seine.v1.Locality.CallerLabelsEntry
+	56, // 80: seine.v1.ConnectionPool.idle_timeout:type_name -> google.protobuf.Duration
+	56, // 81: seine.v1.ConnectionPool.tcp_idle_timeout:type_name -> google.protobuf.Duration
+	56, // 82: seine.v1.ConnectionPool.max_connection_duration:type_name -> google.protobuf.Duration
+	54, // 83: seine.v1.ConnectionPool.keepalive:type_name -> seine.v1.ConnectionPool.Keepalive
+	56, // 84: seine.v1.OutlierDetection.interval:type_name -> google.protobuf.Duration
+	56, // 85: seine.v1.OutlierDetection.base_ejection_time:type_name -> google.protobuf.Duration
+	9,  // 86: seine.v1.Endpoint.workload:type_name -> seine.v1.Workload
+	55, // 87: seine.v1.Endpoint.labels:type_name -> seine.v1.Endpoint.LabelsEntry
+	56, // 88: seine.v1.Fault.Delay.fixed:type_name -> google.protobuf.Duration
+	56, // 89: seine.v1.ConsistentHash.Cookie.ttl:type_name -> google.protobuf.Duration
+	31, // 90: seine.v1.ConsistentHash.Cookie.attributes:type_name -> seine.v1.Header
+	53, // 91: seine.v1.Locality.Distribute.to:type_name -> seine.v1.Locality.Distribute.ToEntry
+	56, // 92: seine.v1.ConnectionPool.Keepalive.time:type_name -> google.protobuf.Duration
+	56, // 93: seine.v1.ConnectionPool.Keepalive.interval:type_name -> google.protobuf.Duration
+	94, // [94:94] is the sub-list for method output_type
+	94, // [94:94] is the sub-list for method input_type
+	94, // [94:94] is the sub-list for extension type_name
+	94, // [94:94] is the sub-list for extension extendee
+	0,  // [0:94] is the sub-list for field type_name
 }
 
 func init() { file_seine_v1_mesh_proto_init() }
@@ -4610,7 +4697,7 @@ func file_seine_v1_mesh_proto_init() {
 		(*StringMatch_Regex)(nil),
 		(*StringMatch_Present)(nil),
 	}
-	file_seine_v1_mesh_proto_msgTypes[28].OneofWrappers = []any{
+	file_seine_v1_mesh_proto_msgTypes[29].OneofWrappers = []any{
 		(*ConsistentHash_Header)(nil),
 		(*ConsistentHash_Cookie_)(nil),
 		(*ConsistentHash_SourceIp)(nil),
@@ -4622,7 +4709,7 @@ func file_seine_v1_mesh_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_seine_v1_mesh_proto_rawDesc), len(file_seine_v1_mesh_proto_rawDesc)),
 			NumEnums:      8,
-			NumMessages:   47,
+			NumMessages:   48,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
