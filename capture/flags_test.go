@@ -52,11 +52,11 @@ func TestParseFlags(t *testing.T) {
 
 func TestParseFlagsRefuses(t *testing.T) {
 	for args, want := range map[string]string{
-		"--include-outbound-cidrs=ten":  `"ten" is not a CIDR`,
-		"--exclude-outbound-ports=0":    `"0" is not a port`,
-		"--exclude-outbound-ports=*":    "name the ports",
-		"--exclude-inbound-ports=65536": "is not a port",
-		"--exclude-uids=root":           "not a uid",
+		"--include-outbound-cidrs=ten":                    `"ten" is not a CIDR`,
+		"--exclude-outbound-ports=0":                      `"0" is not a port`,
+		"--exclude-outbound-ports=*":                      "name the ports",
+		"--exclude-inbound-ports=65536":                   "is not a port",
+		"--exclude-uids=root":                             "not a uid",
 		"--exclude-interfaces=" + strings.Repeat("x", 16): "network device",
 		"surplus":       "unexpected argument",
 		"--unknown=1":   "unknown",
