@@ -37,7 +37,9 @@ func TestProbes(t *testing.T) {
 	})
 	app.HandleFunc("GET /bad", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "database away", 500) })
 	app.HandleFunc("GET /moved", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/ready", http.StatusFound) })
-	app.HandleFunc("GET /away", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://other.example/", http.StatusFound) })
+	app.HandleFunc("GET /away", func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, "http://other.example/", http.StatusFound)
+	})
 	app.HandleFunc("GET /slow", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	plain := httptest.NewServer(app)
 	defer plain.Close()
