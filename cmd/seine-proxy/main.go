@@ -21,6 +21,7 @@ import (
 	"time"
 
 	seinev1 "github.com/seinemesh/seine/api/seine/v1"
+	"github.com/seinemesh/seine/host"
 	"github.com/seinemesh/seine/mtls"
 	"github.com/seinemesh/seine/mtls/caclient"
 	"github.com/seinemesh/seine/mtls/trust"
@@ -100,6 +101,9 @@ func run(ctx context.Context, o *options, log *slog.Logger) error {
 		return err
 	}
 	status.Register()
+	late := &host.Lateness{}
+	go late.Run(life)
+	host.Export(registry, host.NewSampler(os.DirFS("/")), late, time.Now)
 
 	failed := make(chan error, 8)
 	if err := serveStatus(life, o, status, redirected, failed); err != nil {
