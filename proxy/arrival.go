@@ -42,7 +42,9 @@ type arrival struct {
 	timer           loop.Timer
 	// grace ends when it is time to dial the destination although the client
 	// has said nothing: the server may be the one that speaks first. Only a
-	// byte, from either side, decides.
+	// byte, from either side, decides. Where the client may yet begin TLS, it is
+	// TLSWait: what the server says goes out in plaintext then, and breaks the
+	// handshake of a client that was merely slow.
 	grace loop.Timer
 	probe *upstream
 	route opaque // of probe
@@ -103,7 +105,7 @@ func (a *arrival) enter(port uint16) {
 	a.in = a.w.inbound(port, a.dialled)
 	a.stage = opening
 	if a.in.port.Admit(decide.Plaintext).Action == decide.Forward {
-		a.w.loop.Arm(&a.grace, a.w.loop.Now()+int64(graceTime))
+		a.w.loop.Arm(&a.grace, a.w.loop.Now()+int64(a.w.p.o.TLSWait))
 	}
 }
 
@@ -163,6 +165,9 @@ func (a *arrival) openTLS() bool {
 		return a.plaintext(decide.Plaintext) // nothing of what could come would be ended here
 	}
 	if !a.want(1) {
+		if a.eof && a.err == nil && open.Action == decide.Forward {
+			return a.plaintext(decide.Plaintext) // a client that only ends begins no TLS
+		}
 		a.ended()
 		return false
 	}
@@ -216,6 +221,7 @@ func (a *arrival) plaintext(kind decide.Arrival) bool {
 		if kind != decide.Plaintext {
 			return a.relay()
 		}
+		a.w.loop.Disarm(&a.grace) // TLS is out of the question: detect has its own
 		a.stage = detecting
 		return true
 	}
@@ -302,15 +308,15 @@ func (a *arrival) detect() bool {
 				return a.relay()
 			}
 		}
+		if a.eof && len(a.data) == 0 {
+			return a.relay() // a client that only ends: the server may still speak
+		}
 		if !a.fill() {
 			return false
 		}
 		if a.err != nil {
 			a.drop(true)
 			return false
-		}
-		if a.eof && len(a.data) == 0 {
-			return a.relay() // a client that only ends: the server may still speak
 		}
 	}
 }
@@ -463,6 +469,11 @@ func (p *probing) ready() {
 	}
 	if u.fill() && len(u.data) > 0 {
 		if a.stage == opening { // plaintext is admitted, or there were no probe
+			a.readable = !a.eof && a.err == nil // its event may stand behind ours
+			if len(a.data) > 0 || a.fill() {
+				a.ready() // the client has begun: its bytes decide
+				return
+			}
 			a.in.security = telemetry.SecurityNone
 		}
 		a.relay()

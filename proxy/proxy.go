@@ -76,6 +76,7 @@ type Options struct {
 
 	AnswerWait     time.Duration // for the control plane to answer a new name; 2 s
 	HeadTimeout    time.Duration // for a whole head, and for a connection to say what it is; 10 s
+	TLSWait        time.Duration // for a client to begin TLS where it need not; 1 s
 	DownstreamIdle time.Duration // between requests of a client; 10 min
 	UpstreamIdle   time.Duration // in a pool; 90 s
 	StreamIdle     time.Duration // within an exchange; 5 min
@@ -231,6 +232,7 @@ func (o *Options) defaults() {
 	}
 	set(&o.AnswerWait, 2*time.Second)
 	set(&o.HeadTimeout, 10*time.Second)
+	set(&o.TLSWait, time.Second)
 	set(&o.DownstreamIdle, 10*time.Minute)
 	set(&o.UpstreamIdle, 90*time.Second)
 	set(&o.StreamIdle, 5*time.Minute)

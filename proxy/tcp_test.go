@@ -24,6 +24,12 @@ func tcpPair(t *testing.T, at netip.AddrPort, declared seinev1.Protocol) *pair {
 	}, (&tableOf{t: t, self: self(t, "billing", billingID, seinev1.MtlsMode_MTLS_STRICT, &seinev1.InboundPort{
 		Port: 8080, Protocol: declared, Mtls: seinev1.MtlsMode_MTLS_STRICT, Service: billing, ServiceName: "billing", ServiceNamespace: "default",
 	})}).build())
+	return tcpClient(t, ca, server, declared)
+}
+
+// tcpClient is the client's side of such a pair.
+func tcpClient(t *testing.T, ca *authority, server *running, declared seinev1.Protocol) *pair {
+	t.Helper()
 	dest := []*seinev1.Destination{{Host: billing, Port: 8080, Weight: 1}}
 	table := billingTable(t, []*seinev1.HttpRule{{Destinations: dest}}, endpoint("1", server.Addresses()[0], workload("billing", billingID)))
 	table.answers["addr/10.9.9.9:8080"] = &seinev1.Answer{
