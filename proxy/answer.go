@@ -240,7 +240,7 @@ func (x *exchange) pullHead() bool {
 	u.consume(n)
 	x.resBody.Reset(f)
 	if f.Kind == http1.Tunnel {
-		x.raw = true
+		x.raw, x.req.open = true, !x.req.done
 	}
 	if f.Kind == http1.None {
 		x.finish()

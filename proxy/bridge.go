@@ -119,7 +119,9 @@ func (x *exchange) sendHead(e *http1.Edit, end bool) string {
 	w.out = out[:0]
 	u.send(out, nil)
 	x.unsent = u.lost != nil
-	x.req.plain, x.req.chunk, x.req.raw, x.req.open = &u.socket, e.Chunk, x.tunnels, !end
+	// What a client sends into a tunnel is a request to a server that grants none:
+	// it waits for the 101.
+	x.req.plain, x.req.chunk, x.req.raw, x.req.open = &u.socket, e.Chunk, x.tunnels, !end && !x.tunnels
 	return ""
 }
 

@@ -377,6 +377,68 @@ func TestWebSocketStream(t *testing.T) {
 	settled(t, p.client)
 }
 
+// TestTunnelWaits: what a client sends into a tunnel that the server has not
+// granted would be a request of its own to it, past every policy and with any
+// x-forwarded-client-cert. It does not get there.
+func TestTunnelWaits(t *testing.T) {
+	sent := make(chan struct{})
+	got := make(chan string, 1)
+	at := rawApp(t, func(c net.Conn) {
+		buf := make([]byte, 4096)
+		n, err := c.Read(buf)
+		if err != nil {
+			return
+		}
+		<-sent // the proxy has seen everything
+		raw, err := c.(*net.TCPConn).SyscallConn()
+		if err != nil {
+			return
+		}
+		more := make([]byte, 4096)
+		_ = raw.Control(func(fd uintptr) {
+			k, _, _ := syscall.Recvfrom(int(fd), more, syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+			more = more[:max(k, 0)]
+		})
+		got <- string(buf[:n]) + string(more)
+		_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno")
+		_, _ = io.Copy(io.Discard, c)
+	})
+	r := start(t, Options{Loops: 1, Explicit: localhost()}, billingTable(t, []*seinev1.HttpRule{toBilling()}, endpoint("1", at, workload("billing", ""))).build())
+	a := attack(t, r.Addresses()[0].String())
+	var b strings.Builder
+	e := hpack.NewEncoder(&b)
+	for _, f := range [][2]string{{":method", "CONNECT"}, {":protocol", "websocket"}, {":scheme", "http"}, {":authority", "billing:8080"}, {":path", "/public"}, {"sec-websocket-version", "13"}} {
+		must(t, e.WriteField(hpack.HeaderField{Name: f[0], Value: f[1]}))
+	}
+	must(t, a.f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: []byte(b.String()), EndHeaders: true}))
+	must(t, a.f.WriteData(1, false, []byte("POST /admin HTTP/1.1\r\nHost: billing\r\nX-Forwarded-Client-Cert: URI=spiffe://cluster.local/ns/default/sa/root\r\nContent-Length: 0\r\n\r\n")))
+	must(t, a.f.WritePing(false, [8]byte{1}))
+	must(t, a.c.SetReadDeadline(time.Now().Add(20*time.Second)))
+	status := ""
+	for status == "" {
+		fr, err := a.f.ReadFrame()
+		must(t, err)
+		switch f := fr.(type) {
+		case *http2.PingFrame:
+			if f.IsAck() {
+				close(sent)
+			}
+		case *http2.HeadersFrame:
+			fields, err := hpack.NewDecoder(4096, nil).DecodeFull(f.HeaderBlockFragment())
+			must(t, err)
+			status = fields[0].Value
+		}
+	}
+	if head := <-got; !strings.HasPrefix(head, "GET /public ") || !strings.HasSuffix(head, "\r\n\r\n") || strings.Contains(head, "/admin") {
+		t.Errorf("the server was sent %q", head)
+	}
+	if status != "200" {
+		t.Error(status)
+	}
+	_ = a.c.Close()
+	settled(t, r)
+}
+
 // TestConnectStream: CONNECT over HTTP/2 at the explicit port opens a tunnel.
 func TestConnectStream(t *testing.T) {
 	at := rawApp(t, func(c net.Conn) { _, _ = io.Copy(c, c) })
