@@ -16,13 +16,27 @@ func (x *exchange) reply(status int, flag telemetry.Flag, cause string) {
 
 // unsent is what an inbound sidecar says where nothing of a request has reached
 // its application: the client's may send it again, to another endpoint. It is
-// the HTTP/1.1 word for HTTP/2's REFUSED_STREAM.
+// the HTTP/1.1 word for HTTP/2's REFUSED_STREAM, and one between sidecars: it is
+// believed of a peer of the mesh alone, and no answer that is passed on bears it,
+// so that no application says it.
 const unsent = "x-seine-unsent"
+
+// dropUnsent keeps the word from going further.
+func dropUnsent(fields []message.Field) {
+	for i := range fields {
+		f := &fields[i]
+		f.Drop = f.Drop || f.ID == message.Other && len(f.Name) == len(unsent) && message.EqualFold(f.Name, unsent)
+	}
+}
+
+// vouched reports whether the answer comes from a sidecar that has shown an
+// identity of the mesh.
+func (u *upstream) vouched() bool { return u.session != nil && u.session.Peer() != nil }
 
 // unreached answers a request for whose server there is no connection.
 func (x *exchange) unreached(cause string) {
 	extra := append(x.w.extra[:0], message.Field{Name: bytesOf("x-seine-cause"), Value: bytesOf(cause)})
-	if x.caller.in != nil {
+	if x.caller.in != nil && (!x.transmitted || x.unsent) {
 		extra = append(extra, message.Field{Name: bytesOf(unsent), Value: bytesOf("true")})
 	}
 	x.w.extra = extra

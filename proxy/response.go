@@ -195,10 +195,11 @@ func (x *exchange) responseEdit() *http1.Edit {
 	if x.cookie {
 		x.giveCookie()
 	}
+	dropUnsent(w.res.Fields)
 	if x.dest != nil && x.dest.Response != nil {
 		for i := range w.res.Fields {
 			f := &w.res.Fields[i]
-			f.Drop = x.dest.Response.Drops(f.Name)
+			f.Drop = f.Drop || x.dest.Response.Drops(f.Name)
 		}
 		for _, p := range x.dest.Response.Added() {
 			e.Add = append(e.Add, message.Field{Name: bytesOf(p.Name), Value: bytesOf(p.Value)})

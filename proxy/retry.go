@@ -187,7 +187,7 @@ func (x *exchange) retriesAnswer(n int, f http1.Framing) bool {
 		Failure: decide.Answered, Status: w.res.Status, Number: x.retry.number, Sent: true,
 		Idempotent: x.idempotent, Kept: x.replayable,
 	}
-	if t.Status == 503 {
+	if t.Status == 503 && x.up.vouched() {
 		if _, ok := message.Lookup(w.res.Fields, unsent); ok {
 			t.Failure, t.Sent = decide.ConnectFailed, false
 		}

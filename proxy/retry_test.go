@@ -524,33 +524,46 @@ func BenchmarkBudget(b *testing.B) {
 	}
 }
 
-// A server's sidecar whose application is gone says that nothing of the request
-// reached it, and the client's sends the request to another endpoint: the last
-// moment of a pod costs no request. The same status without that word is final.
-func TestRetryUnsent(t *testing.T) {
+// TestUnsentIsSidecarsWord: that nothing of a request was sent is for a sidecar
+// of the mesh to say. An application that says it is not asked twice, and
+// nobody hears it of one.
+func TestUnsentIsSidecarsWord(t *testing.T) {
+	var asked atomic.Int32
+	lies := app2(t, func(w http.ResponseWriter, _ *http.Request) {
+		asked.Add(1)
+		w.Header().Set("X-Seine-Unsent", "true")
+		w.WriteHeader(503)
+	})
 	for _, c := range []struct {
-		name   string
-		header http.Header
-		want   int
+		name, addr string
 	}{
-		{"nothing sent", http.Header{"X-Seine-Unsent": {"true"}}, 200},
-		{"who knows", nil, 503},
+		{"plaintext", startRetrying(t, toBilling(), lies).Addresses()[0].String()},
+		{"behind a sidecar", startPair(t, lies, nil, nil).addr},
+		{"behind a sidecar, over HTTP/2", startPairOf(t, lies, seinev1.Protocol_PROTOCOL_HTTP2, &seinev1.TrafficPolicy{}, nil, nil).addr},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			f := &flaky{fails: 1, status: 503, header: c.header}
-			p := startRetrying(t, toBilling(), app(t, f.ServeHTTP)) // the default policy
-			if res, body := p.dial(t).get("/"); res.StatusCode != c.want {
-				t.Errorf("%s %q, want %d", res.Status, body, c.want)
+		for _, method := range []string{"GET", "POST"} {
+			asked.Store(0)
+			d := dial(t, c.addr)
+			d.write("%s /pay HTTP/1.1\r\nHost: billing:8080\r\nContent-Length: 1\r\n\r\nx", method)
+			res, _ := d.response(method)
+			if n := asked.Load(); res.StatusCode != 503 || n != 1 || res.Header.Get("X-Seine-Unsent") != "" {
+				t.Errorf("%s, %s: %s, asked %d times, %v", method, c.name, res.Status, n, res.Header)
 			}
-		})
+		}
 	}
 }
 
-func TestInboundSaysUnsent(t *testing.T) {
-	p := startPair(t, nobody(t), nil, nil)
-	res, body := dial(t, p.addr).get("/")
-	if res.StatusCode != 503 || res.Header.Get("X-Seine-Unsent") != "true" || !strings.HasPrefix(res.Header.Get("X-Seine-Cause"), "upstream connect: connection refused") {
-		t.Errorf("%s %q %v", res.Status, body, res.Header)
+// TestRetryUnsent: a server's sidecar whose application is gone says that nothing
+// of the request reached it, and the client's sends it again: the last moment of a
+// pod costs no request.
+func TestRetryUnsent(t *testing.T) {
+	for _, protocol := range []seinev1.Protocol{seinev1.Protocol_PROTOCOL_HTTP, seinev1.Protocol_PROTOCOL_HTTP2} {
+		p := startPairOf(t, nobody(t), protocol, &seinev1.TrafficPolicy{}, nil, nil)
+		res, body := dial(t, p.addr).get("/")
+		if res.StatusCode != 503 || res.Header.Get("X-Seine-Unsent") != "" || !strings.HasPrefix(res.Header.Get("X-Seine-Cause"), "upstream connect: connection refused") {
+			t.Errorf("%v: %s %q %v", protocol, res.Status, body, res.Header)
+		}
+		p.client.retriesAre(t, "retried", 2)
+		p.client.retriesAre(t, "exhausted", 1)
 	}
-	p.client.retriesAre(t, "exhausted", 1)
 }
