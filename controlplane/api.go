@@ -17,17 +17,33 @@ import (
 	"github.com/seinemesh/seine/mesh"
 )
 
-// handler serves the API. To whom may not be this machine's user (trusted is
-// false) it serves health and metrics alone: the rest tells who calls whom,
-// what is configured and which files it came from.
-func (s *server) handler(trusted bool) http.Handler {
+// door says who may stand before a listener.
+type door uint8
+
+const (
+	doorAnybody door = iota
+	doorMachine      // any user of this machine: a loopback address
+	doorOwner        // who may open the socket, or forward a port into the pod
+)
+
+func doorOf(a net.Addr) door {
+	if isLoopback(a) {
+		return doorMachine
+	}
+	return doorAnybody
+}
+
+// handler serves the API. To anybody it serves health and metrics alone: the
+// rest tells who calls whom, what is configured and which files it came from.
+// What changes something is the owner's.
+func (s *server) handler(d door) http.Handler {
 	mux := http.NewServeMux()
 	alive := func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok\n") }
 	mux.HandleFunc("GET /healthz", alive)
 	mux.HandleFunc("GET /healthz/ready", s.ready)
 	mux.HandleFunc("GET /ready", s.ready) // Istio's
 	mux.Handle("GET /metrics", promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 10 * time.Second}))
-	if !trusted {
+	if d == doorAnybody {
 		mux.HandleFunc("/api/", func(w http.ResponseWriter, _ *http.Request) {
 			fail(w, http.StatusForbidden, errors.New("the API is only served on a loopback address and on the socket"))
 		})
@@ -45,7 +61,13 @@ func (s *server) handler(trusted bool) http.Handler {
 		answer(w, state)
 	})
 	api.HandleFunc("GET /api/v1/ca", s.getCA)
-	api.HandleFunc("POST /api/v1/ca/rotate", s.postRotate)
+	rotate := s.postRotate
+	if d != doorOwner {
+		rotate = func(w http.ResponseWriter, _ *http.Request) {
+			fail(w, http.StatusForbidden, errors.New("a root is only replaced over the socket (--socket), or by a forwarded port in a cluster: every user of this machine can reach this address"))
+		}
+	}
+	api.HandleFunc("POST /api/v1/ca/rotate", rotate)
 	api.Handle("/api/v1/explain", explain.Handler(func() *mesh.Snapshot {
 		_, snap := s.config.current()
 		return snap

@@ -159,13 +159,13 @@ func (s *server) run(ctx context.Context, g *errgroup.Group) error {
 	g.Go(func() error { return s.scraper.run(ctx) })
 	s.serveGRPC(ctx, g, l.grpc)
 	if l.http != nil {
-		s.serveHTTP(ctx, g, l.http, s.handler(isLoopback(l.http.Addr())))
+		s.serveHTTP(ctx, g, l.http, s.handler(doorOf(l.http.Addr())))
 	}
 	if l.api != nil {
-		s.serveHTTP(ctx, g, l.api, s.handler(true))
+		s.serveHTTP(ctx, g, l.api, s.handler(doorOwner))
 	}
 	if l.socket != nil {
-		s.serveHTTP(ctx, g, l.socket, s.handler(true))
+		s.serveHTTP(ctx, g, l.socket, s.handler(doorOwner))
 	}
 	if o.Webhook != "" && o.Cluster != nil {
 		mux := http.NewServeMux()

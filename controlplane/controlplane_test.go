@@ -418,7 +418,7 @@ func TestOutsideSeesHealthAndMetricsAlone(t *testing.T) {
 	if _, err := s.open(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	h := s.handler(isLoopback(&net.TCPAddr{IP: net.IPv4zero, Port: 15014}))
+	h := s.handler(doorOf(&net.TCPAddr{IP: net.IPv4zero, Port: 15014}))
 	for path, want := range map[string]int{
 		"/healthz": 200, "/metrics": 200, "/healthz/ready": 503,
 		"/api/v1/config": 403, "/api/v1/proxies": 403, "/api/v1/stat": 403, "/api/v1/explain": 403, "/debug/pprof/": 404,

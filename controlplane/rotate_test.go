@@ -406,15 +406,17 @@ func TestRotateRefuses(t *testing.T) {
 		{"nothing", ``, first, http.StatusOK},
 	} {
 		w := httptest.NewRecorder()
-		tc.s.handler(true).ServeHTTP(w, httptest.NewRequest("POST", "http://seined/api/v1/ca/rotate", strings.NewReader(tc.body)))
+		tc.s.handler(doorOwner).ServeHTTP(w, httptest.NewRequest("POST", "http://seined/api/v1/ca/rotate", strings.NewReader(tc.body)))
 		if w.Code != tc.want {
 			t.Errorf("%s: %d %s", tc.name, w.Code, w.Body)
 		}
 	}
-	w := httptest.NewRecorder()
-	first.handler(false).ServeHTTP(w, httptest.NewRequest("POST", "http://10.0.0.1:15014/api/v1/ca/rotate", strings.NewReader(`{}`)))
-	if w.Code != http.StatusForbidden {
-		t.Errorf("from outside: %d", w.Code)
+	for d, url := range map[door]string{doorAnybody: "http://10.0.0.1:15014", doorMachine: "http://127.0.0.1:15014"} {
+		w := httptest.NewRecorder()
+		first.handler(d).ServeHTTP(w, httptest.NewRequest("POST", url+"/api/v1/ca/rotate", strings.NewReader(`{}`)))
+		if w.Code != http.StatusForbidden {
+			t.Errorf("at %s: %d %s", url, w.Code, w.Body)
+		}
 	}
 	if _, err := os.Stat(filepath.Join(dir, "state", "ca", "rotation.json")); errors.Is(err, os.ErrNotExist) {
 		t.Error("nothing was begun")

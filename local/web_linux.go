@@ -21,6 +21,19 @@ import (
 // loopback: the port that seined has for people in a cluster.
 const DefaultWeb = "127.0.0.1:15016"
 
+// reading passes on what changes nothing. Behind the door is a socket that only
+// the owner of the mesh can open; before it is every user of this machine.
+func reading(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		question := r.Method == http.MethodPost && r.URL.Path == "/api/v1/explain"
+		if r.Method != http.MethodGet && r.Method != http.MethodHead && !question {
+			http.Error(w, "this address is for reading: changes are made over the control plane's socket, as the seine command does", http.StatusForbidden)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
 // serveWeb opens the control plane's socket to browsers and to Prometheus on
 // this machine, and returns its address. A default port that is taken by
 // another mesh is no reason not to start: then it is any free one.
@@ -56,7 +69,7 @@ func serveWeb(ctx context.Context, wg *sync.WaitGroup, dir, address string) (str
 		},
 		ErrorLog: log.New(io.Discard, "", 0),
 	}
-	server := &http.Server{Handler: relay, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: relay.ErrorLog}
+	server := &http.Server{Handler: reading(relay), ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: relay.ErrorLog}
 	wg.Go(func() { _ = server.Serve(l) })
 	context.AfterFunc(ctx, func() { _ = server.Close() })
 	return l.Addr().String(), nil
