@@ -29,10 +29,11 @@ step 'machine: what the tests need' 2 ./test/deps.sh
 step 'modules' 2 go mod download
 step 'lint: gofmt, vet, staticcheck' 4 ./test/lint.sh
 step 'unit tests, race detector, fuzz seeds' 10 go test -race -timeout 9m ./...
-step 'wire: h2spec and gRPC interoperability through the listeners' 4 \
+step 'wire: h2spec and gRPC interoperability through the listeners' 3 \
   go -C test/wire test -count=1 -timeout 4m .
 step 'end to end: the demo as root and as an ordinary user' 7 \
   go test -tags e2e -count=1 -timeout 10m -v ./test/e2e/...
-step 'Kubernetes for the test cluster, unless the cache has it' 21 cluster ./test/cluster/build.sh
+step 'Kubernetes for the test cluster, unless the cache has it' 17 cluster ./test/cluster/build.sh
 step 'end to end: a real cluster' 10 cluster ./test/kube/run.sh -skip TestLife
+step 'conformance: Gateway API for meshes' 5 cluster env REPORT=/dev/null ./test/conformance/run.sh
 printf '\nall steps passed in %d s\n' "$SECONDS"
