@@ -126,7 +126,8 @@ func TestEjection(t *testing.T) {
 				t.Errorf("%d requests went to an ejected endpoint", n)
 			}
 			p.shows(t, `seine_outlier_ejections_total{cluster="outbound|8080||`+billing+`",cause="consecutive_5xx"} 1`,
-				`seine_outlier_ejections_active{cluster="outbound|8080||`+billing+`"} 1`)
+				`seine_outlier_ejections_active{cluster="outbound|8080||`+billing+`"} 1`,
+				`seine_outlier_ejected_until_timestamp_seconds{cluster="outbound|8080||`+billing+`",endpoint="bad",address="`+bad.at.String()+`",cause="consecutive_5xx"} 1`)
 			eventually(t, "the log says so", func() bool {
 				return log.has("endpoint ejected", "endpoint=bad", "address="+bad.at.String(), "cause=consecutive_5xx", "errors=3", "for=1h0m0s", "default/billing", "outlierDetection.consecutive5xxErrors")
 			})
@@ -143,6 +144,9 @@ func TestEjection(t *testing.T) {
 				t.Error("it gets no requests after its return")
 			}
 			p.shows(t, `seine_outlier_ejections_active{cluster="outbound|8080||`+billing+`"} 0`)
+			if strings.Contains(p.metrics(t), "seine_outlier_ejected_until_timestamp_seconds{") {
+				t.Error("an endpoint that is back is shown as ejected")
+			}
 		})
 	}
 }

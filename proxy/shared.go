@@ -14,6 +14,7 @@ import (
 	"github.com/seinemesh/seine/decide"
 	"github.com/seinemesh/seine/decide/outlier"
 	"github.com/seinemesh/seine/proxy/breaker"
+	"github.com/seinemesh/seine/telemetry"
 	"github.com/seinemesh/seine/telemetry/metrics"
 )
 
@@ -174,6 +175,7 @@ func (sh *shared) watch() {
 		}
 		return 0
 	}, "cluster", sh.name)
+	sh.p.registry.GaugesFunc(telemetry.OutlierEjectedUntil, "Unix time when an endpoint that is ejected at present returns, at the earliest.", sh.p.ejections)
 }
 
 // publish shows every loop who is out; sh.mu is held.

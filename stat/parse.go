@@ -17,6 +17,7 @@ func Families() []string {
 		telemetry.RequestsTotal, telemetry.FineDuration,
 		telemetry.TCPConnectionsOpened, telemetry.TCPConnectionsClosed,
 		telemetry.TCPSentBytes, telemetry.TCPReceivedBytes,
+		telemetry.OutlierEjectedUntil,
 	}
 }
 
@@ -39,6 +40,7 @@ const (
 	closed
 	sent
 	received
+	ejected
 	numKinds
 )
 
@@ -49,6 +51,7 @@ var kinds = [numKinds]string{
 	closed:   telemetry.TCPConnectionsClosed,
 	sent:     telemetry.TCPSentBytes,
 	received: telemetry.TCPReceivedBytes,
+	ejected:  telemetry.OutlierEjectedUntil,
 }
 
 // edgeKey is who called whom, as one reporter saw it.
@@ -117,24 +120,9 @@ func parseSeries(k kind, labels []byte) (*series, error) {
 	s := &series{kind: k}
 	var code, flags string
 	le := false
-	for len(labels) > 0 {
-		name, rest, ok := bytes.Cut(labels, []byte(`="`))
-		if !ok || len(name) == 0 {
-			return nil, fmt.Errorf("label %.40q: %w", labels, ErrSyntax)
-		}
-		value, after, err := unquote(rest)
-		if err != nil {
-			return nil, fmt.Errorf("label %s: %w", name, err)
-		}
-		if len(after) > 0 && after[0] != ',' {
-			return nil, fmt.Errorf("label %s: no comma follows: %w", name, ErrSyntax)
-		}
-		if len(after) > 0 {
-			after = after[1:]
-		}
-		labels = after
+	err := eachLabel(labels, func(name, value string) (err error) {
 		e := &s.edge
-		switch string(name) {
+		switch name {
 		case telemetry.LabelReporter:
 			s.reporter = value
 		case telemetry.LabelSourceWorkload:
@@ -165,16 +153,45 @@ func parseSeries(k kind, labels []byte) (*series, error) {
 			flags = value
 		case "le":
 			if s.le, err = strconv.ParseFloat(value, 64); err != nil || s.le != s.le {
-				return nil, fmt.Errorf("bucket %.20q: %w", value, ErrSyntax)
+				return fmt.Errorf("bucket %.20q: %w", value, ErrSyntax)
 			}
 			le = true
 		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	if k == buckets && !le {
 		return nil, fmt.Errorf("a bucket without a bound: %w", ErrSyntax)
 	}
 	s.failed = failed(code, flags)
 	return s, nil
+}
+
+// eachLabel calls f for each label of a series.
+func eachLabel(labels []byte, f func(name, value string) error) error {
+	for len(labels) > 0 {
+		name, rest, ok := bytes.Cut(labels, []byte(`="`))
+		if !ok || len(name) == 0 {
+			return fmt.Errorf("label %.40q: %w", labels, ErrSyntax)
+		}
+		value, after, err := unquote(rest)
+		if err != nil {
+			return fmt.Errorf("label %s: %w", name, err)
+		}
+		if len(after) > 0 && after[0] != ',' {
+			return fmt.Errorf("label %s: no comma follows: %w", name, ErrSyntax)
+		}
+		if len(after) > 0 {
+			after = after[1:]
+		}
+		labels = after
+		if err := f(string(name), value); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // failed says whether an outcome counts against the success rate: a server's

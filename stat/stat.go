@@ -24,6 +24,8 @@ type Table struct {
 	Instances     int       `json:"instances"`      // proxies that the rows come from
 	Services      []Service `json:"services"`       // by namespace, name, version
 	Edges         []Edge    `json:"edges"`          // by destination, source
+	// Ejected are endpoints that outlier detection has taken out, by service.
+	Ejected []Ejected `json:"ejected,omitempty"`
 }
 
 // Traffic is the signals of a row. Requests are HTTP and gRPC.

@@ -25,6 +25,7 @@ func (t *Table) WriteText(w io.Writer, o TextOptions) error {
 		b.WriteByte('\n')
 		t.writeEdges(&b, o)
 	}
+	t.writeEjected(&b, o)
 	_, err := io.WriteString(w, b.String())
 	return err
 }

@@ -25,7 +25,8 @@ type Window struct {
 type instance struct {
 	series  []*series
 	index   map[*series]int
-	scrapes []scrape // oldest first
+	scrapes []scrape   // oldest first
+	ejected []ejection // of the last scrape
 }
 
 type scrape struct {
@@ -52,7 +53,15 @@ func (w *Window) Add(name string, at time.Time, body []byte) error {
 	}
 	known := len(in.series)
 	values := make([]float64, known, known+8)
+	var out []ejection
 	err := parse(body, func(k kind, text, labels []byte, v float64) error {
+		if k == ejected { // they come and go: no columns
+			e, err := parseEjection(labels, v)
+			if len(out) < maxEjected {
+				out = append(out, e)
+			}
+			return err
+		}
 		s := w.interned[string(text)]
 		if s == nil {
 			var err error
@@ -87,6 +96,7 @@ func (w *Window) Add(name string, at time.Time, body []byte) error {
 		return fmt.Errorf("metrics of %s: %w", name, err)
 	}
 	in.scrapes = append(in.scrapes, scrape{at, values})
+	in.ejected = out
 	// One scrape from before the window stays: it is where the window's
 	// increase is counted from.
 	drop := 0
@@ -166,6 +176,7 @@ func (w *Window) Table(now time.Time) *Table {
 			e.take(s, in.increase(i), in.last(i), seconds)
 		}
 	}
+	t.Ejected = w.ejectedAt(now)
 	edges := t.merge(bySource, byDestination)
 	t.services(edges)
 	return t

@@ -21,6 +21,10 @@ const (
 	// enough for a quantile below a millisecond; it has the labels of
 	// RequestDuration without those of the outcome.
 	FineDuration = "seine_request_duration_seconds"
+	// OutlierEjectedUntil is when an ejected endpoint returns; it has the labels
+	// cluster (Envoy's name), endpoint, address and cause, and a series only
+	// while the endpoint is out.
+	OutlierEjectedUntil = "seine_outlier_ejected_until_timestamp_seconds"
 	// MetricsOverflow counts label sets and outcomes that were folded into
 	// an overflow series because a bound was met.
 	MetricsOverflow = "seine_metrics_overflow_total"

@@ -9,6 +9,7 @@ import (
 type family struct {
 	name, help, kind string
 	series           []*series
+	each             func(add func(value float64, labels ...string)) // besides series
 }
 
 type series struct {
@@ -58,17 +59,48 @@ func (r *Registry) CounterFunc(name, help string, f func() float64, labels ...st
 	r.series(name, help, "counter", labels).f = f
 }
 
+// GaugesFunc registers a family whose series are only known at the scrape, in
+// place of one that was registered before. each may be called by any goroutine,
+// calls add for each series (labels as in Counter) and must not use r; it has
+// to bound their number itself.
+func (r *Registry) GaugesFunc(name, help string, each func(add func(value float64, labels ...string))) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.family(name, help, "gauge").each = each
+}
+
 // series finds or makes a series; r.mu is held.
 func (r *Registry) series(name, help, kind string, labels []string) *series {
-	if !validName(name) || len(labels)%2 != 0 {
+	text := rendered(nil, name, labels)
+	fam := r.family(name, help, kind)
+	for _, s := range fam.series {
+		if s.labels == string(text) {
+			return s
+		}
+	}
+	s := &series{labels: string(text)}
+	fam.series = append(fam.series, s)
+	return s
+}
+
+// rendered appends labels as the text format has them.
+func rendered(text []byte, name string, labels []string) []byte {
+	if len(labels)%2 != 0 {
 		panic(fmt.Sprintf("metrics: %q with %d label strings is not a metric", name, len(labels)))
 	}
-	var text []byte
 	for i := 0; i < len(labels); i += 2 {
 		if !validName(labels[i]) {
 			panic(fmt.Sprintf("metrics: %s: %q is not a label name", name, labels[i]))
 		}
 		text = appendLabel(text, labels[i], labels[i+1])
+	}
+	return text
+}
+
+// family finds or makes a family; r.mu is held.
+func (r *Registry) family(name, help, kind string) *family {
+	if !validName(name) {
+		panic(fmt.Sprintf("metrics: %q is not a metric", name))
 	}
 	var fam *family
 	for _, f := range r.families {
@@ -83,14 +115,7 @@ func (r *Registry) series(name, help, kind string, labels []string) *series {
 	if fam.kind != kind {
 		panic(fmt.Sprintf("metrics: %s is a %s, not a %s", name, fam.kind, kind))
 	}
-	for _, s := range fam.series {
-		if s.labels == string(text) {
-			return s
-		}
-	}
-	s := &series{labels: string(text)}
-	fam.series = append(fam.series, s)
-	return s
+	return fam
 }
 
 func validName(s string) bool {

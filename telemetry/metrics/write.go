@@ -373,6 +373,13 @@ func (o *writer) scalar(f *family) {
 			o.buf = append(o.buf, '\n')
 		}
 	}
+	if f.each != nil {
+		f.each(func(v float64, labels ...string) {
+			o.block = rendered(o.block[:0], f.name, labels)
+			o.start(f.name, "", o.block, "")
+			o.float(v)
+		})
+	}
 }
 
 // appendLabels renders all labels of l.
