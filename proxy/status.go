@@ -33,8 +33,16 @@ type Status struct {
 	Probes http.Handler
 	App    func(*http.Request) ([]byte, error)
 
-	proxy atomic.Pointer[Proxy]
+	proxy    atomic.Pointer[Proxy]
+	scraping atomic.Int32 // answers of merged that hold the application's metrics
 }
+
+// What scrapes may make this process hold: anybody reaches the port, and an
+// application's metrics may be many megabytes.
+const (
+	mergedAtOnce  = 4
+	mergedSending = 30 * time.Second // to whoever reads slowly
+)
 
 // Serving says that p takes connections from now on.
 func (s *Status) Serving(p *Proxy) { s.proxy.Store(p) }
@@ -191,8 +199,15 @@ func (s *Status) merged(w http.ResponseWriter, r *http.Request) {
 		s.stats(w, r)
 		return
 	}
+	defer s.scraping.Add(-1)
+	if s.scraping.Add(1) > mergedAtOnce {
+		http.Error(w, "too many scrapes at once: the proxy's own metrics are at the metrics port", http.StatusServiceUnavailable)
+		return
+	}
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 	app, err := s.App(r)
+	// Recorders of tests know no deadline; connections do.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(mergedSending))
 	if err != nil {
 		_, _ = s.Registry.WriteTo(w)
 		_, _ = fmt.Fprintf(w, "# %q\n", err)
