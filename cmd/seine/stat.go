@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -51,15 +52,37 @@ type statOptions struct {
 }
 
 func (s *statOptions) run(ctx context.Context, out io.Writer) error {
-	switch s.output {
-	case "text", "wide", "json":
-	default:
-		return fmt.Errorf("stat: output %q is none of text, wide, json", s.output)
+	text, err := s.text(out)
+	if err != nil {
+		return fmt.Errorf("stat: %w", err)
 	}
+	if err := s.live(ctx, out, func(b *strings.Builder, client *http.Client, base string) error {
+		t, body, err := table(ctx, client, base)
+		if err != nil {
+			return err
+		}
+		if s.output == "json" {
+			b.Write(body)
+			b.WriteByte('\n')
+			return nil
+		}
+		return t.WriteText(b, text)
+	}); err != nil {
+		return fmt.Errorf("stat: %w", err)
+	}
+	return nil
+}
+
+// text checks the flags and says how to print.
+func (s *statOptions) text(out io.Writer) (stat.TextOptions, error) {
 	text := stat.TextOptions{Wide: s.output == "wide"}
 	width, terminal := terminalWidth(out)
-	if s.output == "text" {
+	switch s.output {
+	case "text":
 		text.Width = width
+	case "wide", "json":
+	default:
+		return text, fmt.Errorf("output %q is none of text, wide, json", s.output)
 	}
 	switch s.color {
 	case "auto":
@@ -68,37 +91,31 @@ func (s *statOptions) run(ctx context.Context, out io.Writer) error {
 		text.Color = true
 	case "never":
 	default:
-		return fmt.Errorf("stat: color %q is none of auto, always, never", s.color)
+		return text, fmt.Errorf("color %q is none of auto, always, never", s.color)
 	}
+	return text, nil
+}
+
+// live prints what show writes, and with --watch again each second.
+func (s *statOptions) live(ctx context.Context, out io.Writer, show func(b *strings.Builder, client *http.Client, base string) error) error {
 	client, base, err := s.control.client(ctx)
 	if err != nil {
-		return fmt.Errorf("stat: %w", err)
-	}
-	defer client.CloseIdleConnections()
-	show := func() error {
-		body, err := get(ctx, client, base+"/api/v1/stat")
-		if err != nil {
-			return fmt.Errorf("stat: %w", err)
-		}
-		if s.output == "json" {
-			_, err = out.Write(append([]byte(strings.TrimSpace(string(body))), '\n'))
-			return err
-		}
-		var t stat.Table
-		if err := json.Unmarshal(body, &t); err != nil {
-			return fmt.Errorf("stat: the control plane's answer is not a table: %w; is it of the same version as this program?", err)
-		}
-		var b strings.Builder
-		if s.watch && terminal {
-			b.WriteString("\x1b[H\x1b[2J")
-		}
-		if err := t.WriteText(&b, text); err != nil {
-			return err
-		}
-		_, err = io.WriteString(out, b.String())
 		return err
 	}
-	if err := show(); err != nil || !s.watch {
+	defer client.CloseIdleConnections()
+	_, terminal := terminalWidth(out)
+	once := func() error {
+		var b strings.Builder
+		if s.watch && terminal && s.output != "json" {
+			b.WriteString("\x1b[H\x1b[2J")
+		}
+		if err := show(&b, client, base); err != nil {
+			return err
+		}
+		_, err := io.WriteString(out, b.String())
+		return err
+	}
+	if err := once(); err != nil || !s.watch {
 		return err
 	}
 	tick := time.NewTicker(time.Second)
@@ -108,11 +125,23 @@ func (s *statOptions) run(ctx context.Context, out io.Writer) error {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
-			if err := show(); err != nil && ctx.Err() == nil {
+			if err := once(); err != nil && ctx.Err() == nil {
 				return err
 			}
 		}
 	}
+}
+
+// table asks for the golden signals; body is the answer as it came.
+func table(ctx context.Context, client *http.Client, base string) (t *stat.Table, body []byte, err error) {
+	if body, err = get(ctx, client, base+"/api/v1/stat"); err != nil {
+		return nil, nil, err
+	}
+	t = &stat.Table{}
+	if err := json.Unmarshal(body, t); err != nil {
+		return nil, nil, fmt.Errorf("the control plane's answer is not a table: %w; is it of the same version as this program?", err)
+	}
+	return t, bytes.TrimSpace(body), nil
 }
 
 func get(ctx context.Context, client *http.Client, url string) ([]byte, error) {
