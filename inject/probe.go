@@ -203,6 +203,9 @@ func (p *patch) addProbes(sidecar *corev1.Container, at string, probes map[strin
 		if err := json.Unmarshal([]byte(undollars(sidecar.Env[i].Value)), &all); err != nil {
 			return fmt.Errorf("inject: %s of container %s: %w", envProbes, ProxyName, err)
 		}
+		if all == nil { // "null"
+			all = map[string]*probe{}
+		}
 	}
 	for path, q := range probes {
 		all[path] = q
