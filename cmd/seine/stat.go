@@ -66,7 +66,11 @@ func (s *statOptions) run(ctx context.Context, out io.Writer) error {
 			b.WriteByte('\n')
 			return nil
 		}
-		return t.WriteText(b, text)
+		if err := t.WriteText(b, text); err != nil {
+			return err
+		}
+		writeSlow(ctx, b, client, base, text)
+		return nil
 	}); err != nil {
 		return fmt.Errorf("stat: %w", err)
 	}

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/seinemesh/seine/diagnose"
 	"github.com/seinemesh/seine/stat"
 )
 
@@ -30,6 +31,10 @@ func serveStat(t *testing.T, network, address string) net.Addr {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /api/v1/stat", func(w http.ResponseWriter, _ *http.Request) {
 		_ = json.NewEncoder(w).Encode(table)
+	})
+	mux.HandleFunc("GET /api/v1/diagnose", func(w http.ResponseWriter, _ *http.Request) {
+		_ = json.NewEncoder(w).Encode(map[string]any{"diagnoses": []diagnose.Diagnosis{{
+			Service: "billing-service.default.svc.cluster.local", Version: "v1", Explanation: "the machine of billing-v1-1 is short of CPU"}}})
 	})
 	mux.HandleFunc("GET /broken/api/v1/stat", func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = w.Write([]byte("<html>"))
@@ -60,7 +65,8 @@ func TestStat(t *testing.T) {
 		args []string
 		want []string
 	}{
-		{[]string{"--socket", socket}, []string{"SERVICE", "billing-service", "90.0", "99.5%", "0.30ms"}},
+		{[]string{"--socket", socket}, []string{"SERVICE", "billing-service", "90.0", "99.5%", "0.30ms",
+			"\nslower than usual: billing-service.default v1: the machine of billing-v1-1 is short of CPU (seine diagnose)\n"}},
 		{[]string{"--address", address}, []string{"billing-service"}},
 		{[]string{"--address", "http://" + address + "/", "-o", "wide"}, []string{"SOURCE IDENTITY", "default/frontend"}},
 		{[]string{"--socket", socket, "-o", "json"}, []string{`"rps":90`, `"p50_ms":0.3`}},
