@@ -4,6 +4,7 @@ package proxy
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/seinemesh/seine/decide"
 	"github.com/seinemesh/seine/message"
@@ -34,8 +35,30 @@ func (w *worker) retarget(t *decide.Table) {
 			continue
 		}
 		delete(w.targets, c)
+		old.hurry(w, next)
 		if next != nil && w.targets[next] == nil {
 			w.newTarget(next, old)
+		}
+	}
+}
+
+// hurry leaves the connections that are being opened to endpoints which next,
+// the target's cluster from now on (nil: there is none), does not have any more
+// little time: an address that is nobody's does not answer, and who waits may
+// be sent elsewhere.
+func (t *target) hurry(w *worker, next *decide.Cluster) {
+	for u := range w.dialling {
+		i := slices.IndexFunc(t.edges, func(e edge) bool { return e.pool == u.pool || e.wide == u.pool })
+		if i < 0 {
+			continue
+		}
+		if ep := t.edges[i].ep; next != nil {
+			if now := next.Endpoint(ep.Proto.Id); now != nil && now.Addr == ep.Addr {
+				continue
+			}
+		}
+		if end := w.loop.Now() + int64(goneTime); end < u.timer.When() {
+			w.loop.Arm(&u.timer, end)
 		}
 	}
 }

@@ -122,6 +122,7 @@ const (
 	addedFields = 32                   // what another sidecar and its rules may have added to a head
 	addedHead   = 8 << 10              // and in bytes
 	graceTime   = 5 * time.Millisecond // before a silent client's destination is dialled
+	goneTime    = time.Second          // for a connection under way to an endpoint that is gone
 )
 
 // doorKind is how a listener's connections are understood.

@@ -339,6 +339,7 @@ func (w *worker) dialTaken(p *pool, timeout time.Duration, user upstreamUser, ht
 		}
 	}
 	p.open++
+	w.dialling[u] = struct{}{}
 	w.loop.Arm(&u.timer, w.loop.Now()+int64(timeout))
 	return u, nil
 }
@@ -413,6 +414,7 @@ func (u *upstream) ready() {
 		}
 	}
 	u.up = true
+	delete(u.w.dialling, u)
 	u.w.loop.Disarm(&u.timer)
 	if u.user == nil { // who wanted it has gone: keep it for the next
 		u.release()
@@ -498,6 +500,7 @@ func (u *upstream) drop(reset bool) {
 		u.pool.remove(u)
 	}
 	u.user = nil
+	delete(u.w.dialling, u)
 	u.w.loop.Drop(&u.timer)
 	u.close(reset)
 	if u.trunk != nil {

@@ -57,6 +57,7 @@ type worker struct {
 	table    *decide.Table
 	targets  map[*decide.Cluster]*target
 	pools    map[poolKey]*pool
+	dialling map[*upstream]struct{} // not up yet
 	lanes    map[*shared]*lane
 	queued   int // requests in the lanes' queues
 	sweepAt  int // when pools without a connection are looked for
@@ -110,7 +111,7 @@ func newWorker(p *Proxy, seed1, seed2 uint64) (*worker, error) {
 		plain:   make([]byte, scratchSize),
 		cipher:  make([]byte, scratchSize),
 		out:     make([]byte, 0, scratchSize),
-		targets: map[*decide.Cluster]*target{}, pools: map[poolKey]*pool{}, lanes: map[*shared]*lane{},
+		targets: map[*decide.Cluster]*target{}, pools: map[poolKey]*pool{}, dialling: map[*upstream]struct{}{}, lanes: map[*shared]*lane{},
 		parked: map[parker]struct{}{}, conns: map[*downstream]struct{}{}, relays: map[*relay]struct{}{}, arrivals: map[*arrival]struct{}{},
 		names: map[string]*resolution{}, bundles: map[*bundle]struct{}{},
 	}
