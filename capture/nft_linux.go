@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -57,6 +58,20 @@ func Install(fd int, r Rules) error {
 		return fmt.Errorf("capture: write nftables rules (does this kernel have nf_tables with NAT and redirect?): %w", err)
 	}
 	return nil
+}
+
+// Installed reports whether the calling thread's network namespace holds the
+// table that Install makes. It needs CAP_NET_ADMIN.
+func Installed() (bool, error) {
+	conn, err := nftables.New()
+	if err != nil {
+		return false, fmt.Errorf("capture: open nftables: %w", err)
+	}
+	tables, err := conn.ListTablesOfFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return false, fmt.Errorf("capture: list nftables tables: %w", err)
+	}
+	return slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == TableName }), nil
 }
 
 func (r *Rules) outbound() [][]expr.Any {

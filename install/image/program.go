@@ -21,6 +21,7 @@ type Program struct {
 var Programs = []Program{
 	{Name: "seined", User: "65532:65532"},
 	{Name: "seine-proxy", User: "1337:1337"},
+	{Name: "seine-cni", User: "0:0"}, // writes to the node's directories
 }
 
 // Build compiles the program out of the module in dir for an architecture and

@@ -38,6 +38,7 @@ var rules = []rule{
 	{"discovery", []string{"local", "proxy", "config", "cmd"}},
 	{"config", []string{"plan", "discovery", "local", "proxy", "cmd"}},
 	{"inject", []string{"proxy", "discovery", "plan", "local", "ca", "mtls", "controlplane", "k8s.io/client-go/"}},
+	{"cni", []string{"proxy", "discovery", "plan", "local", "ca", "mtls", "controlplane", "k8s.io/client-go/"}},
 	{"telemetry", append([]string{"proxy", "plan", "config", "discovery", "local"}, foreign...)},
 }
 
