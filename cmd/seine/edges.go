@@ -45,6 +45,8 @@ second, success and latency as the caller's sidecar saw them.`,
 	f.StringVar(&s.color, "color", "auto", "auto, always or never")
 	f.StringVarP(&namespace, "namespace", "n", "", "only edges from or to this namespace (default: all)")
 	f.BoolVarP(&all, "all-namespaces", "A", false, "edges of all namespaces, as without -n")
+	// An error says that there is no such flag.
+	_ = cmd.RegisterFlagCompletionFunc("namespace", completeLive(&s.control, func(p stat.Party) string { return p.Namespace }))
 	cmd.MarkFlagsMutuallyExclusive("namespace", "all-namespaces")
 	return cmd
 }

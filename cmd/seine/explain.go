@@ -16,6 +16,7 @@ import (
 	"github.com/seinemesh/seine/config"
 	"github.com/seinemesh/seine/config/files"
 	"github.com/seinemesh/seine/explain"
+	"github.com/seinemesh/seine/stat"
 )
 
 // Exit statuses of `seine explain --exit-code`.
@@ -78,6 +79,8 @@ Exit status: 0 if the question was answered, 1 if it could not be. With
 	f.StringVar(&o.claims, "claims", "", "`JSON` of a verified token")
 	f.StringVarP(&o.output, "output", "o", "text", "text or json")
 	o.control.add(f, "control")
+	// An error says that there is no such flag.
+	_ = cmd.RegisterFlagCompletionFunc("from", completeLive(&o.control, func(p stat.Party) string { return p.Namespace + "/" + p.Workload }))
 	f.BoolVar(&o.exitCode, "exit-code", false, "say the outcome by the exit status, too")
 	return cmd
 }
