@@ -24,8 +24,12 @@ const (
 
 // Main is a TestMain. It runs the tests in new user (unless root), process,
 // mount and network namespaces; as root a second time as an ordinary user. It
-// exits 0, loudly, where the kernel refuses namespaces.
+// exits 0, loudly, where the kernel refuses namespaces. Fuzzing needs none, and
+// keeps a corpus that an ordinary user cannot read: it runs where it is.
 func Main(m *testing.M) {
+	if fuzzing(os.Args[1:]) {
+		os.Exit(m.Run())
+	}
 	if os.Getenv(insideEnv) != "" {
 		if err := enter(); err != nil {
 			fmt.Fprintln(os.Stderr, "netnstest:", err)
@@ -41,6 +45,13 @@ func Main(m *testing.M) {
 		code = run("user", os.Geteuid())
 	}
 	os.Exit(code)
+}
+
+// fuzzing reports whether the test binary is to fuzz, as coordinator or worker.
+func fuzzing(args []string) bool {
+	return slices.ContainsFunc(args, func(a string) bool {
+		return strings.HasPrefix(a, "-test.fuzz=") || strings.HasPrefix(a, "-test.fuzzworker")
+	})
 }
 
 // MainPlain is a TestMain without namespaces: it runs the tests where it is, and
