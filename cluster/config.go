@@ -27,7 +27,7 @@ type Options struct {
 // AddFlags adds --kubeconfig and --context.
 func (o *Options) AddFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.Kubeconfig, "kubeconfig", "", "`file` that says how to reach the cluster (default: $KUBECONFIG, then ~/.kube/config)")
-	f.StringVar(&o.Context, "context", "", "context of that file (default: its current one)")
+	f.StringVar(&o.Context, "context", "", "context of the kubeconfig file (default: its current one)")
 }
 
 // Config returns how to reach the cluster. Nothing is connected to yet.

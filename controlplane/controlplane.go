@@ -107,14 +107,13 @@ func Run(ctx context.Context, o Options) error {
 	if o.StatusPort == 0 {
 		o.StatusPort = 15020
 	}
-	if o.State == "" && o.Cluster == nil {
-		return errors.New("seined: --state is missing: say where the root certificate is kept")
-	}
 	switch {
 	case len(o.Config) == 0 && o.Cluster == nil:
 		return errors.New("seined: --config is missing: name at least one file or folder of resources, or say --kubernetes")
 	case len(o.Config) > 0 && o.Cluster != nil && o.Cluster.Config != nil:
 		return errors.New("seined: --config and --kubernetes exclude each other: put the files' resources into the cluster")
+	case o.State == "" && o.Cluster == nil:
+		return errors.New("seined: --state is missing: say where the root certificate is kept")
 	}
 	s := &server{opt: o, log: o.Log, started: time.Now(), lead: newLeadership(o.Log), bundled: make(chan struct{}, 1)}
 	ctx, cancel := context.WithCancel(ctx)

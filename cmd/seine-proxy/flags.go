@@ -31,9 +31,24 @@ type options struct {
 	level                                            slog.Level
 }
 
+const usage = `seine-proxy is the data plane beside one workload.
+
+Usage:
+  seine-proxy --workload NAMESPACE/INSTANCE --control HOST:PORT --ca-bundle FILE --token FILE [flags]
+  seine-proxy redirect [flags]   write a pod's redirect rules (an init container)
+  seine-proxy wait [flags]       until the sidecar is ready
+  seine-proxy version
+
+Flags:
+`
+
 func parseFlags(args []string) (*options, error) {
 	o := &options{}
 	f := flag.NewFlagSet("seine-proxy", flag.ContinueOnError)
+	f.Usage = func() {
+		fmt.Fprint(f.Output(), usage)
+		f.PrintDefaults()
+	}
 	var outbound, inbound string
 	f.StringVar(&o.workload, "workload", "", "this workload's instance, `NAMESPACE/INSTANCE`")
 	f.StringVar(&o.serviceAccount, "service-account", "default", "the workload's service account")

@@ -35,7 +35,7 @@ import (
 func main() {
 	if len(os.Args) > 1 {
 		if command, ok := commands[os.Args[1]]; ok {
-			if err := command(os.Args[2:], os.Stdout); err != nil {
+			if err := command(os.Args[2:], os.Stdout); err != nil && !errors.Is(err, flag.ErrHelp) {
 				fmt.Fprintln(os.Stderr, "seine-proxy:", err)
 				os.Exit(1)
 			}
@@ -58,7 +58,15 @@ func main() {
 }
 
 // commands are what the program does besides being a proxy, by its first argument.
-var commands = map[string]func(args []string, out io.Writer) error{"redirect": redirect, "wait": wait}
+var commands = map[string]func(args []string, out io.Writer) error{
+	"redirect": redirect, "wait": wait, "version": printVersion, "--version": printVersion,
+}
+
+// printVersion says which build this is.
+func printVersion(_ []string, out io.Writer) error {
+	_, err := fmt.Fprintln(out, "seine-proxy version", version.String())
+	return err
+}
 
 // run lives until ctx ends and the drain after it is over.
 func run(ctx context.Context, o *options, log *slog.Logger) error {

@@ -18,7 +18,9 @@ import (
 func caCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "ca", Short: "Show and replace the mesh's root certificate", Args: cobra.NoArgs,
 		Long:    "Show the authority that signs the mesh's certificates, and replace its root while the mesh runs.",
-		Example: "  seine ca status\n  seine ca rotate"}
+		Example: "  seine ca status\n  seine ca rotate",
+		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() }, // so that a word that is no command is refused
+	}
 	cmd.AddCommand(caStatusCommand(), caRotateCommand())
 	return cmd
 }
@@ -130,7 +132,7 @@ func beginRotation(ctx context.Context, client *http.Client, base string, now bo
 	req.Header.Set("Content-Type", "application/json")
 	res, err := client.Do(req)
 	if err != nil {
-		return fmt.Errorf("the control plane does not answer: %w", err)
+		return fmt.Errorf("the control plane does not answer: %w; is a mesh running (seine up), or does a flag name another one?", err)
 	}
 	defer res.Body.Close() // read only
 	if res.StatusCode == http.StatusOK {

@@ -31,7 +31,7 @@ definitions and their owners, nodes, network plugin, Pod Security, other meshes.
 Each line that is not well says what to do. Nothing is changed.
 
 Exit status: 0 if nothing failed (warnings are allowed), 1 if something did, 2 if
-there was only something that could not be looked at.
+there was only something that could not be looked at (with --pre, 0).
 
 With -o json, one object: {"lines": [{"section", "name", "status" (ok, warning,
 failed, unknown), "detail", "mend"}], "failed", "warnings", "unknown"}.`,

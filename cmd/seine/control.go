@@ -31,7 +31,7 @@ type controlFlags struct {
 // add adds the flags; address is the name of the one for a control plane's address.
 func (c *controlFlags) add(f *pflag.FlagSet, address string) {
 	f.StringVar(&c.socket, "socket", "", "control plane's Unix socket (default: that of the running \"seine up\")")
-	f.StringVar(&c.address, address, "", "control plane's address, http://HOST:15014, instead of a socket or a cluster")
+	f.StringVar(&c.address, address, "", "`address` of a control plane's API, such as http://127.0.0.1:15016, instead of a socket or a cluster")
 	c.cluster.AddFlags(f)
 	f.StringVar(&c.namespace, "system-namespace", cluster.Namespace, "namespace of the cluster's control plane")
 }

@@ -51,11 +51,11 @@ started at the earliest. docs/diagnose.md states the method and its errors.`,
 // diagnose prints the report, and says whether there is anything in it.
 func (s *statOptions) diagnose(ctx context.Context, out io.Writer) (slow bool, err error) {
 	if s.output != "text" && s.output != "json" {
-		return false, fmt.Errorf("diagnose: output %q is none of text, json", s.output)
+		return false, fmt.Errorf("diagnose: -o %s: must be text or json", s.output)
 	}
 	client, base, err := s.control.client(ctx)
 	if err != nil {
-		return false, err
+		return false, fmt.Errorf("diagnose: %w", err)
 	}
 	defer client.CloseIdleConnections()
 	body, err := get(ctx, client, base+"/api/v1/diagnose")

@@ -148,7 +148,11 @@ func (o *explainOptions) ask(cmd *cobra.Command) (*explain.Answer, error) {
 		}
 		return nil, fmt.Errorf("explain: %w", err)
 	}
-	return explain.Explain(r.Snapshot, o.question)
+	answer, err := explain.Explain(r.Snapshot, o.question)
+	if err != nil {
+		return nil, fmt.Errorf("explain: %w", err)
+	}
+	return answer, nil
 }
 
 // maxExplainBody bounds the control plane's answer.

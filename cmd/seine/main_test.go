@@ -40,6 +40,11 @@ func TestRoot(t *testing.T) {
 		"must be text or json":    {"explain", "-o", "yaml", "http://a/"},
 		"--mesh-config goes with": {"explain", "--mesh-config", "x", "--from", "a/b", "http://a/"},
 		"no such file":            {"up", "/nonexistent"},
+		`command "bogus"`:         {"ca", "bogus"},
+		"such as virtualservice":  {"wait"},
+		"explain: url":            {"explain", "-f", "../../examples/billing", "--from", "default/frontend"},
+		"explain: from":           {"explain", "-f", "../../examples/billing", "http://billing-service:8080/"},
+		"diagnose: -o yaml":       {"diagnose", "-o", "yaml"},
 	} {
 		out, errs, err := runRoot(args...)
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") && want != "unknown command" || out != "" || errs != "" {

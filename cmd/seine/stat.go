@@ -31,7 +31,7 @@ quantiles, share of the service's traffic, and whether it is mutual TLS between
 which identities. -o wide adds a row for each edge with whole SPIFFE IDs.`,
 		Example: `  seine stat                     of the mesh that "seine up" runs, or of the cluster
   seine stat --watch             once a second until Ctrl-C
-  seine stat --address http://127.0.0.1:15014 -o json`,
+  seine stat --address http://127.0.0.1:15016 -o json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return s.run(cmd.Context(), cmd.OutOrStdout())

@@ -49,7 +49,12 @@ With -o json, one object: {"kind", "namespace", "name", "condition", "met",
 "generation", "observedGeneration", "reason", "message", "waitedSeconds"}.`,
 		Example: `  kubectl apply -f route.yaml && seine wait --for=programmed virtualservice/billing -n shop
   seine wait --for=accepted httproute/billing --timeout 10s -o json`,
-		Args: cobra.ExactArgs(1),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return fmt.Errorf("wait: name one resource as KIND/NAME, such as virtualservice/billing, not %d", len(args))
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd.Context(), cmd.OutOrStdout(), args[0]) },
 	}
 	f := cmd.Flags()

@@ -82,7 +82,7 @@ names; the mesh's settings are the MeshConfig under "mesh" of ConfigMap "seine".
 	f.StringArrayVar(&o.Config, "config", nil, "file or folder of resources, watched (repeatable)")
 	f.BoolVar(&kubernetes, "kubernetes", false, "read the resources of the cluster that this runs in, or that KUBECONFIG names")
 	f.StringVar(&namespace, "namespace", "", "this control plane's namespace in the cluster (default: that of its pod, or seine-system)")
-	f.StringVar(&o.MeshConfig, "mesh-config", "", "Istio's MeshConfig file")
+	f.StringVar(&o.MeshConfig, "mesh-config", "", "Istio's MeshConfig `file`")
 	f.StringVar(&o.State, "state", "", "folder (0700) of the root certificate and its key")
 	f.StringVar(&o.CACerts, "cacerts", "", "folder of a root that is brought, in Istio's layout: root-cert.pem, ca-cert.pem, ca-key.pem, cert-chain.pem")
 	f.StringVar(&o.Listen, "listen", "0.0.0.0:15012", "address of discovery and certificates (gRPC, TLS)")
