@@ -90,22 +90,3 @@ func GRPCCodeName(code int) string {
 	}
 	return grpcCodes[code]
 }
-
-// GRPCStatusOf is the grpc-status for an HTTP status that the proxy answers a
-// gRPC request with (gRPC's http-grpc-status-mapping.md, as Envoy's
-// httpToGrpcStatus).
-func GRPCStatusOf(http int) int {
-	switch http {
-	case 400:
-		return 13
-	case 401:
-		return 16
-	case 403:
-		return 7
-	case 404:
-		return 12
-	case 429, 502, 503, 504:
-		return 14
-	}
-	return 2
-}
