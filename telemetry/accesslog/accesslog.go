@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/seinemesh/seine/telemetry"
+	"github.com/seinemesh/seine/telemetry/ring"
 )
 
 // ErrStuck is Close's answer if the output takes no more bytes.
@@ -83,39 +84,24 @@ type Options struct {
 type Writer struct {
 	out       io.Writer
 	format    Format
-	ringBytes int
-	batch     time.Duration
 	closeWait time.Duration
+	queue     *ring.Queue
 
-	wake     chan struct{} // of one: something was appended while the writer slept
-	urgent   chan struct{} // of one: a ring is half full
-	sleeping atomic.Bool
-	hurried  atomic.Bool
 	written  atomic.Uint64
 	stop     chan struct{}
 	stopOnce sync.Once
 	done     chan struct{}
 
-	mu    sync.Mutex // guards rings (the slice) and err
-	rings []*Ring
-	err   error
+	mu  sync.Mutex // guards err
+	err error
 }
 
 // New starts a writer.
 func New(o Options) *Writer {
 	w := &Writer{
-		out: o.Out, format: o.Format, ringBytes: minRing, batch: o.Batch, closeWait: o.CloseWait,
-		wake: make(chan struct{}, 1), urgent: make(chan struct{}, 1),
-		stop: make(chan struct{}), done: make(chan struct{}),
-	}
-	if o.RingBytes == 0 {
-		o.RingBytes = 128 << 10
-	}
-	for w.ringBytes < o.RingBytes && w.ringBytes < maxRing {
-		w.ringBytes *= 2
-	}
-	if w.batch == 0 {
-		w.batch = 10 * time.Millisecond
+		out: o.Out, format: o.Format, closeWait: o.CloseWait,
+		queue: ring.New(ring.Options{Bytes: o.RingBytes, Batch: o.Batch}),
+		stop:  make(chan struct{}), done: make(chan struct{}),
 	}
 	if w.closeWait == 0 {
 		w.closeWait = 2 * time.Second
@@ -148,11 +134,7 @@ func (w *Writer) Ring() *Ring {
 	if w == nil {
 		return nil
 	}
-	r := &Ring{w: w, buf: make([]byte, w.ringBytes)}
-	w.mu.Lock()
-	w.rings = append(w.rings, r)
-	w.mu.Unlock()
-	return r
+	return &Ring{w.queue.Ring()}
 }
 
 // Dropped is how many entries found their ring full since the start.
@@ -160,13 +142,7 @@ func (w *Writer) Dropped() uint64 {
 	if w == nil {
 		return 0
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	var n uint64
-	for _, r := range w.rings {
-		n += r.dropped.Load()
-	}
-	return n
+	return w.queue.Dropped()
 }
 
 // Written is how many lines were written.
@@ -204,50 +180,11 @@ func (w *Writer) Close() error {
 	}
 }
 
-// run is the writer's goroutine. It sleeps until an Append finds it asleep,
-// lets entries gather for a batch, and writes until the rings are empty: a busy
-// loop pays for one wake-up each batch, an idle process for none.
+// run is the writer's goroutine.
 func (w *Writer) run() {
 	defer close(w.done)
 	var lines []byte
-	for stopping := false; !stopping; {
-		w.sleeping.Store(true)
-		if !w.pending() { // an entry of before the store sent no wake
-			select {
-			case <-w.wake:
-			case <-w.stop:
-				stopping = true
-			}
-		}
-		w.sleeping.Store(false)
-		if !stopping {
-			timer := time.NewTimer(w.batch)
-			select {
-			case <-timer.C:
-			case <-w.urgent:
-			case <-w.stop:
-				stopping = true
-			}
-			timer.Stop()
-		}
-		w.hurried.Store(false)
-		lines = w.drain(lines)
-	}
-}
-
-func (w *Writer) snapshot() []*Ring {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.rings
-}
-
-func (w *Writer) pending() bool {
-	for _, r := range w.snapshot() {
-		if r.head.Load() != r.tail.Load() {
-			return true
-		}
-	}
-	return false
+	w.queue.Run(w.stop, func() { lines = w.drain(lines) })
 }
 
 // writeAt is the size at which lines go out.
@@ -257,16 +194,16 @@ const writeAt = 64 << 10
 func (w *Writer) drain(lines []byte) []byte {
 	lines = lines[:0]
 	var n uint64
-	for _, r := range w.snapshot() {
-		r.consume(r.tail.Load(), func(rec *record) {
-			lines = appendLine(lines, w.format, rec)
-			n++
-			if len(lines) >= writeAt {
-				w.write(lines, n)
-				lines, n = lines[:0], 0
-			}
-		})
-	}
+	var rec record
+	w.queue.Each(func(b []byte) {
+		rec.decode(b)
+		lines = appendLine(lines, w.format, &rec)
+		n++
+		if len(lines) >= writeAt {
+			w.write(lines, n)
+			lines, n = lines[:0], 0
+		}
+	})
 	if n > 0 {
 		w.write(lines, n)
 	}

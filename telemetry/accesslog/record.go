@@ -3,39 +3,25 @@ package accesslog
 import (
 	"encoding/binary"
 	"net/netip"
-	"sync/atomic"
 	"time"
 
 	"github.com/seinemesh/seine/telemetry"
+	"github.com/seinemesh/seine/telemetry/ring"
 )
 
 const (
-	minRing = 32 << 10
-	maxRing = 1 << 30
-
 	// maxValue bounds one value, maxValues of which a record holds.
 	maxValue  = 1024
 	numValues = 13
 
-	// A record: its length (4, a multiple of 8 that includes itself), the
-	// numbers, the addresses, then each value with its length (2).
+	// A record: the numbers, the addresses, then each value with its length (2).
 	addrSize   = 1 + 16 + 2
-	fixedSize  = 4 + 8*5 + 2 + 1 + 4*addrSize + 1
-	skip       = ^uint32(0) // in place of a length: the next record is at the ring's start
+	fixedSize  = 8*5 + 2 + 1 + 4*addrSize + 1
 	truncation = "…"
 )
 
-// Ring is one loop's queue to the writer: a producer, a consumer, no lock.
-// Records do not wrap, so that each is one slice of the ring's memory.
-type Ring struct {
-	w       *Writer
-	buf     []byte        // length a power of two
-	tail    atomic.Uint64 // the producer's: bytes ever put in
-	_       [56]byte
-	head    atomic.Uint64 // the consumer's: bytes ever taken out
-	_       [56]byte
-	dropped atomic.Uint64
-}
+// Ring is one loop's queue to the writer.
+type Ring struct{ ring *ring.Ring }
 
 // Append copies e into the ring. False: it was full, and the drop is counted.
 func (r *Ring) Append(e *Entry) bool {
@@ -47,63 +33,13 @@ func (r *Ring) Append(e *Entry) bool {
 		b, s := e.value(i)
 		size += 2 + min(len(b)+len(s), maxValue)
 	}
-	size = (size + 7) &^ 7
-	tail, head := r.tail.Load(), r.head.Load()
-	at := int(tail & uint64(len(r.buf)-1))
-	need := size
-	wrap := len(r.buf)-at < size
-	if wrap {
-		need += len(r.buf) - at
-	}
-	used := int(tail - head)
-	if used+need > len(r.buf) {
-		r.dropped.Add(1)
-		r.hurry()
+	b := r.ring.Reserve(size)
+	if b == nil {
 		return false
 	}
-	if wrap {
-		binary.LittleEndian.PutUint32(r.buf[at:], skip)
-		at = 0
-	}
-	e.encode(r.buf[at:at:at+size], uint32(size))
-	r.tail.Store(tail + uint64(need))
-	if w := r.w; w.sleeping.Load() && w.sleeping.CompareAndSwap(true, false) {
-		select {
-		case w.wake <- struct{}{}:
-		default:
-		}
-	}
-	if used+need > len(r.buf)/2 {
-		r.hurry()
-	}
+	e.encode(b[:0])
+	r.ring.Commit()
 	return true
-}
-
-// hurry ends the writer's wait for a batch, once for each batch.
-func (r *Ring) hurry() {
-	if w := r.w; !w.hurried.Load() && w.hurried.CompareAndSwap(false, true) {
-		select {
-		case w.urgent <- struct{}{}:
-		default:
-		}
-	}
-}
-
-// consume calls f for each record before end, oldest first, and then frees its
-// place. What f is given points into the ring: it is good until f returns.
-func (r *Ring) consume(end uint64, f func(*record)) {
-	var rec record
-	for head := r.head.Load(); head != end; r.head.Store(head) {
-		at := head & uint64(len(r.buf)-1)
-		size := binary.LittleEndian.Uint32(r.buf[at:])
-		if size == skip {
-			head += uint64(len(r.buf)) - at
-			continue
-		}
-		rec.decode(r.buf[at : at+uint64(size)])
-		f(&rec)
-		head += uint64(size)
-	}
 }
 
 // record is an entry as the ring holds it.
@@ -168,10 +104,9 @@ func (e *Entry) value(i int) ([]byte, string) {
 	}
 }
 
-// encode appends the record to b, which has the room for size bytes.
-func (e *Entry) encode(b []byte, size uint32) {
+// encode appends the record to b, which has the room.
+func (e *Entry) encode(b []byte) {
 	le := binary.LittleEndian
-	b = le.AppendUint32(b, size)
 	b = le.AppendUint64(b, uint64(e.Start.UnixNano()))
 	b = le.AppendUint64(b, uint64(e.Duration))
 	b = le.AppendUint64(b, uint64(e.UpstreamServiceTime))
@@ -205,18 +140,18 @@ func (e *Entry) encode(b []byte, size uint32) {
 
 func (rec *record) decode(b []byte) {
 	le := binary.LittleEndian
-	rec.start = int64(le.Uint64(b[4:]))
-	rec.duration = time.Duration(le.Uint64(b[12:]))
-	rec.service = time.Duration(le.Uint64(b[20:]))
-	rec.received = int64(le.Uint64(b[28:]))
-	rec.sent = int64(le.Uint64(b[36:]))
-	rec.code = le.Uint16(b[44:])
-	rec.flag = telemetry.Flag(b[46])
-	rec.upstreamHost = readAddr(b[47:])
-	rec.upstreamLocal = readAddr(b[47+addrSize:])
-	rec.downstreamLocal = readAddr(b[47+2*addrSize:])
-	rec.downstreamPeer = readAddr(b[47+3*addrSize:])
-	rec.attempts = b[47+4*addrSize]
+	rec.start = int64(le.Uint64(b))
+	rec.duration = time.Duration(le.Uint64(b[8:]))
+	rec.service = time.Duration(le.Uint64(b[16:]))
+	rec.received = int64(le.Uint64(b[24:]))
+	rec.sent = int64(le.Uint64(b[32:]))
+	rec.code = le.Uint16(b[40:])
+	rec.flag = telemetry.Flag(b[42])
+	rec.upstreamHost = readAddr(b[43:])
+	rec.upstreamLocal = readAddr(b[43+addrSize:])
+	rec.downstreamLocal = readAddr(b[43+2*addrSize:])
+	rec.downstreamPeer = readAddr(b[43+3*addrSize:])
+	rec.attempts = b[43+4*addrSize]
 	b = b[fixedSize:]
 	for i := range rec.values {
 		n := int(le.Uint16(b))
