@@ -354,6 +354,37 @@ func TestStreamTimeout(t *testing.T) {
 	p.client.flagged(t, "UT")
 }
 
+// TestContentTimeout: a route's timeout and that of a try hold for a stream with
+// content, and count from its end.
+func TestContentTimeout(t *testing.T) {
+	at := app2(t, func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		<-r.Context().Done()
+	})
+	whole, try := toBilling(), toBilling()
+	whole.Timeout = durationpb.New(50 * time.Millisecond)
+	try.Retry = &seinev1.Retry{Attempts: 1, On: []string{"connect-failure"}, PerTryTimeout: durationpb.New(50 * time.Millisecond)}
+	for name, rule := range map[string]*seinev1.HttpRule{"route": whole, "try": try} {
+		t.Run(name, func(t *testing.T) {
+			p := startPairOf(t, at, seinev1.Protocol_PROTOCOL_HTTP2, nil, []*seinev1.HttpRule{rule}, nil)
+			pr, pw := io.Pipe()
+			go func() { // on the upstream's own clock: the head is there long before the end
+				_, _ = pw.Write([]byte("content"))
+				_ = pw.Close()
+			}()
+			req, err := http.NewRequest("POST", "http://billing:8080/", pr)
+			must(t, err)
+			res, err := client2(t, p.addr).Do(req)
+			must(t, err)
+			defer res.Body.Close()
+			if res.StatusCode != 504 {
+				t.Error(res.Status)
+			}
+			p.client.flagged(t, "UT")
+		})
+	}
+}
+
 // TestDrainGoAway: a proxy that ends tells its HTTP/2 clients to go, and lets
 // what is under way finish.
 func TestDrainGoAway(t *testing.T) {

@@ -127,8 +127,8 @@ func (x *exchange) clockWhole() {
 	if x.timeout == 0 && (x.retry.policy == nil || x.retry.policy.PerTry == 0) {
 		return
 	}
-	whole := x.framing.Kind == http1.None || x.reqDone
-	if !whole && !x.transmitted {
+	whole := x.framing.Kind == http1.None || x.reqDone || x.h1 == nil && x.req.end
+	if !whole && x.h1 != nil && !x.transmitted {
 		var b http1.Body
 		b.Reset(x.framing)
 		_, done, perr := b.Next(x.h1.data[x.head:])
