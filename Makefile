@@ -7,7 +7,7 @@ CMDS   := seine seined seine-proxy
 # without its debug pages, 2 MB that no sidecar needs.
 BUILD  := CGO_ENABLED=0 $(GO) build -trimpath -tags grpcnotrace -ldflags '-s -w'
 
-.PHONY: all build demo test nightly unit lint wire e2e e2e-cluster conformance images cluster-up cluster-down fuzz bench generate clean help
+.PHONY: all build demo test nightly unit lint wire e2e e2e-cluster conformance images cluster-up cluster-down fuzz bench soak generate clean help
 
 all: build
 
@@ -57,6 +57,10 @@ cluster-down: ## take it away again
 FUZZTIME ?= 30s
 fuzz: ## every fuzz target for FUZZTIME
 	./test/fuzz.sh $(FUZZTIME)
+
+SOAK ?= 30m
+soak: ## mixed load for SOAK while everything changes (root); writes bench/results/soak.md
+	$(GO) test -tags 'e2e soak' -count=1 -timeout 2h -v -run TestSoak ./test/e2e -args -soak $(SOAK) -result $(CURDIR)/bench/results/soak.md
 
 bench: ## side by side with Envoy, nginx and HAProxy; writes bench/results
 	./bench/run.sh

@@ -7,4 +7,5 @@ cd "$(dirname "$0")/.."
 ./test/kube/run.sh -run TestLife
 # Causes of slow requests, provoked for real: an idle machine, a quarter of an hour.
 go test -tags 'e2e nightly' -count=1 -timeout 40m -v -run TestProvoked ./test/e2e
+make soak
 ./test/fuzz.sh 2m

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"time"
 
 	"github.com/seinemesh/seine/test/workload/load"
 )
@@ -24,6 +25,7 @@ func paced(ctx context.Context, args []string) error {
 	var t target
 	t.flags(fs)
 	rate := fs.Float64("rate", 20, "requests per second")
+	report := fs.Duration("report", 0, "print the counts so often, a line of JSON each; 0: never")
 	fs.Parse(args)
 	if *rate <= 0 {
 		return errors.New("-rate must be above 0")
@@ -39,6 +41,13 @@ func paced(ctx context.Context, args []string) error {
 		}))
 		panic(err)
 	}()
+	if *report > 0 {
+		go func() {
+			for range time.Tick(*report) {
+				_ = json.NewEncoder(os.Stdout).Encode(l.Counts())
+			}
+		}()
+	}
 	l.Run(ctx, *rate, func(ctx context.Context) (string, error) {
 		ctx, cancel := context.WithTimeout(ctx, t.timeout)
 		defer cancel()
