@@ -166,7 +166,7 @@ func (x *exchange) copyWhole() {
 		switch {
 		case c.tooLong:
 			w.p.copies[copyTooLong].Inc()
-		case w.copies >= maxCopies:
+		case len(w.copies) >= maxCopies:
 			w.p.copies[copyFull].Inc()
 		default:
 			timeout := x.timeout
@@ -226,7 +226,7 @@ func (w *worker) sendCopy(c *copying, m *decide.Mirror, timeout int64, asked htt
 	} else {
 		w.shadow = s.next
 	}
-	w.copies++
+	w.copies[s] = struct{}{}
 	s.mirror, s.asked, s.timeout, s.ep, s.start, s.content = m, asked, timeout, -1, w.loop.Now(), int64(len(c.body))
 	b := w.buffers.append(w.buffers.get(len(c.head)+len(c.body)+64), c.head)
 	switch {
@@ -458,7 +458,7 @@ func (s *shadow) over(outcome int) {
 	w.loop.Drop(&s.limit)
 	w.buffers.put(s.request[:0])
 	w.p.copies[outcome].Inc()
-	w.copies--
+	delete(w.copies, s)
 	limit := s.limit
 	*s = shadow{w: w, next: w.shadow}
 	s.limit = limit

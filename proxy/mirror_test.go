@@ -127,7 +127,7 @@ func TestMirrorNeverSlows(t *testing.T) {
 	eventually(t, "all copies to end", func() bool {
 		var n int
 		done := make(chan struct{})
-		p.workers[0].loop.Post(func() { n = p.workers[0].copies; close(done) })
+		p.workers[0].loop.Post(func() { n = len(p.workers[0].copies); close(done) })
 		<-done
 		return n == 0
 	})

@@ -367,6 +367,11 @@ func (w *worker) shut() {
 	for a := range w.arrivals {
 		a.drop(true)
 	}
+	for s := range w.copies {
+		if s.target != nil { // else it is queued, and holds nothing yet
+			s.over(copyFailed)
+		}
+	}
 	for _, p := range w.pools {
 		for p.idle != nil {
 			p.idle.drop(false)

@@ -75,8 +75,8 @@ type worker struct {
 	entry     accesslog.Entry
 	names     map[string]*resolution
 	// Copies of requests for mirrors.
-	copies  int      // under way
-	copying *copying // unused ones
+	copies  map[*shadow]struct{} // under way
+	copying *copying             // unused ones
 	shadow  *shadow
 	limited struct { // the limiters of the workload's ports, as of self
 		self *decide.Self
@@ -113,7 +113,7 @@ func newWorker(p *Proxy, seed1, seed2 uint64) (*worker, error) {
 		out:     make([]byte, 0, scratchSize),
 		targets: map[*decide.Cluster]*target{}, pools: map[poolKey]*pool{}, dialling: map[*upstream]struct{}{}, lanes: map[*shared]*lane{},
 		parked: map[parker]struct{}{}, conns: map[*downstream]struct{}{}, relays: map[*relay]struct{}{}, arrivals: map[*arrival]struct{}{},
-		names: map[string]*resolution{}, bundles: map[*bundle]struct{}{},
+		names: map[string]*resolution{}, bundles: map[*bundle]struct{}{}, copies: map[*shadow]struct{}{},
 	}
 	l.AtEnd(w.flush)
 	w.wake = func(s *mtls.Session) {
