@@ -185,6 +185,12 @@ func (a *analysis) routes() {
 				a.destination(vs, d, fmt.Sprintf("spec.tcp[%d].route[%d].destination", r.Index, j))
 			}
 		}
+		for _, r := range vs.TLS {
+			for j, d := range r.Destinations {
+				a.destination(vs, d, fmt.Sprintf("spec.tls[%d].route[%d].destination", r.Index, j))
+			}
+		}
+		a.streams(vs)
 		a.unreachable(vs)
 	}
 }

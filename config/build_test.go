@@ -84,6 +84,9 @@ func dump(r *Result) []byte {
 		for _, h := range x.TCP {
 			fmt.Fprintf(&b, "  tcp %s\n", message(h))
 		}
+		for _, h := range x.TLS {
+			fmt.Fprintf(&b, "  tls %s\n", message(h))
+		}
 	}
 	for _, x := range s.GatewayRoutes {
 		fmt.Fprintf(&b, "gatewayroute parents=%v (%s)\n", x.Parents, ref(x.Ref))

@@ -2,7 +2,6 @@ package config
 
 import (
 	"fmt"
-	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
@@ -78,22 +77,27 @@ func (a *analysis) unreachable(vs *mesh.VirtualService) {
 		}
 		before = append(before, own...)
 	}
-	var tcp []*seinev1.TcpMatch
-	for i, r := range vs.TCP {
-		matches := r.Match
-		if len(matches) == 0 {
-			matches = []*seinev1.TcpMatch{{}}
-		}
-		dead := 0
-		for _, m := range matches {
-			if compared += len(tcp); compared <= maxCompared && slices.ContainsFunc(tcp, func(e *seinev1.TcpMatch) bool { return coversTCP(e, m) }) {
-				dead++
+	for _, list := range []struct {
+		kind  string
+		rules []*seinev1.TcpRule
+	}{{"tcp", vs.TCP}, {"tls", vs.TLS}} {
+		var before []*seinev1.TcpMatch
+		for i, r := range list.rules {
+			matches := r.Match
+			if len(matches) == 0 {
+				matches = []*seinev1.TcpMatch{{}}
 			}
+			dead := 0
+			for _, m := range matches {
+				if compared += len(before); compared <= maxCompared && slices.ContainsFunc(before, func(e *seinev1.TcpMatch) bool { return coversTCP(e, m) }) {
+					dead++
+				}
+			}
+			if dead == len(matches) {
+				a.note(vs.Ref, codeUnreachable, Warning, fmt.Sprintf("spec.%s[%d]", list.kind, i), "can never be reached: a rule before it takes all that it would match; move this rule before it, or remove it")
+			}
+			before = append(before, matches...)
 		}
-		if dead == len(matches) {
-			a.note(vs.Ref, codeUnreachable, Warning, fmt.Sprintf("spec.tcp[%d]", i), "can never be reached: a rule before it takes all that it would match; move this rule before it, or remove it")
-		}
-		tcp = append(tcp, matches...)
 	}
 }
 
@@ -213,28 +217,14 @@ func coversTCP(a, b *seinev1.TcpMatch) bool {
 	if len(a.Gateways) > 0 && !slices.Equal(a.Gateways, b.Gateways) {
 		return false
 	}
-	if len(a.DestinationSubnets) == 0 {
+	// The longest subnet and the most specific name hold, whatever the order: only
+	// the same ones are taken away. Without a subnet nothing comes after it.
+	if len(a.SniHosts) == 0 && len(a.DestinationSubnets) == 0 {
 		return true
 	}
-	if len(b.DestinationSubnets) == 0 {
-		return false
-	}
-	for _, y := range b.DestinationSubnets {
-		if !slices.ContainsFunc(a.DestinationSubnets, func(x string) bool { return x == y || holds(x, y) }) {
-			return false
-		}
-	}
-	return true
+	return within(b.DestinationSubnets, a.DestinationSubnets) && within(b.SniHosts, a.SniHosts)
 }
 
-func holds(x, y string) bool {
-	p, err := netip.ParsePrefix(x)
-	if err != nil {
-		return false
-	}
-	if q, err := netip.ParsePrefix(y); err == nil {
-		return p.Bits() <= q.Bits() && p.Contains(q.Addr())
-	}
-	a, err := netip.ParseAddr(y)
-	return err == nil && p.Contains(a)
+func within(some, all []string) bool {
+	return (len(some) == 0) == (len(all) == 0) && !slices.ContainsFunc(some, func(s string) bool { return !slices.Contains(all, s) })
 }

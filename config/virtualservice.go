@@ -23,7 +23,9 @@ var virtualServiceFields = fields("hosts", "gateways", "exportTo",
 	"http.fault.**", "http.corsPolicy.**", "http.mirror.host", "http.mirror.subset", "http.mirror.port.number", "http.mirrorPercent", "http.mirrorPercentage.**",
 	"http.mirrors.destination.host", "http.mirrors.destination.subset", "http.mirrors.destination.port.number", "http.mirrors.percentage.**",
 	"tcp.match.destinationSubnets", "tcp.match.port", "tcp.match.sourceLabels.**", "tcp.match.gateways", "tcp.match.sourceNamespace",
-	"tcp.route.destination.host", "tcp.route.destination.subset", "tcp.route.destination.port.number", "tcp.route.weight")
+	"tcp.route.destination.host", "tcp.route.destination.subset", "tcp.route.destination.port.number", "tcp.route.weight",
+	"tls.match.sniHosts", "tls.match.destinationSubnets", "tls.match.port", "tls.match.sourceLabels.**", "tls.match.gateways", "tls.match.sourceNamespace",
+	"tls.route.destination.host", "tls.route.destination.subset", "tls.route.destination.port.number", "tls.route.weight")
 
 func (b *builder) virtualService(o *object) {
 	var spec networking.VirtualService
@@ -66,6 +68,9 @@ func (b *builder) virtualService(o *object) {
 	}
 	for i, r := range spec.Tcp {
 		vs.TCP = append(vs.TCP, c.tcp(r, i, item("spec.tcp", i)))
+	}
+	for i, r := range spec.Tls {
+		vs.TLS = append(vs.TLS, c.tls(r, i, item("spec.tls", i), &spec))
 	}
 	for _, p := range unsupported {
 		if !strings.HasPrefix(p, "spec.http[") {
@@ -306,38 +311,6 @@ func (c *routeConverter) redirect(r *networking.HTTPRedirect, path string) *sein
 		c.notImplemented(path+".uri", "a substitution such as %REQ(name)%")
 	}
 	return out
-}
-
-func (c *routeConverter) tcp(r *networking.TCPRoute, i int, path string) *seinev1.TcpRule {
-	rule := &seinev1.TcpRule{Index: int32(i), Source: c.ref(path)}
-	for j, m := range r.Match {
-		at := item(path+".match", j)
-		for k, s := range m.DestinationSubnets {
-			if _, err := netip.ParsePrefix(s); err != nil {
-				if _, err := netip.ParseAddr(s); err != nil {
-					c.d.fail(codeInvalid, item(at+".destinationSubnets", k), nil, "%q is neither an IP address nor a CIDR such as 10.0.0.0/8", clip(s))
-				}
-			}
-		}
-		c.port(m.Port, at+".port")
-		rule.Match = append(rule.Match, &seinev1.TcpMatch{
-			Port: m.Port, DestinationSubnets: m.DestinationSubnets, SourceLabels: m.SourceLabels,
-			SourceNamespace: m.SourceNamespace, Gateways: c.gateways(m.Gateways, at+".gateways"),
-		})
-	}
-	if len(r.Route) == 0 {
-		c.d.fail(codeInvalid, path+".route", nil, "a rule must have a route")
-	}
-	c.weights(len(r.Route), func(j int) int32 { return r.Route[j].Weight }, path)
-	for j, w := range r.Route {
-		d := c.destination(w.Destination, item(path+".route", j)+".destination")
-		d.Weight = uint32(w.Weight)
-		if len(r.Route) == 1 && w.Weight == 0 {
-			d.Weight = 100
-		}
-		rule.Destinations = append(rule.Destinations, d)
-	}
-	return rule
 }
 
 func (c *routeConverter) port(p uint32, path string) {

@@ -81,7 +81,7 @@ func TestNoAllocations(t *testing.T) {
 			fast.Done(i)
 		},
 		"transport": func() { lr.Transport(lr.Endpoints[0]); lr.Expect(lr.Endpoints[0]) },
-		"tcp":       func() { small.MatchTCP(addr).Pick(3) },
+		"tcp":       func() { small.MatchTCP(addr, "").Pick(3) },
 		"names":     func() { buf = AppendAddressName(AppendHTTPName(buf[:0], 80, req.Authority), addr) },
 		"self":      func() { self.Inbound(80).Admit(Plaintext); self.Local(addr.Addr()); self.Next(small, addr.Addr()) },
 	} {

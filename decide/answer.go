@@ -5,6 +5,7 @@ import (
 	"math/bits"
 	"net/netip"
 	"strconv"
+	"strings"
 	"time"
 
 	seinev1 "github.com/seinemesh/seine/api/seine/v1"
@@ -17,7 +18,8 @@ type Answer struct {
 	Rules []*Rule
 	TCP   []*TCPRule
 
-	index index
+	index   index
+	sniffed bool
 }
 
 // Rule is a compiled HTTP rule.
@@ -104,6 +106,40 @@ func AppendAddressName(dst []byte, a netip.AddrPort) []byte {
 	dst = append(dst, "addr/"...)
 	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()).AppendTo(dst)
 }
+
+// AppendTLSName appends the lookup name "tls/PORT/SNI"; sni as ServerName has it.
+func AppendTLSName(dst []byte, port uint16, sni string) []byte {
+	dst = append(dst, "tls/"...)
+	dst = strconv.AppendUint(dst, uint64(port), 10)
+	dst = append(dst, '/')
+	return append(dst, sni...)
+}
+
+// ServerName is the name in a ClientHello in lower case, "" if it is none that a
+// rule could be about (an address, a wildcard, characters that no name has).
+func ServerName(sni []byte) string {
+	if len(sni) == 0 || len(sni) > maxServerName {
+		return ""
+	}
+	letters := false
+	for i, c := range sni {
+		switch {
+		case c == '.' && (i == 0 || sni[i-1] == '.'):
+			return ""
+		case 'a' <= c|0x20 && c|0x20 <= 'z', c == '-', c == '_':
+			letters = true
+		case '0' <= c && c <= '9', c == '.':
+		default:
+			return ""
+		}
+	}
+	if !letters || sni[0] == '-' || sni[len(sni)-1] == '.' {
+		return ""
+	}
+	return strings.ToLower(string(sni))
+}
+
+const maxServerName = 253 // RFC 1035 §2.3.4
 
 // HostOnly is authority without its port and without a trailing dot; an IPv6
 // address keeps its brackets off.
@@ -198,7 +234,7 @@ func Refusal(a *Answer) (status int, flag string) {
 // CompileAnswer checks and compiles an answer, which must not be written to
 // afterwards.
 func CompileAnswer(a *seinev1.Answer) (*Answer, error) {
-	c := &Answer{Proto: a}
+	c := &Answer{Proto: a, sniffed: a.BySni}
 	for i, p := range a.Http {
 		r, err := compileRule(p)
 		if err != nil {
@@ -214,6 +250,9 @@ func CompileAnswer(a *seinev1.Answer) (*Answer, error) {
 		r, err := compileTCPRule(p)
 		if err != nil {
 			return nil, fmt.Errorf("TCP rule %d of %s: %w", i, sourceName(p.Source), err)
+		}
+		for _, m := range p.Match {
+			c.sniffed = c.sniffed || len(m.SniHosts) > 0
 		}
 		c.TCP = append(c.TCP, r)
 	}
@@ -241,21 +280,31 @@ func (a *Answer) Match(req *message.Request, port uint32) (r *Rule, match int) {
 	return a.Rules[e.rule], int(e.match)
 }
 
-// MatchTCP returns the first rule that a connection to dialled matches, or nil
-// (reset, flag NR).
-func (a *Answer) MatchTCP(dialled netip.AddrPort) *TCPRule {
+// MatchTCP returns the rule for a connection to dialled, or nil (reset, flag NR).
+// sni is the name in the ClientHello that it begins with, in lower case; "" if it
+// has none, or begins otherwise.
+//
+// As Envoy chooses among filter chains, the match with the longest subnet holds,
+// then the one with the most specific name; the first of equal ones. A rule
+// without a match is the least specific of all.
+func (a *Answer) MatchTCP(dialled netip.AddrPort, sni string) *TCPRule {
+	var best *TCPRule
+	most := 0
 	for _, r := range a.TCP {
-		if len(r.matches) == 0 {
-			return r
+		if len(r.matches) == 0 && most == 0 {
+			best, most = r, 1
 		}
 		for i := range r.matches {
-			if r.matches[i].matches(dialled) {
-				return r
+			if fit := r.matches[i].fit(dialled, sni); fit > most {
+				best, most = r, fit
 			}
 		}
 	}
-	return nil
+	return best
 }
+
+// Sniffed reports whether what a connection's ClientHello names matters.
+func (a *Answer) Sniffed() bool { return a.sniffed }
 
 // Pick draws a destination by weight; draw is uniform over all of uint64. Nil
 // if every weight is zero.

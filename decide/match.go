@@ -300,6 +300,8 @@ func Query(query []byte, name string) ([]byte, bool) {
 type tcpMatcher struct {
 	port    uint32
 	subnets []netip.Prefix
+	names   []string // "a.example.com"; ".example.com" of a wildcard; "" of "*"
+	exact   []bool   // of names
 }
 
 func compileTCPMatch(m *seinev1.TcpMatch) (tcpMatcher, error) {
@@ -315,20 +317,45 @@ func compileTCPMatch(m *seinev1.TcpMatch) (tcpMatcher, error) {
 		}
 		c.subnets = append(c.subnets, p.Masked())
 	}
+	for _, h := range m.SniHosts {
+		name, wild := strings.CutPrefix(strings.ToLower(h), "*")
+		c.names, c.exact = append(c.names, name), append(c.exact, !wild)
+	}
 	return c, nil
 }
 
-func (m *tcpMatcher) matches(dialled netip.AddrPort) bool {
+// fit is how specific the match is for a connection, 0 if it does not hold: the
+// length of the subnet that the address lies in counts more than the name that
+// the client asks for, and an exact name more than the longest wildcard.
+func (m *tcpMatcher) fit(dialled netip.AddrPort, sni string) int {
 	if m.port != 0 && m.port != uint32(dialled.Port()) {
-		return false
+		return 0
 	}
-	if len(m.subnets) == 0 {
-		return true
-	}
-	for _, s := range m.subnets {
-		if s.Contains(dialled.Addr().Unmap()) {
-			return true
+	const nothing, names = 1, 1 << 10 // above any length of a name
+	subnet, name := nothing, nothing
+	if len(m.subnets) > 0 {
+		subnet = 0
+		for _, s := range m.subnets {
+			if s.Contains(dialled.Addr().Unmap()) {
+				subnet = max(subnet, nothing+1+s.Bits())
+			}
 		}
 	}
-	return false
+	if len(m.names) > 0 {
+		name = 0
+		for i, n := range m.names {
+			switch {
+			case m.exact[i] && n == sni:
+				name = names - 1
+			case n == "" && !m.exact[i]:
+				name = max(name, nothing)
+			case !m.exact[i] && len(sni) > len(n) && strings.HasSuffix(sni, n):
+				name = max(name, nothing+len(n))
+			}
+		}
+	}
+	if subnet == 0 || name == 0 {
+		return 0
+	}
+	return subnet*names + name
 }

@@ -179,6 +179,9 @@ func Key(host string, port uint32) string { return host + "/" + strconv.Itoa(int
 
 func compileTCPRule(p *seinev1.TcpRule) (*TCPRule, error) {
 	r := &TCPRule{Proto: p, ID: ruleID(p.Source, p.Index)}
+	if p.Tls {
+		r.ID = fmt.Sprintf("%s/%s.tls[%d]", p.Source.GetNamespace(), p.Source.GetName(), p.Index)
+	}
 	for _, m := range p.Match {
 		c, err := compileTCPMatch(m)
 		if err != nil {

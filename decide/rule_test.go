@@ -286,7 +286,7 @@ func TestMatchTCP(t *testing.T) {
 	}})
 	for addr, want := range map[string]int{"9.9.9.9:1": 0, "10.1.2.3:5": 0, "[::ffff:10.9.9.9]:5": 0, "9.9.9.9:2": 1, "9.9.9.9:3": -1} {
 		got := -1
-		if r := a.MatchTCP(netip.MustParseAddrPort(addr)); r != nil {
+		if r := a.MatchTCP(netip.MustParseAddrPort(addr), ""); r != nil {
 			got = int(r.Proto.Index)
 			if r.Pick(1) == nil {
 				t.Error("no destination")
@@ -294,6 +294,57 @@ func TestMatchTCP(t *testing.T) {
 		}
 		if got != want {
 			t.Errorf("%s: rule %d, want %d", addr, got, want)
+		}
+	}
+}
+
+// TestMatchTLS holds that rules are chosen as Envoy chooses filter chains.
+func TestMatchTLS(t *testing.T) {
+	rule := func(i int32, m ...*seinev1.TcpMatch) *seinev1.TcpRule {
+		return &seinev1.TcpRule{Index: i, Tls: true, Match: m, Source: &seinev1.Ref{Kind: "VirtualService", Namespace: "ns", Name: "v"}, Destinations: to("a")}
+	}
+	sni := func(hosts ...string) *seinev1.TcpMatch { return &seinev1.TcpMatch{SniHosts: hosts} }
+	a := compile(t, &seinev1.Answer{Tcp: []*seinev1.TcpRule{
+		rule(0, sni("*.example.com")), rule(1, sni("A.example.com", "b.example.com")), rule(2, sni("*.eu.example.com")), rule(3, sni("*.eu.example.com")),
+		rule(4, &seinev1.TcpMatch{SniHosts: []string{"*"}, DestinationSubnets: []string{"10.0.0.0/8"}}),
+		rule(5, &seinev1.TcpMatch{SniHosts: []string{"x.org"}, DestinationSubnets: []string{"10.1.0.0/16", "10.2.0.0/16"}}),
+		rule(6),
+	}})
+	if !a.Sniffed() || a.TCP[1].ID != "ns/v.tls[1]" {
+		t.Error(a.Sniffed(), a.TCP[1].ID)
+	}
+	for _, c := range []struct {
+		addr, sni string
+		want      int32
+	}{
+		{"9.9.9.9:443", "a.example.com", 1},
+		{"9.9.9.9:443", "b.example.com", 1},
+		{"9.9.9.9:443", "c.example.com", 0},
+		{"9.9.9.9:443", "x.y.example.com", 0},
+		{"9.9.9.9:443", "a.eu.example.com", 2}, // the longest, then the first
+		{"9.9.9.9:443", "eu.example.com", 0},
+		{"9.9.9.9:443", "example.com", 6},
+		{"9.9.9.9:443", "", 6},
+		{"10.9.9.9:443", "a.example.com", 4}, // the subnet counts more
+		{"10.9.9.9:443", "", 4},
+		{"10.1.9.9:443", "x.org", 5},
+		{"10.1.9.9:443", "a.example.com", 4},
+	} {
+		if r := a.MatchTCP(netip.MustParseAddrPort(c.addr), c.sni); r == nil || r.Proto.Index != c.want {
+			t.Errorf("%s %q: %v, want %d", c.addr, c.sni, r.Proto, c.want)
+		}
+	}
+}
+
+func TestServerName(t *testing.T) {
+	for in, want := range map[string]string{
+		"A.Example.com": "a.example.com", "a_b-c.x1": "a_b-c.x1", "": "", "10.0.0.1": "", "::1": "", "*.example.com": "",
+		"a..b": "", ".a": "", "a.": "", "-a": "", "a b": "", "a/b": "", "é.com": "", strings.Repeat("a", 254): "",
+	} {
+		if got := ServerName([]byte(in)); got != want {
+			t.Errorf("%q: %q, want %q", in, got, want)
+		} else if _, err := seinev1.ParseAnswerName(string(AppendTLSName(nil, 443, got))); (err == nil) != (got != "") {
+			t.Errorf("%q: %v", in, err)
 		}
 	}
 }

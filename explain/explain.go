@@ -241,6 +241,7 @@ type explanation struct {
 	q       Question
 	url     target
 	dialled netip.AddrPort // zero: not known
+	sni     string         // of a connection that is not HTTP
 	a       *Answer
 }
 
@@ -287,10 +288,7 @@ func (e *explanation) outbound() error {
 		}
 	}
 	if !e.url.http() {
-		if byAddress == nil {
-			return wrong("url", "the address of %s is not known: name it with --address IP:PORT", e.url.host)
-		}
-		return e.connection(byAddress)
+		return e.stream(byAddress)
 	}
 	if byAddress != nil && opaque(byAddress.Proto.Protocol) {
 		e.say("Port %d of %s is %s: the bytes are passed on as they are, and HTTP rules do not apply.", port, orAddress(byAddress.Proto.Service, e.dialled), protocolName(byAddress.Proto.Protocol))
@@ -461,51 +459,7 @@ func (e *explanation) connection(a *decide.Answer) error {
 	default:
 		e.say("The address decides: %s is %s.", e.dialled, a.Proto.Service)
 	}
-	r := a.MatchTCP(e.dialled)
-	for i, other := range a.TCP {
-		if other == r {
-			break
-		}
-		e.say("%s does not match: %s is in none of its destinationSubnets.", tcpName(a.TCP[i]), e.dialled.Addr())
-	}
-	if r == nil {
-		e.reject(NoRoute, 0, "NR")
-		e.say("No TCP rule matches.")
-		return nil
-	}
-	e.route(r.Proto.Source, r.Proto.Index)
-	if r.Proto.Source.GetKind() == "VirtualService" {
-		e.say("%s matches.", tcpName(r))
-	}
-	if err := e.upstream(r.Destinations, a, nil); err != nil {
-		return err
-	}
-	e.ignored(a)
-	return nil
-}
-
-// ignored says what VirtualServices of the service ask for that a connection
-// does not get in this version.
-func (e *explanation) ignored(a *decide.Answer) {
-	e.s.VirtualServicesOf(a.Proto.Service, func(_ string, list []*mesh.VirtualService) bool {
-		for _, vs := range list {
-			if plan.Unseen(vs, e.from) != "" {
-				continue
-			}
-			for _, p := range vs.Unsupported {
-				tls := strings.HasPrefix(p, "spec.tls")
-				if strings.HasPrefix(p, "spec.http") || tls && e.url.scheme != "tls" && a.Proto.Protocol != seinev1.Protocol_PROTOCOL_TLS {
-					continue
-				}
-				e.unsupported(p, "%s: %s is not implemented in this version.", decide.Source(vs.Proto()), p)
-			}
-		}
-		return true
-	})
-}
-
-func tcpName(r *decide.TCPRule) string {
-	return fmt.Sprintf("spec.tcp[%d] of %s", r.Proto.Index, decide.Source(r.Proto.Source))
+	return e.streamRule(a)
 }
 
 func (e *explanation) route(source *seinev1.Ref, index int32) {

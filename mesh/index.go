@@ -81,10 +81,14 @@ func (s *Snapshot) indexRules() {
 			}
 		}
 	}
-	s.httpPorts = map[uint32]bool{}
+	s.httpPorts, s.named = map[uint32]bool{}, map[uint32][]*Service{}
 	for _, svc := range s.Services {
 		for _, p := range svc.Ports {
 			switch p.Protocol {
+			case seinev1.Protocol_PROTOCOL_TLS:
+				if svc.Kind == "ServiceEntry" && len(svc.Addresses)+len(svc.CIDRs) == 0 {
+					s.named[p.Number] = append(s.named[p.Number], svc)
+				}
 			case seinev1.Protocol_PROTOCOL_HTTP, seinev1.Protocol_PROTOCOL_HTTP2, seinev1.Protocol_PROTOCOL_GRPC:
 				s.httpPorts[p.Number] = true
 			}
@@ -110,3 +114,7 @@ func (s *Snapshot) GatewayRoutesOf(host string) []*GatewayRoute { return s.attac
 
 // HTTPPort reports whether any service says that it speaks HTTP on that port.
 func (s *Snapshot) HTTPPort(port uint32) bool { return s.httpPorts[port] }
+
+// NamedAt are the ServiceEntries that speak TLS on that port and have no address:
+// only the SNI tells them apart.
+func (s *Snapshot) NamedAt(port uint32) []*Service { return s.named[port] }

@@ -129,6 +129,7 @@ type VirtualService struct {
 	ExportTo []string
 	HTTP     []*seinev1.HttpRule // each with its source, and unsupported fields by path
 	TCP      []*seinev1.TcpRule
+	TLS      []*seinev1.TcpRule // each with tls set, and at least one match
 	// Unsupported are paths of fields of the resource as a whole.
 	Unsupported []string
 }

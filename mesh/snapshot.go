@@ -35,6 +35,7 @@ type resourceIndex struct {
 	destination hostIndex[*DestinationRule]
 	attached    map[string][]*GatewayRoute // by the host of a parent
 	httpPorts   map[uint32]bool
+	named       map[uint32][]*Service // by port: TLS, and no address to know them by
 }
 
 type cidrService struct {

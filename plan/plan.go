@@ -19,8 +19,9 @@ import (
 	"github.com/seinemesh/seine/mesh"
 )
 
-// Answer says what the lookup name "http/PORT/HOST" or "addr/IP:PORT" means to
-// w. It is never nil: that nothing is known is an answer, too.
+// Answer says what the lookup name "http/PORT/HOST", "addr/IP:PORT" or
+// "tls/PORT/SNI" means to w. It is never nil: that nothing is known is an answer,
+// too.
 //
 // An addr/ answer whose protocol is HTTP or DETECT asks the proxy to look at the
 // first bytes; if they are HTTP, the answer to the Host decides, and this one
@@ -42,6 +43,8 @@ func answer(s *mesh.Snapshot, w *mesh.Workload, name string) *seinev1.Answer {
 		return unknown("%v", err)
 	case n.Address.IsValid():
 		return address(s, w, n.Address)
+	case n.SNI:
+		return named(s, w, n.Host, uint32(n.Port))
 	}
 	return hostAnswer(s, w, n.Host, uint32(n.Port))
 }
@@ -151,9 +154,12 @@ func address(s *mesh.Snapshot, w *mesh.Workload, a netip.AddrPort) *seinev1.Answ
 		out = unknown("%s lies within the mesh's own prefixes, but no service and no workload that namespace %s sees has it", a.Addr(), w.Namespace)
 	default:
 		if svc, p := anyAddress(s, w, port); svc != nil {
-			return serviceAddress(s, w, svc, p)
+			out = serviceAddress(s, w, svc, p)
+			out.BySni = len(s.NamedAt(port)) > 0
+			return out
 		}
 		out = outside(s, a.String())
+		out.BySni = len(s.NamedAt(port)) > 0
 	}
 	out.Protocol = protocol
 	return out
@@ -173,13 +179,13 @@ func serviceAt(s *mesh.Snapshot, w *mesh.Workload, a netip.Addr) *mesh.Service {
 }
 
 // anyAddress is a ServiceEntry of opaque TCP without addresses: Istio takes
-// every address on its port for it.
+// every address on its port for it. One of TLS is known by its name (named).
 func anyAddress(s *mesh.Snapshot, w *mesh.Workload, port uint32) (*mesh.Service, *mesh.Port) {
 	for _, svc := range s.Services {
 		if svc.Kind != "ServiceEntry" || len(svc.Addresses) > 0 || len(svc.CIDRs) > 0 {
 			continue
 		}
-		if p := portOf(svc, port); p != nil && opaque(p.Protocol) && mesh.Visible(svc.ExportTo, svc.Namespace, w.Namespace) {
+		if p := portOf(svc, port); p != nil && p.Protocol == seinev1.Protocol_PROTOCOL_TCP && mesh.Visible(svc.ExportTo, svc.Namespace, w.Namespace) {
 			return svc, p
 		}
 	}
@@ -197,11 +203,14 @@ func serviceAddress(s *mesh.Snapshot, w *mesh.Workload, svc *mesh.Service, p *me
 	if !opaque(p.Protocol) && !gatewayAnswer(a, s, w, svc, p) {
 		a.Http = []*seinev1.HttpRule{defaultHTTP(svc, p)}
 	}
-	if opaque(p.Protocol) || p.Protocol == seinev1.Protocol_PROTOCOL_DETECT {
+	switch p.Protocol {
+	case seinev1.Protocol_PROTOCOL_TLS:
+		a.Tcp = tlsRules(s, w, svc, p)
+	case seinev1.Protocol_PROTOCOL_TCP, seinev1.Protocol_PROTOCOL_DETECT:
 		a.Tcp = tcpRules(s, w, svc, p)
-		if !a.ByAddress {
-			a.Source = a.Tcp[0].Source
-		}
+	}
+	if len(a.Tcp) > 0 && !a.ByAddress {
+		a.Source = a.Tcp[0].Source
 	}
 	return a
 }

@@ -197,7 +197,7 @@ func TestAnswerWithoutRoutes(t *testing.T) {
 		"addr/1.2.3.4:8888":      "PASSTHROUGH",
 		"addr/1.2.3.4:4444":      "PASSTHROUGH TCP",
 		"addr/[2001:db8::1]:443": "PASSTHROUGH TCP",
-		"nonsense":               "UNKNOWN (malformed resource name: want http/PORT/HOST or addr/IP:PORT)",
+		"nonsense":               "UNKNOWN (malformed resource name: want http/PORT/HOST, tls/PORT/SNI or addr/IP:PORT)",
 	} {
 		s := snapshot(fixture())
 		if got := short(Answer(s, caller(s), name)); got != want {
@@ -342,6 +342,61 @@ func TestTCPRules(t *testing.T) {
 				t.Errorf("\n got %s\nwant %s", got, tt.want)
 			}
 		})
+	}
+}
+
+// TestTLSRules holds who answers for a name, and for an address on a TLS port.
+func TestTLSRules(t *testing.T) {
+	tls := seinev1.Protocol_PROTOCOL_TLS
+	rule := func(name string, i int32, dest string, m ...*seinev1.TcpMatch) *seinev1.TcpRule {
+		return &seinev1.TcpRule{Index: i, Tls: true, Match: m, Source: &seinev1.Ref{Kind: "VirtualService", Name: name}, Destinations: []*seinev1.Destination{{Host: dest}}}
+	}
+	sni := func(hosts ...string) *seinev1.TcpMatch { return &seinev1.TcpMatch{SniHosts: hosts} }
+	vs := func(name, host string, rules ...*seinev1.TcpRule) *mesh.VirtualService {
+		return &mesh.VirtualService{Ref: ref("VirtualService", "default", name), Hosts: []string{host}, Gateways: []string{"mesh"}, TLS: rules}
+	}
+	entry := func(name, host string) *mesh.Service {
+		return &mesh.Service{Ref: ref("ServiceEntry", "default", name), Host: host, Ports: []mesh.Port{port("tls", 443, 0, tls)}, External: true}
+	}
+	hidden := entry("hidden", "hidden.org")
+	hidden.ExportTo, hidden.Namespace = []string{"."}, "other"
+	parts := fixture()
+	parts.Services = append(parts.Services, entry("one", "one.org"), entry("two", "two.org"), entry("wild", "*.wild.org"), hidden,
+		service("secure", "10.96.0.60", port("https", 443, 8443, tls)))
+	parts.VirtualServices = []*mesh.VirtualService{
+		vs("r", "two.org", rule("r", 0, "one.org", &seinev1.TcpMatch{SniHosts: []string{"two.org"}, SourceLabels: map[string]string{"team": "b"}}),
+			rule("r", 1, "one.org", sni("two.org", "*.two.org"), &seinev1.TcpMatch{SniHosts: []string{"two.org"}, Port: 444})),
+		vs("s", fqdn("secure"), rule("s", 0, "one.org", sni("secure.org"))),
+	}
+	s := snapshot(parts)
+	for name, want := range map[string]string{
+		"tls/443/one.org":      "ROUTES TLS one.org | tcp one[0]/1 one.org:443",
+		"tls/443/two.org":      "ROUTES TLS two.org | tcp r[1]/1 one.org:443",
+		"tls/443/x.two.org":    "ROUTES TLS two.org | tcp r[1]/1 one.org:443",
+		"tls/443/a.wild.org":   "ROUTES TLS *.wild.org | tcp wild[0]/1 *.wild.org:443",
+		"tls/443/wild.org":     "UNKNOWN (no service on port 443 has the name wild.org)",
+		"tls/443/hidden.org":   "UNKNOWN (no service on port 443 has the name hidden.org)",
+		"tls/444/one.org":      "UNKNOWN (no service on port 444 has the name one.org)",
+		"addr/10.96.0.60:443":  "ROUTES TLS secure.default | tcp s[0]/1 one.org:443 | tcp secure[0]/0 secure.default:443",
+		"addr/203.0.113.7:443": "PASSTHROUGH TCP",
+	} {
+		a := Answer(s, caller(s), name)
+		if got := short(a); got != want {
+			t.Errorf("%s\n got %s\nwant %s", name, got, want)
+		}
+		if want := name == "addr/203.0.113.7:443"; a.BySni != want {
+			t.Errorf("%s: by SNI: %t", name, a.BySni)
+		}
+	}
+	parts.Settings.RegistryOnly = true
+	s = snapshot(parts)
+	for name, want := range map[string]string{
+		"addr/10.96.0.60:443":  "ROUTES TLS secure.default | tcp s[0]/1 one.org:443",
+		"addr/203.0.113.7:443": "BLACKHOLE TCP (203.0.113.7:443 is no service of the mesh, and outboundTrafficPolicy is REGISTRY_ONLY)",
+	} {
+		if got := short(Answer(s, caller(s), name)); got != want {
+			t.Errorf("%s\n got %s\nwant %s", name, got, want)
+		}
 	}
 }
 

@@ -75,12 +75,10 @@ func tcpRules(s *mesh.Snapshot, w *mesh.Workload, svc *mesh.Service, p *mesh.Por
 				if keep == nil {
 					continue
 				}
-				rule := &seinev1.TcpRule{Index: r.Index, Source: r.Source, Destinations: destinations(s, w, r.Destinations, p.Number)}
 				for _, i := range keep {
-					rule.Match = append(rule.Match, r.Match[i])
 					all = all || len(r.Match[i].DestinationSubnets) == 0
 				}
-				out = append(out, rule)
+				out = append(out, streamRule(s, w, r, keep, p.Number))
 				if all = all || len(r.Match) == 0; all {
 					return false
 				}
@@ -89,15 +87,29 @@ func tcpRules(s *mesh.Snapshot, w *mesh.Workload, svc *mesh.Service, p *mesh.Por
 		return true
 	})
 	if !all {
-		out = append(out, &seinev1.TcpRule{
-			Source:       svc.Proto(),
-			Destinations: []*seinev1.Destination{{Host: svc.Host, Port: p.Number, Weight: 100}},
-		})
+		out = append(out, itself(svc, p))
 	}
 	return out
 }
 
-// TCPMatches is HTTPMatches for a TCP rule.
+// itself is the rule of a service that nothing routes.
+func itself(svc *mesh.Service, p *mesh.Port) *seinev1.TcpRule {
+	return &seinev1.TcpRule{
+		Source:       svc.Proto(),
+		Destinations: []*seinev1.Destination{{Host: svc.Host, Port: p.Number, Weight: 100}},
+	}
+}
+
+// streamRule is ruleFor for a TCP or TLS rule.
+func streamRule(s *mesh.Snapshot, w *mesh.Workload, r *seinev1.TcpRule, keep []int, port uint32) *seinev1.TcpRule {
+	out := &seinev1.TcpRule{Index: r.Index, Tls: r.Tls, Source: r.Source, Destinations: destinations(s, w, r.Destinations, port)}
+	for _, i := range keep {
+		out.Match = append(out.Match, r.Match[i])
+	}
+	return out
+}
+
+// TCPMatches is HTTPMatches for a TCP or TLS rule.
 func TCPMatches(r *seinev1.TcpRule, w *mesh.Workload, port uint32) []int {
 	keep := []int{}
 	for i, m := range r.Match {

@@ -23,10 +23,12 @@ type stage uint8
 
 const (
 	asking    stage = iota // the control plane's answer for the address
+	naming                 // the ClientHello, and the answer to the name in it
 	opening                // the first bytes: TLS or not, and whose
 	securing               // the TLS handshake
 	greeting               // the Peer message
 	detecting              // the first bytes of plaintext: HTTP or not
+	resolving              // the address of where an opaque connection goes
 	handed                 // to HTTP or a relay
 )
 
@@ -39,6 +41,9 @@ type arrival struct {
 	stage           stage
 	in              *inbound // inbound only
 	answer          *decide.Answer
+	sni             string // outbound: of the application's ClientHello, if it matters
+	draw            uint64 // which destination; 0: not drawn yet
+	resolving       bool   // opaque has asked for an address
 	timer           loop.Timer
 	// grace ends when it is time to dial the destination although the client
 	// has said nothing: the server may be the one that speaks first. Only a
@@ -120,6 +125,8 @@ func (a *arrival) ready() {
 		switch a.stage {
 		case asking:
 			more = a.ask()
+		case naming:
+			more = a.named()
 		case opening:
 			more = a.openTLS()
 		case securing:
@@ -128,6 +135,8 @@ func (a *arrival) ready() {
 			more = a.greeted()
 		case detecting:
 			more = a.detect()
+		case resolving:
+			more = a.relay()
 		}
 		if !more {
 			return
@@ -389,10 +398,9 @@ func (a *arrival) forgetProbe() {
 
 // expired: the connection did not say in time what it is.
 func (a *arrival) expired() {
-	if a.stage == asking {
+	if _, waits := a.w.parked[a]; waits && a.stage <= naming {
 		a.w.p.counters.unanswered.Inc()
-	}
-	if a.stage == detecting && a.probe != nil && len(a.data) == 0 && !a.silent {
+	} else if a.stage == naming && len(a.data) == 0 && !a.silent || a.stage == detecting && a.probe != nil && len(a.data) == 0 && !a.silent {
 		// Neither side has spoken. That is their right, and decides nothing.
 		a.silent = true
 		a.w.loop.Arm(&a.timer, a.w.loop.Now()+int64(a.w.p.o.DownstreamIdle))
@@ -421,11 +429,14 @@ func (a *arrival) drop(reset bool) {
 // dialMeanwhile opens the connection to the destination while the client is
 // silent, in case the server speaks first.
 func (a *arrival) dialMeanwhile() {
-	if a.probe != nil || a.closed || (a.stage != detecting && a.stage != opening) {
+	if a.probe != nil || a.closed || (a.stage != detecting && a.stage != opening && (a.stage != naming || len(a.data) > 0)) {
 		return
 	}
 	route, ok := a.opaque()
 	if !ok {
+		if a.resolving {
+			a.w.parked[a] = struct{}{}
+		}
 		return // the client's bytes, if any ever come, decide
 	}
 	u, err := a.w.dial(route.pool, durationOf(route.connect), a, false)
@@ -497,7 +508,15 @@ func (a *arrival) relay() bool {
 	route, u := a.route, a.probe
 	if u == nil {
 		var ok bool
-		if route, ok = a.opaque(); !ok {
+		if route, ok = a.opaque(); !ok && a.resolving {
+			if a.stage != resolving {
+				a.stage = resolving
+				a.park()
+			} else if _, waits := w.parked[a]; !waits {
+				w.parked[a] = struct{}{} // published, but not this
+			}
+			return false
+		} else if !ok {
 			w.p.counters.unroutedTCP.Inc()
 			a.refuse()
 			return false
@@ -507,7 +526,7 @@ func (a *arrival) relay() bool {
 	a.leave()
 	r := &relay{
 		w: w, a: a.socket, upstream: u, door: a.door, in: a.in, tcp: route.handle, target: route.target, ep: route.ep,
-		dialled: a.dialled, remote: a.remote, cluster: route.cluster, host: route.host, lane: route.pool.lane,
+		dialled: a.dialled, remote: a.remote, cluster: route.cluster, host: route.host, lane: route.pool.lane, sni: a.sni,
 	}
 	if u != nil {
 		u.user = r

@@ -116,7 +116,7 @@ func (x *exchange) refused(a *decide.Answer) {
 func (x *exchange) routed(a *decide.Answer, authority []byte, port uint16, direct bool) bool {
 	w, req := x.w, &x.w.req
 	if x.connects && len(a.TCP) > 0 {
-		rule := a.MatchTCP(netip.AddrPortFrom(netip.IPv4Unspecified(), port))
+		rule := a.MatchTCP(netip.AddrPortFrom(netip.IPv4Unspecified(), port), "")
 		if rule == nil {
 			x.reply(404, telemetry.FlagNR, "no route of "+a.Proto.Service+" matches the connection")
 			return false
@@ -305,27 +305,17 @@ func (a *arrival) ask() bool {
 	} else {
 		w.name = decide.AppendAddressName(w.name[:0], a.dialled)
 	}
-	ans := t.Answers[string(w.name)]
+	ans := a.lookUp(t)
 	if ans == nil {
-		if _, asked := w.parked[a]; asked {
-			return false
-		}
-		if len(w.parked) >= maxParked {
-			w.p.counters.overParked.Inc()
-		}
-		if len(w.parked) >= maxParked || !w.p.tables.Want(string(w.name)) {
-			w.p.counters.unanswered.Inc()
-			a.refuse()
-			return false
-		}
-		w.parked[a] = struct{}{}
-		w.loop.Arm(&a.timer, w.loop.Now()+int64(w.p.o.AnswerWait))
 		return false
 	}
-	delete(w.parked, a)
 	a.answer = ans
 	w.loop.Arm(&a.timer, w.loop.Now()+int64(w.p.o.HeadTimeout))
 	a.stage = detecting
+	if ans.Sniffed() && a.dialled.IsValid() {
+		a.stage = naming
+		w.loop.Arm(&a.grace, w.loop.Now()+int64(w.p.o.TLSWait))
+	}
 	if a.door.kind == doorPublished {
 		if len(ans.TCP) > 0 && len(ans.Rules) == 0 {
 			return a.relay()
@@ -335,8 +325,41 @@ func (a *arrival) ask() bool {
 	return true
 }
 
+// lookUp is the answer to the name in worker.name; nil: the arrival waits for it,
+// or was refused.
+func (a *arrival) lookUp(t *decide.Table) *decide.Answer {
+	w := a.w
+	if ans := t.Answers[string(w.name)]; ans != nil {
+		delete(w.parked, a)
+		return ans
+	}
+	if _, asked := w.parked[a]; asked {
+		return nil
+	}
+	if len(w.parked) >= maxParked || !w.p.tables.Want(string(w.name)) {
+		if len(w.parked) >= maxParked {
+			w.p.counters.overParked.Inc()
+		}
+		w.p.counters.unanswered.Inc()
+		a.refuse()
+		return nil
+	}
+	a.park()
+	return nil
+}
+
+// park waits for something to be published, within AnswerWait.
+func (a *arrival) park() {
+	a.w.parked[a] = struct{}{}
+	a.w.loop.Arm(&a.timer, a.w.loop.Now()+int64(a.w.p.o.AnswerWait))
+}
+
 func (a *arrival) answered() {
-	if !a.closed && a.stage == asking {
+	switch {
+	case a.closed:
+	case a.stage == detecting, a.stage == naming && a.sni == "": // the name of where the server may speak first
+		a.dialMeanwhile()
+	default:
 		a.ready()
 	}
 }
@@ -373,11 +396,14 @@ func (a *arrival) opaque() (opaque, bool) {
 		if !dialled.IsValid() {
 			dialled = netip.AddrPortFrom(netip.IPv4Unspecified(), a.door.port)
 		}
-		rule := a.answer.MatchTCP(dialled)
+		rule := a.answer.MatchTCP(dialled, a.sni)
 		if rule == nil {
 			return opaque{}, false
 		}
-		dest := rule.Pick(w.rng.Uint64())
+		if a.draw == 0 { // the same one after a wait
+			a.draw = w.rng.Uint64() | 1
+		}
+		dest := rule.Pick(a.draw)
 		if dest == nil {
 			return opaque{}, false
 		}
@@ -420,6 +446,7 @@ func (a *arrival) opaque() (opaque, bool) {
 		to = w.pool(poolKey{addr: a.dialled, sh: t.sh}, nil)
 	case e.ep.DNS != "":
 		addr, ok := w.resolved(e.ep.DNS)
+		a.resolving = !ok
 		if !ok || !addr.IsValid() {
 			return opaque{}, false
 		}

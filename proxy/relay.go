@@ -28,6 +28,7 @@ type relay struct {
 
 	dialled, remote netip.AddrPort
 	cluster         string
+	sni             string
 	born            int64
 	moved           int64
 	timer           loop.Timer
@@ -242,7 +243,7 @@ func (r *relay) end(flag telemetry.Flag, reset bool) {
 	e := accesslog.Entry{
 		Start: w.loop.Wall(r.born), Duration: durationOf(w.loop.Now() - r.born), UpstreamServiceTime: -1,
 		Flag: flag, BytesReceived: r.fromA, BytesSent: r.fromB, DownstreamLocal: local, DownstreamRemote: r.remote,
-		UpstreamCluster: r.cluster, UpstreamFailure: r.failure,
+		UpstreamCluster: r.cluster, UpstreamFailure: r.failure, ServerName: r.sni,
 	}
 	if r.dialled.IsValid() {
 		e.DownstreamLocal = r.dialled

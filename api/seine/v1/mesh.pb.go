@@ -8,8 +8,9 @@
 // of Envoy's xDS (v3), by type URL type.googleapis.com/seine.v1.<Message>.
 //
 //   Self      name "self": the proxy's own workload. Subscribed at start.
-//   Answer    name "http/PORT/HOST" or "addr/IP:PORT": what a request or a
-//             connection that a workload makes means. Subscribed on first use.
+//   Answer    name "http/PORT/HOST", "addr/IP:PORT" or "tls/PORT/SNI": what a
+//             request or a connection that a workload makes means. Subscribed on
+//             first use.
 //   Service   name "FQDN/PORT": one port of one service: protocol, subsets and
 //             their policies. Subscribed when an Answer names it.
 //   Endpoint  subscribed as the collection "FQDN/PORT/*"; each endpoint is a
@@ -1105,7 +1106,11 @@ type Answer struct {
 	// is dialled. In an addr/ answer they decide, whatever the Host; in an http/
 	// answer they hold only where no address was dialled (an explicit proxy port),
 	// otherwise the answer to the address decides.
-	ByAddress     bool `protobuf:"varint,20,opt,name=by_address,json=byAddress,proto3" json:"by_address,omitempty"`
+	ByAddress bool `protobuf:"varint,20,opt,name=by_address,json=byAddress,proto3" json:"by_address,omitempty"`
+	// In an addr/ answer outside the mesh: on this port there are services that
+	// only the SNI of a ClientHello names. The answer to "tls/PORT/SNI" decides,
+	// where it has a rule for the connection; otherwise this one.
+	BySni         bool `protobuf:"varint,30,opt,name=by_sni,json=bySni,proto3" json:"by_sni,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1206,6 +1211,13 @@ func (x *Answer) GetDirectEndpoint() string {
 func (x *Answer) GetByAddress() bool {
 	if x != nil {
 		return x.ByAddress
+	}
+	return false
+}
+
+func (x *Answer) GetBySni() bool {
+	if x != nil {
+		return x.BySni
 	}
 	return false
 }
@@ -2069,8 +2081,12 @@ type TcpMatch struct {
 	SourceLabels       map[string]string      `protobuf:"bytes,3,rep,name=source_labels,json=sourceLabels,proto3" json:"source_labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	SourceNamespace    string                 `protobuf:"bytes,4,opt,name=source_namespace,json=sourceNamespace,proto3" json:"source_namespace,omitempty"`
 	Gateways           []string               `protobuf:"bytes,5,rep,name=gateways,proto3" json:"gateways,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// Of a TLS rule: names, "*.example.com" or "*". Of all matches that hold the
+	// one with the longest subnet is taken, then the one with the most specific
+	// name, then the first (as Envoy chooses a filter chain).
+	SniHosts      []string `protobuf:"bytes,20,rep,name=sni_hosts,json=sniHosts,proto3" json:"sni_hosts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *TcpMatch) Reset() {
@@ -2138,12 +2154,20 @@ func (x *TcpMatch) GetGateways() []string {
 	return nil
 }
 
+func (x *TcpMatch) GetSniHosts() []string {
+	if x != nil {
+		return x.SniHosts
+	}
+	return nil
+}
+
 type TcpRule struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Index         int32                  `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
 	Match         []*TcpMatch            `protobuf:"bytes,2,rep,name=match,proto3" json:"match,omitempty"`
 	Source        *Ref                   `protobuf:"bytes,3,opt,name=source,proto3" json:"source,omitempty"`
 	Destinations  []*Destination         `protobuf:"bytes,4,rep,name=destinations,proto3" json:"destinations,omitempty"`
+	Tls           bool                   `protobuf:"varint,20,opt,name=tls,proto3" json:"tls,omitempty"` // index is the position in spec.tls, not spec.tcp
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2204,6 +2228,13 @@ func (x *TcpRule) GetDestinations() []*Destination {
 		return x.Destinations
 	}
 	return nil
+}
+
+func (x *TcpRule) GetTls() bool {
+	if x != nil {
+		return x.Tls
+	}
+	return false
 }
 
 type Destination struct {
@@ -4170,7 +4201,7 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\x06Format\x12\b\n" +
 	"\x04NONE\x10\x00\x12\b\n" +
 	"\x04JSON\x10\x01\x12\b\n" +
-	"\x04TEXT\x10\x02\"\xb9\x03\n" +
+	"\x04TEXT\x10\x02\"\xd0\x03\n" +
 	"\x06Answer\x12)\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x15.seine.v1.Answer.KindR\x04kind\x12.\n" +
 	"\bprotocol\x18\x02 \x01(\x0e2\x12.seine.v1.ProtocolR\bprotocol\x12\x18\n" +
@@ -4182,7 +4213,8 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\x0edirect_service\x18\b \x01(\tR\rdirectService\x12'\n" +
 	"\x0fdirect_endpoint\x18\t \x01(\tR\x0edirectEndpoint\x12\x1d\n" +
 	"\n" +
-	"by_address\x18\x14 \x01(\bR\tbyAddress\"?\n" +
+	"by_address\x18\x14 \x01(\bR\tbyAddress\x12\x15\n" +
+	"\x06by_sni\x18\x1e \x01(\bR\x05bySni\"?\n" +
 	"\x04Kind\x12\v\n" +
 	"\aUNKNOWN\x10\x00\x12\n" +
 	"\n" +
@@ -4277,21 +4309,23 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\bany_host\x18\x05 \x01(\bR\aanyHost\x12+\n" +
 	"\x11remote_localities\x18\x06 \x01(\bR\x10remoteLocalities\x12\x1d\n" +
 	"\n" +
-	"other_host\x18\a \x01(\bR\totherHost\"\xa2\x02\n" +
+	"other_host\x18\a \x01(\bR\totherHost\"\xbf\x02\n" +
 	"\bTcpMatch\x12\x12\n" +
 	"\x04port\x18\x01 \x01(\rR\x04port\x12/\n" +
 	"\x13destination_subnets\x18\x02 \x03(\tR\x12destinationSubnets\x12I\n" +
 	"\rsource_labels\x18\x03 \x03(\v2$.seine.v1.TcpMatch.SourceLabelsEntryR\fsourceLabels\x12)\n" +
 	"\x10source_namespace\x18\x04 \x01(\tR\x0fsourceNamespace\x12\x1a\n" +
-	"\bgateways\x18\x05 \x03(\tR\bgateways\x1a?\n" +
+	"\bgateways\x18\x05 \x03(\tR\bgateways\x12\x1b\n" +
+	"\tsni_hosts\x18\x14 \x03(\tR\bsniHosts\x1a?\n" +
 	"\x11SourceLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xab\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xbd\x01\n" +
 	"\aTcpRule\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x05R\x05index\x12(\n" +
 	"\x05match\x18\x02 \x03(\v2\x12.seine.v1.TcpMatchR\x05match\x12%\n" +
 	"\x06source\x18\x03 \x01(\v2\r.seine.v1.RefR\x06source\x129\n" +
-	"\fdestinations\x18\x04 \x03(\v2\x15.seine.v1.DestinationR\fdestinations\"\x93\x02\n" +
+	"\fdestinations\x18\x04 \x03(\v2\x15.seine.v1.DestinationR\fdestinations\x12\x10\n" +
+	"\x03tls\x18\x14 \x01(\bR\x03tls\"\x93\x02\n" +
 	"\vDestination\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x12\n" +
 	"\x04port\x18\x02 \x01(\rR\x04port\x12\x16\n" +

@@ -27,11 +27,13 @@ const maxHost = 253 // RFC 1035 §2.3.4, without the final dot
 // ErrName is what every malformed name is.
 var ErrName = errors.New("malformed resource name")
 
-// AnswerName is a parsed name of an Answer: "http/PORT/HOST", or
-// "addr/IP:PORT", for which Address is valid and Host is empty.
+// AnswerName is a parsed name of an Answer: "http/PORT/HOST", "tls/PORT/SNI",
+// for which SNI is set, or "addr/IP:PORT", for which Address is valid and Host
+// is empty.
 type AnswerName struct {
 	Host    string // lower case, as the client wrote it, without port
 	Port    uint16
+	SNI     bool // Host is what a ClientHello names
 	Address netip.AddrPort
 }
 
@@ -39,6 +41,9 @@ type AnswerName struct {
 func (n AnswerName) String() string {
 	if n.Address.IsValid() {
 		return "addr/" + n.Address.String()
+	}
+	if n.SNI {
+		return "tls/" + strconv.Itoa(int(n.Port)) + "/" + n.Host
 	}
 	return "http/" + strconv.Itoa(int(n.Port)) + "/" + n.Host
 }
@@ -52,19 +57,23 @@ func ParseAnswerName(name string) (AnswerName, error) {
 	}
 	kind, rest, _ := strings.Cut(name, "/")
 	switch kind {
-	case "http":
+	case "http", "tls":
 		digits, host, ok := strings.Cut(rest, "/")
 		if !ok {
-			return AnswerName{}, fmt.Errorf("%w: want http/PORT/HOST", ErrName)
+			return AnswerName{}, fmt.Errorf("%w: want %s/PORT/HOST", ErrName, kind)
 		}
 		port, err := parsePort(digits)
 		if err != nil {
 			return AnswerName{}, err
 		}
-		if err := checkHost(host, true); err != nil {
+		sni := kind == "tls"
+		if err := checkHost(host, !sni); err != nil { // RFC 6066 §3: no address is a server's name
 			return AnswerName{}, err
 		}
-		return AnswerName{Host: host, Port: port}, nil
+		if sni && strings.HasPrefix(host, "*") {
+			return AnswerName{}, fmt.Errorf("%w: a server's name is no wildcard", ErrName)
+		}
+		return AnswerName{Host: host, Port: port, SNI: sni}, nil
 	case "addr":
 		a, err := netip.ParseAddrPort(rest)
 		if err != nil || a.Port() == 0 || a.Addr().Zone() != "" || a.Addr().Is4In6() || a.String() != rest {
@@ -72,7 +81,7 @@ func ParseAnswerName(name string) (AnswerName, error) {
 		}
 		return AnswerName{Address: a, Port: a.Port()}, nil
 	}
-	return AnswerName{}, fmt.Errorf("%w: want http/PORT/HOST or addr/IP:PORT", ErrName)
+	return AnswerName{}, fmt.Errorf("%w: want http/PORT/HOST, tls/PORT/SNI or addr/IP:PORT", ErrName)
 }
 
 // ServiceKey is the name of a Service and the key of its endpoints:

@@ -64,7 +64,7 @@ func TestParseKeys(t *testing.T) {
 }
 
 func FuzzNames(f *testing.F) {
-	for _, s := range []string{"http/80/a", "http/80/::1", "addr/10.0.0.1:80", "addr/[::1]:80", "a.b/80", "*.a/80", "a/80/*", "a/80/ns/x"} {
+	for _, s := range []string{"http/80/a", "http/80/::1", "tls/443/a.b", "tls/443/10.0.0.1", "tls/443/*.a", "addr/10.0.0.1:80", "addr/[::1]:80", "a.b/80", "*.a/80", "a/80/*", "a/80/ns/x"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
