@@ -58,11 +58,14 @@ func (x *exchange) stream() *stream { return x.leg.(*stream) }
 func (x *exchange) answerHead(f http1.Framing, n int, end bool) bool {
 	w := x.w
 	x.status = w.res.Status
-	x.host.status(x.status)
-	x.took(w.loop.Now())
-	if v, ok := message.Get(w.res.Fields, message.GRPCStatus); ok {
+	v, said := message.Get(w.res.Fields, message.GRPCStatus)
+	if said {
 		x.grpcStatus = grpcNumber(v)
 	}
+	if !x.grpc || said || end || x.status != 200 { // else the trailers say how it went
+		x.host.status(x.means())
+	}
+	x.took(w.loop.Now())
 	x.resFraming = f
 	if x.retry.policy != nil && x.retriesAnswer(n, f) {
 		return false
@@ -139,6 +142,9 @@ func (x *exchange) responseData(p []byte, end bool) {
 func (x *exchange) responseTrailers(fields []message.Field) {
 	if v, ok := message.Get(fields, message.GRPCStatus); ok {
 		x.grpcStatus = grpcNumber(v)
+		if x.grpc && x.status == 200 {
+			x.host.status(x.means())
+		}
 	}
 	x.res.trail(x.w, fields)
 	x.answered2()

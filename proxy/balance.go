@@ -127,7 +127,7 @@ func (x *exchange) begun() {
 // took tells the balancer how long the endpoint took to begin its answer.
 func (x *exchange) took(now int64) {
 	if x.counted {
-		x.target.balance.Took(x.ep, now-x.sentAt, now, x.status >= 500)
+		x.target.balance.Took(x.ep, now-x.sentAt, now, x.means() >= 500)
 	}
 }
 

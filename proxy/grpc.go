@@ -85,6 +85,22 @@ func grpcNumber(v []byte) int {
 	return n
 }
 
+// meaning is the HTTP status that a grpc-status stands for (Envoy's
+// Grpc::Utility::grpcToHttpStatus).
+var meaning = [...]int{200, 499, 500, 400, 504, 404, 409, 403, 429, 400, 409, 400, 501, 500, 503, 500, 401}
+
+// means is what the answer says of its endpoint, as an HTTP status: a call that
+// failed is HTTP 200 all the same.
+func (x *exchange) means() int {
+	if !x.grpc || x.status != 200 || x.grpcStatus < 0 {
+		return x.status
+	}
+	if x.grpcStatus >= len(meaning) {
+		return 500
+	}
+	return meaning[x.grpcStatus]
+}
+
 // grpcFor is the grpc-status of an answer of our own with that HTTP status
 // (gRPC's http-grpc-status-mapping), and DEADLINE_EXCEEDED where time is what
 // ran out.

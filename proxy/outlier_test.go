@@ -282,3 +282,44 @@ func TestEjectionByCodes(t *testing.T) {
 		t.Errorf("%d requests went to the ejected endpoint", n)
 	}
 }
+
+// TestEjectionByGRPC: a call's outcome is its grpc-status, be it in the head of
+// an answer that is nothing else or in its trailers.
+func TestEjectionByGRPC(t *testing.T) {
+	for name, content := range map[string]string{"in the head": "", "in trailers": "\x00\x00\x00\x00\x00"} {
+		t.Run(name, func(t *testing.T) {
+			var served [2]atomic.Int64
+			serve := func(i int, status string) netip.AddrPort {
+				return app2(t, func(w http.ResponseWriter, r *http.Request) {
+					served[i].Add(1)
+					w.Header().Set("Content-Type", "application/grpc")
+					if content != "" {
+						w.Header().Set("Trailer", "Grpc-Status")
+						_, _ = io.WriteString(w, content)
+					}
+					w.Header().Set("Grpc-Status", status)
+				})
+			}
+			table := billingTable(t, []*seinev1.HttpRule{toBilling()},
+				endpoint("bad", serve(0, "14"), workload("billing", "")), endpoint("good", serve(1, "5"), workload("billing", "")))
+			table.service[0].Policy, table.service[0].Protocol = watched(&seinev1.OutlierDetection{ConsecutiveGateway: 3}), seinev1.Protocol_PROTOCOL_GRPC
+			p := start(t, Options{Loops: 1, Explicit: localhost()}, table.build())
+			c := client2(t, p.Addresses()[0].String())
+			eventually(t, "the ejection", func() bool {
+				grpcCall(t, c)
+				all := p.allShared()
+				return len(all) > 0 && all[0].ejected.Load() != nil
+			})
+			p.shows(t, `cause="consecutive_gateway_failure"} 1`)
+			before := served[0].Load()
+			for range 20 {
+				if status, _, _ := grpcCall(t, c); status != "5" {
+					t.Errorf("status %q", status)
+				}
+			}
+			if n := served[0].Load() - before; n != 0 {
+				t.Errorf("%d calls went to an ejected endpoint", n)
+			}
+		})
+	}
+}
