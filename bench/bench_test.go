@@ -9,14 +9,18 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"text/template"
 	"time"
+
+	"sigs.k8s.io/yaml"
 )
 
 // TestMain lets the tests run this program's own subcommands as processes.
@@ -43,23 +47,25 @@ func TestHeadEnd(t *testing.T) {
 	}
 }
 
-func TestComplete(t *testing.T) {
+func TestParseHead(t *testing.T) {
 	whole := string(answer())
+	head := strings.Index(whole, "\r\n\r\n") + 4
 	for _, c := range []struct {
-		in       string
-		done, ok bool
+		in            string
+		size, content int
+		ok            bool
 	}{
-		{"", false, false},
-		{whole[:20], false, false},
-		{whole[:len(whole)-1], false, false},
-		{whole, true, true},
-		{strings.Replace(whole, "Content-Length", "content-LENGTH", 1), true, true},
-		{strings.Replace(whole, "200 OK", "503 No", 1), true, false},
-		{"HTTP/1.1 200 OK\r\n\r\n", true, false},
-		{"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", true, false},
+		{"", 0, 0, false},
+		{whole[:20], 0, 0, false},
+		{whole[:head], head, 1024, true},
+		{whole, head, 1024, true},
+		{strings.Replace(whole, "Content-Length", "content-LENGTH", 1), head, 1024, true},
+		{strings.Replace(whole, "200 OK", "503 No", 1), head, 1024, false},
+		{"HTTP/1.1 200 OK\r\n\r\n", 19, 0, false},
+		{"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", 38, 0, false},
 	} {
-		if done, ok := complete([]byte(c.in)); done != c.done || ok != c.ok {
-			t.Errorf("%.40q: %v %v, want %v %v", c.in, done, ok, c.done, c.ok)
+		if size, content, ok := parseHead([]byte(c.in)); size != c.size || content != c.content || ok != c.ok {
+			t.Errorf("%.40q: %v %v %v, want %v %v %v", c.in, size, content, ok, c.size, c.content, c.ok)
 		}
 	}
 }
@@ -166,6 +172,101 @@ Transfer/sec:     79.55MB
 	}
 }
 
+func TestParseH2load(t *testing.T) {
+	const out = `starting benchmark...
+finished in 3.00s, 31234.33 req/s, 33.02MB/s
+requests: 93703 total, 93959 started, 93703 done, 93703 succeeded, 0 failed, 0 errored, 0 timeout
+status codes: 93703 2xx, 0 3xx, 0 4xx, 0 5xx
+`
+	r, err := parseH2load(out)
+	if err != nil || *r != (closedLoop{93703, 31234.33, 0, 0}) {
+		t.Errorf("%+v %v", r, err)
+	}
+	for _, bad := range []string{"", strings.Replace(out, "0 failed", "1 failed", 1), strings.Replace(out, "93703 succeeded", "0 succeeded", 1)} {
+		if _, err := parseH2load(bad); err == nil {
+			t.Errorf("%.60q is taken for a good report", bad)
+		}
+	}
+	log := filepath.Join(t.TempDir(), h2loadLog)
+	if err := os.WriteFile(log, []byte("1\t200\t30\n2\t200\t10\n3\t200\t20\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if p50, p99, err := quantiles(log); p50 != 20 || p99 != 30 || err != nil {
+		t.Errorf("%v %v %v", p50, p99, err)
+	}
+}
+
+// TestBackend asks the real backend, over each protocol, for each answer.
+func TestBackend(t *testing.T) {
+	addr := startBackend(t)
+	for _, proto := range []string{"http1", "http2"} {
+		p := &pair{target: addr, host: hostHeader}
+		if err := p.ready(t.Context(), proto); err != nil {
+			t.Errorf("%s: %v", proto, err)
+		}
+	}
+	b, err := download(addr, "a", "", 2, time.Millisecond)
+	if err != nil || b.Bodies < 2 || b.Bytes != int64(b.Bodies)*bodySize {
+		t.Errorf("%+v %v", b, err)
+	}
+	var all sync.WaitGroup
+	for range 3 {
+		all.Go(func() {
+			res, err := http.Get("http://" + addr + pathTogether + "/3")
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if n, err := io.Copy(io.Discard, res.Body); n != 1024 || err != nil {
+				t.Errorf("%d bytes, %v", n, err)
+			}
+			_ = res.Body.Close()
+		})
+	}
+	all.Wait()
+}
+
+func TestFramesInPieces(t *testing.T) {
+	request := appendFrame([]byte(preface), frameSettings, 0, 0, nil)
+	for stream := uint32(1); stream < 200; stream += 2 { // more than the window holds
+		request = appendFrame(request, frameHeaders, flagEndHeaders, stream, []byte{0x83})
+		request = appendFrame(request, frameData, flagEndStream, stream, callGRPC())
+	}
+	whole, err := newFrames().take(nil, request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := newFrames()
+	var got []byte
+	for i := range request {
+		if got, err = f.take(got, request[i:i+1]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !bytes.Equal(got, whole) {
+		t.Errorf("byte by byte %d bytes are answered, at once %d", len(got), len(whole))
+	}
+	if n := bytes.Count(got, tailGRPC); n != 65535/len(bodyGRPC) {
+		t.Errorf("%d calls were answered within the window", n)
+	}
+	if got, err = f.take(nil, appendFrame(nil, frameWindow, 0, 0, []byte{0, 16, 0, 0})); err != nil || bytes.Count(got, tailGRPC) != 100-65535/len(bodyGRPC) {
+		t.Errorf("the others were not answered when the window grew: %v", err)
+	}
+}
+
+func TestChoose(t *testing.T) {
+	var o options
+	if err := o.choose("h1-c*,services-10"); err != nil || strings.Join(o.cases, " ") != "h1-c1 h1-c64 h1-c1000 h1-c64-log services-10" {
+		t.Errorf("%v %v", o.cases, err)
+	}
+	if o.choose("") != nil || len(o.cases) != len(caseNames()) {
+		t.Errorf("no names are not all cases: %v", o.cases)
+	}
+	if o.choose("h3") == nil {
+		t.Error("a case that does not exist is taken")
+	}
+}
+
 func ptr(f float64) *float64 { return &f }
 
 func samples() (all []sample) {
@@ -204,8 +305,8 @@ func TestResults(t *testing.T) {
 	if err := json.Unmarshal(b, &rows); err != nil {
 		t.Fatal(err)
 	}
-	if len(rows) != 4*6 {
-		t.Errorf("%d rows, want 24", len(rows))
+	if want := 4 * len(planes()); len(rows) != want {
+		t.Errorf("%d rows, want %d", len(rows), want)
 	}
 	for _, r := range rows {
 		var keys []string
@@ -246,24 +347,32 @@ func TestMedian(t *testing.T) {
 
 func TestTemplates(t *testing.T) {
 	e := &env{dir: t.TempDir(), backend: "127.0.0.1:80"}
-	v, err := e.values()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := writePKI(e.dir, time.Now()); err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range []string{"envoy-client.yaml", "envoy-server.yaml", "envoy-istio-client.yaml", "envoy-istio-server.yaml",
-		"nginx-client.conf", "nginx-server.conf", "haproxy-client.cfg", "haproxy-server.cfg"} {
-		path, err := e.render(name, v)
+	for _, setup := range setups() {
+		e.mode = setup.mode
+		v, err := e.values()
 		if err != nil {
-			t.Errorf("%s: %v", name, err)
-			continue
+			t.Fatal(err)
 		}
-		if b, err := os.ReadFile(path); err != nil || bytes.Contains(b, []byte("no value")) {
-			t.Errorf("%s: %v\n%s", name, err, b)
+		for _, name := range []string{"envoy-client.yaml", "envoy-server.yaml", "envoy-istio-client.yaml", "envoy-istio-server.yaml",
+			"nginx-client.conf", "nginx-server.conf", "haproxy-client.cfg", "haproxy-server.cfg"} {
+			path, err := e.render(name, v)
+			if err != nil {
+				t.Errorf("%s, %s: %v", setup.name, name, err)
+				continue
+			}
+			b, err := os.ReadFile(path)
+			if err != nil || bytes.Contains(b, []byte("no value")) {
+				t.Errorf("%s, %s: %v\n%s", setup.name, name, err, b)
+			}
+			var config any
+			if filepath.Ext(name) == ".yaml" && len(b) < 1<<20 {
+				if err := yaml.Unmarshal(b, &config); err != nil {
+					t.Errorf("%s, %s: %v", setup.name, name, err)
+				}
+			}
 		}
 	}
+	v := values{}
 	var missing template.ExecError
 	if _, err := e.render("nothing", v); err == nil || errors.As(err, &missing) {
 		t.Errorf("a template that does not exist: %v", err)

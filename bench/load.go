@@ -24,6 +24,7 @@ type paced struct {
 	P50      float64 `json:"p50_us"`
 	P90      float64 `json:"p90_us"`
 	P99      float64 `json:"p99_us"`
+	P999     float64 `json:"p999_us"`
 	Max      float64 `json:"max_us"`
 }
 
@@ -33,17 +34,20 @@ type generator struct {
 	request []byte
 	conns   map[int]*conn
 	idle    []*conn
+	busy    int
 	buf     []byte
 }
 
 type conn struct {
 	fd       int
 	intended time.Duration // of the request in flight
-	in       []byte        // of its answer
+	in       []byte        // the head of its answer, until that is whole
+	left     int           // content that has yet to come, once the head is there
+	ok       bool          // the answer is a 200
 	busy     bool
 }
 
-func newGenerator(addr, host string, connections int) (*generator, error) {
+func newGenerator(addr, host, path string, connections int) (*generator, error) {
 	runtime.LockOSThread()
 	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
@@ -51,7 +55,7 @@ func newGenerator(addr, host string, connections int) (*generator, error) {
 	}
 	g := &generator{
 		epoll: epoll, conns: map[int]*conn{}, buf: make([]byte, 64<<10),
-		request: fmt.Appendf(nil, "GET / HTTP/1.1\r\nHost: %s\r\n\r\n", host),
+		request: get(host, path),
 	}
 	sa, err := sockaddr(addr)
 	if err != nil {
@@ -76,6 +80,11 @@ func newGenerator(addr, host string, connections int) (*generator, error) {
 	return g, nil
 }
 
+// get is a request.
+func get(host, path string) []byte {
+	return fmt.Appendf(nil, "GET %s HTTP/1.1\r\nHost: %s\r\n\r\n", path, host)
+}
+
 // send begins one request; false if every connection is busy.
 func (g *generator) send(intended time.Duration) (bool, error) {
 	if len(g.idle) == 0 {
@@ -83,7 +92,8 @@ func (g *generator) send(intended time.Duration) (bool, error) {
 	}
 	c := g.idle[0] // in turn, so that all of a proxy's threads take part
 	g.idle = append(g.idle[:0], g.idle[1:]...)
-	c.intended, c.busy, c.in = intended, true, c.in[:0]
+	c.intended, c.busy, c.in, c.left, c.ok = intended, true, c.in[:0], 0, false
+	g.busy++
 	n, err := unix.Write(c.fd, g.request)
 	if err == nil && n != len(g.request) {
 		err = io.ErrShortWrite
@@ -105,42 +115,52 @@ func (g *generator) receive(fd int) (c *conn, done, ok bool, err error) {
 	case n == 0:
 		return c, false, false, errors.New("an idle connection was closed")
 	}
-	c.in = append(c.in, g.buf[:n]...)
-	done, ok = complete(c.in)
-	if done {
-		c.busy = false
-		g.idle = append(g.idle, c)
+	if c.left > 0 {
+		c.left -= n
+	} else {
+		c.in = append(c.in, g.buf[:n]...)
+		size, content, ok := parseHead(c.in)
+		if size == 0 {
+			return c, false, false, nil
+		}
+		c.left, c.ok = content-(len(c.in)-size), ok
 	}
-	return c, done, ok, nil
+	if c.left > 0 {
+		return c, false, false, nil
+	}
+	c.busy = false
+	g.busy--
+	g.idle = append(g.idle, c)
+	return c, true, c.ok && c.left == 0, nil
 }
 
-// complete says whether an answer with a Content-Length is all there, and
-// whether it is a 200.
-func complete(b []byte) (done, ok bool) {
-	head, body, found := bytes.Cut(b, []byte("\r\n\r\n"))
+// parseHead reads an answer's head: its size (0: not yet whole), its
+// Content-Length, and whether it is a 200 that has one.
+func parseHead(b []byte) (size, content int, ok bool) {
+	head, _, found := bytes.Cut(b, []byte("\r\n\r\n"))
 	if !found {
-		return false, false
+		return 0, 0, false
 	}
+	size = len(head) + 4
 	const field = "\r\ncontent-length:"
 	for i := 0; i+len(field) <= len(head); i++ {
 		if head[i] == '\r' && bytes.EqualFold(head[i:i+len(field)], []byte(field)) {
 			value, _, _ := bytes.Cut(head[i+len(field):], []byte("\r"))
 			n, err := strconv.Atoi(string(bytes.TrimSpace(value)))
 			if err != nil {
-				return true, false
+				return size, 0, false
 			}
-			done = len(body) >= n
-			return done, done && bytes.HasPrefix(head, []byte("HTTP/1.1 200 "))
+			return size, n, bytes.HasPrefix(head, []byte("HTTP/1.1 200 "))
 		}
 	}
-	return true, false // no length: nothing that this generator asked for
+	return size, 0, false // no length: nothing that this generator asked for
 }
 
 // openLoop sends rate requests each second at even times, whatever the answers
 // do, and counts each latency from the time at which its request was due: a
 // stall is felt by every request that it delays.
 func openLoop(addr, host string, rate, connections int, warmup, length time.Duration) (*paced, error) {
-	g, err := newGenerator(addr, host, connections)
+	g, err := newGenerator(addr, host, pathSmall, connections)
 	if err != nil {
 		return nil, err
 	}
@@ -209,47 +229,52 @@ func openLoop(addr, host string, rate, connections int, warmup, length time.Dura
 	at := func(q float64) float64 {
 		return float64(latencies[min(int(q*float64(len(latencies))), len(latencies)-1)].Nanoseconds()) / 1000
 	}
-	p.P50, p.P90, p.P99, p.Max = at(0.5), at(0.9), at(0.99), at(1)
+	p.P50, p.P90, p.P99, p.P999, p.Max = at(0.5), at(0.9), at(0.99), at(0.999), at(1)
 	return p, nil
 }
 
-// hold opens connections, has one request answered on each (64 at a time), says
-// "ready" and keeps them open until standard input ends.
-func hold(addr, host string, connections int) error {
-	g, err := newGenerator(addr, host, connections)
+// hold opens connections, has one request for path answered on each, says
+// "ready" and keeps them open until standard input ends. No more than inFlight
+// requests wait at a time, and one begins each interval.
+func hold(addr, host, path string, connections, inFlight int, interval time.Duration) error {
+	g, err := newGenerator(addr, host, path, connections)
 	if err != nil {
 		return err
 	}
 	waiting := g.idle
 	g.idle = nil
 	events := make([]unix.EpollEvent, 64)
-	inFlight := 0
-	for len(waiting) > 0 || inFlight > 0 {
-		for inFlight < 64 && len(waiting) > 0 {
+	var next, heard time.Time
+	for heard = time.Now(); len(waiting) > 0 || g.busy > 0; {
+		now := time.Now()
+		for g.busy < inFlight && len(waiting) > 0 && !now.Before(next) {
 			g.idle = append(g.idle[:0], waiting[0])
 			waiting = waiting[1:]
 			if _, err := g.send(0); err != nil {
 				return err
 			}
-			inFlight++
+			heard, next = now, now.Add(interval)
 		}
-		n, err := unix.EpollWait(g.epoll, events, 10_000)
-		if err == unix.EINTR {
-			continue
+		wait := 10_000
+		if len(waiting) > 0 && g.busy < inFlight {
+			wait = 1
 		}
-		if err != nil || n == 0 {
-			return fmt.Errorf("no answer for 10 s (%v)", err)
+		n, err := unix.EpollWait(g.epoll, events, wait)
+		if err != nil && err != unix.EINTR {
+			return err
 		}
-		for _, e := range events[:n] {
+		if n > 0 {
+			heard = time.Now()
+		} else if time.Since(heard) > 10*time.Second {
+			return fmt.Errorf("no answer for 10 s; %d connections wait for one", g.busy)
+		}
+		for _, e := range events[:max(n, 0)] {
 			_, done, ok, err := g.receive(int(e.Fd))
 			if err != nil {
 				return err
 			}
-			if done {
-				inFlight--
-				if !ok {
-					return errors.New("a request failed")
-				}
+			if done && !ok {
+				return errors.New("a request failed")
 			}
 		}
 	}

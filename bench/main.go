@@ -14,6 +14,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"runtime"
@@ -31,18 +32,21 @@ var errMissing = errors.New("not installed")
 
 // options are the command line and what follows from it.
 type options struct {
-	rounds                 int
-	planes                 []string
-	named                  bool // planes were named: each must run
-	c64, c1, paced, settle time.Duration
-	out, profile           string
-	load                   string // load average before the first round
-	tools                  tools
+	rounds                int
+	planes                []string
+	named                 bool // planes were named: each must run
+	cases                 []string
+	length, paced, settle time.Duration
+	out, profile          string
+	load                  string   // load average before the first round
+	failures              []string // what did not run as it should, a line each
+	tools                 tools
 }
 
 func main() {
 	if len(os.Args) > 1 {
-		if run, ok := map[string]func([]string) error{"backend": runBackend, "paced": runPaced, "hold": runHold}[os.Args[1]]; ok {
+		if run, ok := map[string]func([]string) error{
+			"backend": runBackend, "paced": runPaced, "hold": runHold, "bulk": runBulk, "connect": runConnect}[os.Args[1]]; ok {
 			exit(run(os.Args[2:]))
 		}
 	}
@@ -70,14 +74,18 @@ func run(ctx context.Context) error {
 	flag.StringVar(&o.tools.envoy, "envoy", "", "Envoy's binary")
 	flag.IntVar(&o.rounds, "rounds", 5, "rounds; the results are medians over them")
 	flag.StringVar(&o.out, "out", filepath.Join("bench", "results"), "folder of the results")
-	flag.StringVar(&o.profile, "profile", "", "folder for CPU profiles of seine-proxy under h1-c64")
+	flag.StringVar(&o.profile, "profile", "", "folder for CPU profiles of seine-proxy in the first round")
+	cases := flag.String("cases", "", "cases, separated by commas, or the beginning of their names with a star (default: all)")
 	flag.Parse()
 	if flag.NArg() > 0 || o.rounds < 1 {
-		return errors.New("usage: bench [-quick] [-rounds N] [-planes a,b] [-bin DIR] [-envoy FILE] [-out DIR]")
+		return errors.New("usage: bench [-quick] [-rounds N] [-planes a,b] [-cases a,b] [-bin DIR] [-envoy FILE] [-out DIR]")
 	}
-	o.c64, o.c1, o.paced, o.settle = 4*time.Second, 3*time.Second, 5*time.Second, time.Second
+	o.length, o.paced, o.settle = 3*time.Second, 5*time.Second, time.Second
 	if *quick {
-		o.rounds, o.c64, o.c1, o.paced, o.settle = 1, time.Second, time.Second, time.Second, 300*time.Millisecond
+		o.rounds, o.length, o.paced, o.settle = 1, time.Second, time.Second, 300*time.Millisecond
+	}
+	if err := o.choose(*cases); err != nil {
+		return err
 	}
 	all := planes()
 	if o.named = *names != ""; o.named {
@@ -89,7 +97,9 @@ func run(ctx context.Context) error {
 		}
 	} else {
 		for _, p := range all {
-			o.planes = append(o.planes, p.name)
+			if !p.extra {
+				o.planes = append(o.planes, p.name)
+			}
 		}
 	}
 	if err := o.tools.find(*bin); err != nil {
@@ -115,6 +125,27 @@ func run(ctx context.Context) error {
 	return writeResults(o.out, samples, describe(ctx, &o, begun), all)
 }
 
+// choose takes the cases that the command line names, or all.
+func (o *options) choose(names string) error {
+	all := caseNames()
+	if o.cases = all; names == "" {
+		return nil
+	}
+	o.cases = nil
+	for _, name := range strings.Split(names, ",") {
+		before := len(o.cases)
+		for _, c := range all {
+			if prefix, star := strings.CutSuffix(name, "*"); c == name || star && strings.HasPrefix(c, prefix) {
+				o.cases = append(o.cases, c)
+			}
+		}
+		if len(o.cases) == before {
+			return fmt.Errorf("case %q is not known; cases are %s", name, strings.Join(all, " "))
+		}
+	}
+	return nil
+}
+
 // find looks for the programs. Only the load generator must be there.
 func (t *tools) find(bin string) (err error) {
 	if t.self, err = os.Executable(); err != nil {
@@ -131,7 +162,14 @@ func (t *tools) find(bin string) (err error) {
 			return fmt.Errorf("envoy: %w", err)
 		}
 	}
-	t.nginx, t.haproxy, t.wrk = lookPath("nginx"), lookPath("haproxy"), lookPath("wrk")
+	t.nginx, t.haproxy, t.wrk, t.h2load = lookPath("nginx"), lookPath("haproxy"), lookPath("wrk"), lookPath("h2load")
+	if t.perf = lookPath("perf"); exec.Command(t.perf, "stat", "-e", "raw_syscalls:sys_enter", "true").Run() != nil {
+		t.perf = "" // not here, or not allowed: system calls are not counted
+	}
+	const module = "/usr/lib/nginx/modules/ngx_stream_module.so"
+	if _, err := os.Stat(module); err == nil {
+		t.stream = module
+	}
 	if t.wrk == "" {
 		return errors.New("wrk is not installed; on Debian and Ubuntu: apt-get install wrk")
 	}
@@ -175,12 +213,46 @@ func runPaced(args []string) error {
 }
 
 func runHold(args []string) error {
-	if len(args) != 3 {
-		return errors.New("usage: bench hold IP:PORT HOST CONNECTIONS")
+	if len(args) != 6 {
+		return errors.New("usage: bench hold IP:PORT HOST PATH CONNECTIONS IN-FLIGHT INTERVAL")
 	}
-	n, err := strconv.Atoi(args[2])
+	n, err1 := strconv.Atoi(args[3])
+	inFlight, err2 := strconv.Atoi(args[4])
+	interval, err3 := time.ParseDuration(args[5])
+	if err := errors.Join(err1, err2, err3); err != nil {
+		return err
+	}
+	return hold(args[0], args[1], args[2], n, inFlight, interval)
+}
+
+func runBulk(args []string) error {
+	if len(args) != 5 {
+		return errors.New("usage: bench bulk IP:PORT HOST CONNECTIONS LENGTH TUNNEL")
+	}
+	n, err1 := strconv.Atoi(args[2])
+	length, err2 := time.ParseDuration(args[3])
+	if err := errors.Join(err1, err2); err != nil {
+		return err
+	}
+	b, err := download(args[0], args[1], args[4], n, length)
 	if err != nil {
 		return err
 	}
-	return hold(args[0], args[1], n)
+	return printJSON(b)
+}
+
+func runConnect(args []string) error {
+	if len(args) != 6 {
+		return errors.New("usage: bench connect IP:PORT HOST DIR ALPN RESUME LENGTH")
+	}
+	resume, err1 := strconv.ParseBool(args[4])
+	length, err2 := time.ParseDuration(args[5])
+	if err := errors.Join(err1, err2); err != nil {
+		return err
+	}
+	h, err := newConnections(args[0], args[1], args[2], args[3], resume, 4, length)
+	if err != nil {
+		return err
+	}
+	return printJSON(h)
 }

@@ -28,6 +28,11 @@ type result struct {
 	CPU    *float64 `json:"cpu_us_per_request"`
 	RSS    *float64 `json:"rss_mib"`
 	Rounds int      `json:"rounds"`
+	// What only some cases have.
+	P999     *float64 `json:"p999_us,omitempty"`
+	Rate     *float64 `json:"mb_per_s,omitempty"`
+	Each     *float64 `json:"kib_per_connection,omitempty"`
+	Syscalls *float64 `json:"syscalls_per_request,omitempty"`
 }
 
 // environment is what the figures depend on.
@@ -39,6 +44,7 @@ type environment struct {
 	Cores    int               `json:"cores"`
 	Load     string            `json:"load_before"` // 1, 5 and 15 minutes: what else ran
 	Versions map[string]string `json:"versions"`
+	Failures []string          `json:"failures,omitempty"` // what did not run as it should
 }
 
 func median(values []float64) float64 {
@@ -53,7 +59,7 @@ func median(values []float64) float64 {
 // summarize returns the medians by case and data plane, in the tables' order.
 func summarize(samples []sample, all []plane) []result {
 	var results []result
-	for _, c := range []string{caseC64, caseC1, casePaced, caseHeld, caseIdle} {
+	for _, c := range order() {
 		for _, p := range all {
 			r := result{Case: c, Plane: p.name}
 			for _, f := range []struct {
@@ -65,6 +71,10 @@ func summarize(samples []sample, all []plane) []result {
 				{&r.P99, func(s *sample) *float64 { return s.P99 }},
 				{&r.CPU, func(s *sample) *float64 { return s.CPU }},
 				{&r.RSS, func(s *sample) *float64 { return s.RSS }},
+				{&r.P999, func(s *sample) *float64 { return s.P999 }},
+				{&r.Rate, func(s *sample) *float64 { return s.Rate }},
+				{&r.Each, func(s *sample) *float64 { return s.Each }},
+				{&r.Syscalls, func(s *sample) *float64 { return s.Syscalls }},
 			} {
 				var values []float64
 				r.Rounds = 0
@@ -87,6 +97,13 @@ func summarize(samples []sample, all []plane) []result {
 		}
 	}
 	return results
+}
+
+// order is that of the cases in the results.
+func order() []string {
+	first := []string{caseC64, caseC1, casePaced, caseHeld}
+	rest := slices.DeleteFunc(caseNames(), func(c string) bool { return slices.Contains(first, c) })
+	return append(first, rest...)
 }
 
 func writeResults(dir string, samples []sample, env environment, all []plane) error {
@@ -149,144 +166,11 @@ func encodeRounds(b *bytes.Buffer, env environment, samples []sample) error {
 	return nil
 }
 
-// table finds results by case and data plane.
-type table []result
-
-func (t table) get(c, plane string) *result {
-	for i := range t {
-		if t[i].Case == c && t[i].Plane == plane {
-			return &t[i]
-		}
-	}
-	return &result{}
-}
-
-func markdown(results []result, samples []sample, env environment, all []plane) string {
-	var b strings.Builder
-	t := table(results)
-	rounds := 0
-	for _, r := range results {
-		rounds = max(rounds, r.Rounds)
-	}
-	fmt.Fprintf(&b, "# The mesh hop on loopback\n\nload → client sidecar → mutual TLS 1.3 → server sidecar → backend (1 KiB answers); %d interleaved rounds, medians.\n", rounds)
-	b.WriteString("CPU is that of both sidecars together (user and system, all threads), memory their proportional set size. Load, sidecars and\nbackend share the machine's cores: requests per second measure the whole box, CPU per request the sidecars.\n")
-	for _, c := range []struct{ name, title string }{
-		{caseC64, "64 connections, closed loop (wrk)"},
-		{caseC1, "1 connection, closed loop (wrk)"},
-		{casePaced, "1,000 requests per second, open loop, latency from the intended start"},
-	} {
-		fmt.Fprintf(&b, "\n## %s: %s\n\n", c.name, c.title)
-		b.WriteString("| data plane | CPU µs/request | of envoy's | P50 µs | added | P99 µs | added | requests/s | memory MiB |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|\n")
-		none, envoy := t.get(c.name, "none"), t.get(c.name, "envoy")
-		for _, p := range all {
-			r := t.get(c.name, p.name)
-			if r.Rounds == 0 {
-				continue
-			}
-			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s | %s | %s |\n", p.name, number(r.CPU, 1), ratio(r.CPU, envoy.CPU),
-				number(r.P50, 0), added(r.P50, none.P50), number(r.P99, 0), added(r.P99, none.P99), number(r.RPS, 0), number(r.RSS, 1))
-		}
-	}
-	b.WriteString("\n## Memory of the pair, MiB\n\n| data plane | just started | of envoy's | with 1,000 connections | of envoy's | after the load |\n|---|---:|---:|---:|---:|---:|\n")
-	for _, p := range all {
-		idle, held, after := t.get(caseIdle, p.name), t.get(caseHeld, p.name), t.get(caseC64, p.name)
-		if idle.Rounds == 0 || p.name == "none" {
-			continue
-		}
-		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s |\n", p.name, number(idle.RSS, 1), ratio(idle.RSS, t.get(caseIdle, "envoy").RSS),
-			number(held.RSS, 1), ratio(held.RSS, t.get(caseHeld, "envoy").RSS), number(after.RSS, 1))
-	}
-	b.WriteString(goals(t))
-	b.WriteString("\n## Spread and steal\n\nLowest and highest CPU µs/request of the rounds; CPU steal of the machine while they ran, median and highest. Differences\nunder a fifth are not resolved.\n\n| data plane | h1-c64 | h1-c1 | 1000rps | steal % |\n|---|---:|---:|---:|---:|\n")
-	for _, p := range all {
-		var row []string
-		var stolen []float64
-		for _, c := range []string{caseC64, caseC1, casePaced} {
-			var low, high *float64
-			for i := range samples {
-				s := &samples[i]
-				if s.Plane != p.name || s.Case != c {
-					continue
-				}
-				stolen = append(stolen, s.Steal)
-				if low == nil || *s.CPU < *low {
-					low = s.CPU
-				}
-				if high == nil || *s.CPU > *high {
-					high = s.CPU
-				}
-			}
-			row = append(row, number(low, 1)+" – "+number(high, 1))
-		}
-		if len(stolen) > 0 {
-			fmt.Fprintf(&b, "| %s | %s | %.1f, %.1f |\n", p.name, strings.Join(row, " | "), median(stolen), slices.Max(stolen))
-		}
-	}
-	fmt.Fprintf(&b, "\n## Where and what\n\n%s; it took %s. Linux %s, %d cores of %s. Load average before it began: %s.\n\n", env.When, env.Took, env.Kernel, env.Cores, env.CPU, env.Load)
-	for _, p := range all {
-		if t.get(caseIdle, p.name).Rounds > 0 {
-			fmt.Fprintf(&b, "- **%s**: %s%s\n", p.name, p.about, versionOf(env, p.name))
-		}
-	}
-	b.WriteString("\nAll: two threads or processes for each sidecar, keep-alive pools on both hops, ECDSA P-256 certificates, TLS 1.3, both sides verified.\n")
-	return b.String()
-}
-
-func versionOf(env environment, plane string) string {
-	if v := env.Versions[strings.TrimSuffix(plane, "-istio")]; v != "" {
-		return " (" + v + ")"
-	}
-	return ""
-}
-
-// goals holds the figures against what the project promises.
-func goals(t table) string {
-	if t.get(caseC64, "seine").Rounds == 0 || t.get(caseC64, "envoy").Rounds == 0 {
-		return ""
-	}
-	var b strings.Builder
-	b.WriteString("\n## What it must show\n\n| goal | measured | |\n|---|---:|---|\n")
-	row := func(goal string, of, than *float64, limit float64) {
-		if of == nil || than == nil {
-			return
-		}
-		verdict := "yes"
-		if *of > limit**than {
-			verdict = "**no**"
-		}
-		fmt.Fprintf(&b, "| %s | %s : %s = %s | %s |\n", goal, number(of, 1), number(than, 1), ratio(of, than), verdict)
-	}
-	get := t.get
-	row("CPU at 64 connections at most a quarter of Envoy's", get(caseC64, "seine").CPU, get(caseC64, "envoy").CPU, 0.25)
-	row("CPU at 1,000 requests per second at most a third of Envoy's", get(casePaced, "seine").CPU, get(casePaced, "envoy").CPU, 1./3)
-	row("CPU at 64 connections less than HAProxy's", get(caseC64, "seine").CPU, get(caseC64, "haproxy").CPU, 1)
-	row("CPU at 1,000 requests per second less than HAProxy's", get(casePaced, "seine").CPU, get(casePaced, "haproxy").CPU, 1)
-	row("idle memory a quarter of Envoy's", get(caseIdle, "seine").RSS, get(caseIdle, "envoy").RSS, 0.25)
-	row("memory with 1,000 connections a quarter of Envoy's", get(caseHeld, "seine").RSS, get(caseHeld, "envoy").RSS, 0.25)
-	row("P50 at 1,000 requests per second below Envoy's", get(casePaced, "seine").P50, get(casePaced, "envoy").P50, 1)
-	row("P99 at 1,000 requests per second below Envoy's", get(casePaced, "seine").P99, get(casePaced, "envoy").P99, 1)
-	return b.String()
-}
-
-func ratio(a, b *float64) string {
-	if a == nil || b == nil || *b == 0 {
-		return "-"
-	}
-	return fmt.Sprintf("%.2f", *a / *b)
-}
-
-func added(a, base *float64) string {
-	if a == nil || base == nil {
-		return "-"
-	}
-	return fmt.Sprintf("%+.0f", *a-*base)
-}
-
 // describe finds out what ran where.
 func describe(ctx context.Context, o *options, begun time.Time) environment {
 	env := environment{
 		When: begun.UTC().Format(time.RFC3339), Took: time.Since(begun).Round(time.Second).String(),
-		Cores: runtime.NumCPU(), Load: o.load, Versions: map[string]string{},
+		Cores: runtime.NumCPU(), Load: o.load, Failures: o.failures, Versions: map[string]string{},
 	}
 	var u unix.Utsname
 	if unix.Uname(&u) == nil {
@@ -301,7 +185,7 @@ func describe(ctx context.Context, o *options, begun time.Time) environment {
 	}
 	for name, command := range map[string][]string{
 		"envoy": {o.tools.envoy, "--version"}, "nginx": {o.tools.nginx, "-v"}, "haproxy": {o.tools.haproxy, "-v"},
-		"wrk": {o.tools.wrk, "-v"}, "seine": {filepath.Join(o.tools.bin, "seined"), "--version"},
+		"wrk": {o.tools.wrk, "-v"}, "h2load": {o.tools.h2load, "--version"}, "seine": {filepath.Join(o.tools.bin, "seined"), "--version"},
 	} {
 		if command[0] == "" {
 			continue

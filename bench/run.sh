@@ -8,11 +8,13 @@ ENVOY_VERSION=1.40.0
 cache=.cache/bench
 mkdir -p "$cache"
 
-# nginx, HAProxy and wrk come from Debian.
+# nginx, HAProxy, wrk and h2load come from Debian; so does perf, without which
+# system calls are not counted.
 missing=()
-for p in nginx haproxy wrk; do
-	PATH="$PATH:/usr/sbin:/sbin" command -v "$p" >/dev/null || missing+=("$p")
+for p in nginx haproxy wrk h2load:nghttp2-client perf:linux-perf; do
+	PATH="$PATH:/usr/sbin:/sbin" command -v "${p%:*}" >/dev/null || missing+=("${p#*:}")
 done
+[[ -e /usr/lib/nginx/modules/ngx_stream_module.so ]] || missing+=(libnginx-mod-stream)
 if ((${#missing[@]})) && command -v apt-get >/dev/null; then
 	sudo=()
 	[[ $(id -u) == 0 ]] || sudo=(sudo -n)

@@ -2,12 +2,18 @@ package main
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"text/template"
 	"time"
 
@@ -24,7 +30,11 @@ const (
 // startSeine starts seined with the configuration in peers/seine.yaml and two
 // sidecars in explicit mode that join it. The pair's server stands for both
 // versions, so that as many processes are measured as of the peers.
-func startSeine(ctx context.Context, e *env) (*pair, error) {
+func startSeine(shared bool) func(context.Context, *env) (*pair, error) {
+	return func(ctx context.Context, e *env) (*pair, error) { return e.startSeine(ctx, shared) }
+}
+
+func (e *env) startSeine(ctx context.Context, shared bool) (*pair, error) {
 	seined, proxy := filepath.Join(e.tools.bin, "seined"), filepath.Join(e.tools.bin, "seine-proxy")
 	for _, program := range []string{seined, proxy} {
 		if _, err := os.Stat(program); err != nil {
@@ -50,7 +60,10 @@ func startSeine(ctx context.Context, e *env) (*pair, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := t.Execute(f, map[string]string{"Client": client, "Server": server}); err != nil {
+	if err := t.Execute(f, map[string]any{
+		"Client": client, "Server": server, "Shared": shared, "Services": count(e.mode.services), "Routes": count(e.mode.routes),
+		"Port": strings.TrimSuffix(e.mode.proto, "1"),
+	}); err != nil {
 		return nil, err
 	}
 	if err := f.Close(); err != nil {
@@ -66,7 +79,10 @@ func startSeine(ctx context.Context, e *env) (*pair, error) {
 		return nil, err
 	}
 	grpc, api := ports[0], ports[1]
-	p := &pair{target: net.JoinHostPort(client, proxyPort), host: hostHeader}
+	p := &pair{target: net.JoinHostPort(client, proxyPort), host: hostHeader, server: net.JoinHostPort(server, applicationPort), alpn: "istio-http/1.1"}
+	if e.mode.proto == "tcp" {
+		p.tunnel = hostHeader
+	}
 	control, err := start(e.dir, seined, "--config", config, "--state", state, "--join-secret", secretFile,
 		"--listen", grpc, "--http", api, "--log-level", "warn")
 	if err != nil {
@@ -74,6 +90,10 @@ func startSeine(ctx context.Context, e *env) (*pair, error) {
 	}
 	p.others = append(p.others, control)
 	if err := waitListen(ctx, control, grpc); err != nil {
+		p.stop()
+		return nil, err
+	}
+	if err := clientCertificate(e.dir, state); err != nil {
 		p.stop()
 		return nil, err
 	}
@@ -87,6 +107,9 @@ func startSeine(ctx context.Context, e *env) (*pair, error) {
 		token, err := ca.Mint(secret, ca.Claims{Namespace: "default", ServiceAccount: w.account, Workload: w.instance, Expires: time.Now().Add(time.Hour)})
 		if err == nil {
 			err = os.WriteFile(filepath.Join(e.dir, w.instance+".token"), []byte(token), 0o600)
+		}
+		if e.mode.log {
+			w.args = append(w.args, "--access-log", filepath.Join(e.dir, w.instance+".access.log"))
 		}
 		var c *proc
 		if err == nil {
@@ -135,18 +158,46 @@ func loopback() (client, server string, err error) {
 	return got[0], got[1], nil
 }
 
+// clientCertificate puts a certificate of seined's authority for the client
+// where the other data planes have theirs, for the load that calls the server's
+// sidecar itself.
+func clientCertificate(dir, state string) error {
+	authority, err := ca.Open(ca.Options{Dir: state, TrustDomain: "cluster.local"})
+	if err != nil {
+		return err
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	request, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+	if err != nil {
+		return err
+	}
+	issued, err := authority.Sign(block("CERTIFICATE REQUEST", request), clientID, time.Hour, time.Now())
+	if err != nil {
+		return err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return err
+	}
+	return errors.Join(writePEM(filepath.Join(dir, "client.crt"), []byte(issued.Chain[0])),
+		writePEM(filepath.Join(dir, "client.key"), block("PRIVATE KEY", der)))
+}
+
 // profile takes CPU profiles of seine-proxy while a case runs; wait returns
 // when they are written.
 func (m *meter) profile(ctx context.Context, name string, length time.Duration) (wait func()) {
-	if m.o.profile == "" || name != caseC64 || m.round > 0 {
+	if m.o.profile == "" || len(m.pair.admin) == 0 || m.round > 0 {
 		return func() {}
 	}
 	done := make(chan error, len(m.pair.admin))
 	for i, admin := range m.pair.admin {
 		side := []string{"server", "client"}[i]
 		go func() {
-			done <- fetch(ctx, fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", admin, int(length.Seconds())),
-				filepath.Join(m.o.profile, side+".pprof"))
+			done <- fetch(ctx, fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", admin, max(1, int(length.Seconds()))),
+				filepath.Join(m.o.profile, m.plane+"-"+name+"-"+side+".pprof"))
 		}()
 	}
 	return func() {
