@@ -236,6 +236,7 @@ func (c *Checker) dataPlane(ctx context.Context, replicas []string) {
 	values := inject.Defaults("any")
 	values.Revision, values.RootNamespace = c.Revision, c.Namespace
 	var bare, sick, running []string
+	mend := "kubectl describe pod and kubectl logs -c seine-proxy say more"
 	o := metav1.ListOptions{Limit: 500}
 	for {
 		pods, err := kube.CoreV1().Pods(metav1.NamespaceAll).List(ctx, o)
@@ -254,7 +255,9 @@ func (c *Checker) dataPlane(ctx context.Context, replicas []string) {
 				continue
 			}
 			if why, not := ready.Why(ctx, kube, p); not {
-				sick = append(sick, p.Namespace+"/"+p.Name+": "+why.Detail)
+				if sick = append(sick, p.Namespace+"/"+p.Name+": "+why.Detail); why.Cause == "sidecar" {
+					mend = why.Mend
+				}
 				continue
 			}
 			running = append(running, p.Namespace+"/"+p.Name)
@@ -269,7 +272,7 @@ func (c *Checker) dataPlane(ctx context.Context, replicas []string) {
 		c.line(OK, "pods without a sidecar", "none of those that should have one", "")
 	}
 	if len(sick) > 0 {
-		c.line(Failed, "pods that are not ready", fmt.Sprintf("%s: %s", plural(len(sick), "pod"), few(sick)), "kubectl describe pod and kubectl logs -c seine-proxy say more; a redirect that does not hold is named by the sidecar's readiness")
+		c.line(Failed, "pods that are not ready", fmt.Sprintf("%s: %s", plural(len(sick), "pod"), few(sick)), mend)
 	}
 	c.proxies(ctx, replicas, running)
 }

@@ -52,7 +52,7 @@ func judgeVersion(v string) (Status, string, string, string) {
 	case parsed.LessThan(oldest):
 		return Failed, name, v + " is older than 1.28", "upgrade the cluster: its API server cannot take the definitions"
 	case parsed.LessThan(sidecar):
-		return Warning, name, v + " has no native sidecars", "sidecars become ordinary containers, and Jobs end only by the sidecar's own watch; Kubernetes 1.29 mends it"
+		return Warning, name, v + " has no native sidecars", "sidecars become ordinary containers, and a Job must end its own (POST http://127.0.0.1:15020/quitquitquit); Kubernetes 1.29 mends it"
 	}
 	return OK, name, v, ""
 }

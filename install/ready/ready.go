@@ -18,6 +18,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/kubernetes"
+
+	"github.com/seinemesh/seine/inject"
 )
 
 // State is one workload's state. A workload that does not exist has no Reason
@@ -32,7 +34,7 @@ type State struct {
 // Reason is one thing that keeps a workload from being ready.
 type Reason struct {
 	Object string // pod/NAME or deployment/NAME
-	Cause  string // image, scheduling, quota, admission, crash, probe, volume, starting
+	Cause  string // image, scheduling, quota, admission, webhook, crash, probe, sidecar, volume, network, starting
 	Detail string // what the cluster says
 	Mend   string // what to do
 }
@@ -67,12 +69,16 @@ func Deployment(ctx context.Context, kube kubernetes.Interface, namespace, name 
 	if s.Ready = current && s.Have >= s.Want; s.Ready {
 		return s, nil
 	}
+	selector, set := d.Spec.Selector, newest(ctx, kube, d)
+	if set != nil {
+		selector = set.Spec.Selector
+	}
 	for _, c := range d.Status.Conditions {
 		if c.Type == appsv1.DeploymentReplicaFailure && c.Status == corev1.ConditionTrue {
-			s.Reasons = append(s.Reasons, refused("deployment/"+name, c.Message))
+			s.Reasons = append(s.Reasons, refused("deployment/"+name, cmp.Or(lastRefusal(ctx, kube, set), c.Message)))
 		}
 	}
-	pods, err := pods(ctx, kube, namespace, name, d.Spec.Selector, &s)
+	pods, err := pods(ctx, kube, namespace, name, selector, &s)
 	if err != nil {
 		return s, err
 	}
@@ -80,6 +86,41 @@ func Deployment(ctx context.Context, kube kubernetes.Interface, namespace, name 
 		s.Reasons = append(s.Reasons, Reason{"deployment/" + name, "starting", "no pod has been created yet", ""})
 	}
 	return s, nil
+}
+
+// newest is the ReplicaSet of the Deployment's newest template, nil if it cannot
+// be seen: why the pods before did not start no longer matters.
+func newest(ctx context.Context, kube kubernetes.Interface, d *appsv1.Deployment) *appsv1.ReplicaSet {
+	const revision = "deployment.kubernetes.io/revision"
+	sets, err := kube.AppsV1().ReplicaSets(d.Namespace).List(ctx, metav1.ListOptions{LabelSelector: metav1.FormatLabelSelector(d.Spec.Selector)})
+	if err != nil || d.Status.ObservedGeneration < d.Generation {
+		return nil
+	}
+	for i := range sets.Items {
+		if s := &sets.Items[i]; metav1.IsControlledBy(s, d) && s.Annotations[revision] == d.Annotations[revision] {
+			return s
+		}
+	}
+	return nil
+}
+
+// lastRefusal is why the ReplicaSet was refused a pod the last time: its
+// condition keeps the first reason for as long as there is one.
+func lastRefusal(ctx context.Context, kube kubernetes.Interface, set *appsv1.ReplicaSet) string {
+	if set == nil {
+		return ""
+	}
+	events, err := kube.CoreV1().Events(set.Namespace).List(ctx, metav1.ListOptions{FieldSelector: "reason=FailedCreate,involvedObject.uid=" + string(set.UID), Limit: 100})
+	if err != nil {
+		return ""
+	}
+	var last corev1.Event
+	for _, e := range events.Items {
+		if e.Reason == "FailedCreate" && e.InvolvedObject.UID == set.UID && !e.LastTimestamp.Before(&last.LastTimestamp) {
+			last = e
+		}
+	}
+	return strings.TrimPrefix(last.Message, "Error creating: ")
 }
 
 // DaemonSet looks at a DaemonSet.
@@ -214,6 +255,17 @@ var telling = map[string]string{
 	"Failed":                 "image",
 	"BackOff":                "crash",
 	"Pulling":                "image",
+	sidecarNotReady:          "sidecar",
+}
+
+// sidecarNotReady is the Event by which seined says what a sidecar says of itself.
+const sidecarNotReady = "SidecarNotReady"
+
+// sidecar reports whether a pod's sidecar runs and is not ready.
+func sidecar(p *corev1.Pod) bool {
+	return slices.ContainsFunc(slices.Concat(p.Status.InitContainerStatuses, p.Status.ContainerStatuses), func(c corev1.ContainerStatus) bool {
+		return c.Name == inject.ProxyName && c.State.Running != nil && !c.Ready
+	})
 }
 
 // fromEvents makes a reason more telling by the pod's latest event.
@@ -222,23 +274,35 @@ func fromEvents(ctx context.Context, kube kubernetes.Interface, p *corev1.Pod, r
 	if err != nil {
 		return r // events are a comfort, not a need
 	}
-	var last *corev1.Event
-	for i := range events.Items {
-		e := &events.Items[i]
-		if _, ok := telling[e.Reason]; ok && e.InvolvedObject.UID == p.UID && (last == nil || !e.LastTimestamp.Before(&last.LastTimestamp)) {
-			last = e
+	latest := func(counts func(reason string) bool) (last *corev1.Event) {
+		for i := range events.Items {
+			e := &events.Items[i]
+			if counts(e.Reason) && e.InvolvedObject.UID == p.UID && (last == nil || !e.LastTimestamp.Before(&last.LastTimestamp)) {
+				last = e
+			}
 		}
+		return last
+	}
+	var last *corev1.Event
+	if sidecar(p) {
+		// The kubelet knows no more of it than a status code.
+		last = latest(func(reason string) bool { return reason == sidecarNotReady })
+	}
+	if last == nil {
+		last = latest(func(reason string) bool { return telling[reason] != "" && reason != sidecarNotReady })
 	}
 	if last == nil {
 		return r
 	}
-	if r.Cause == "probe" && telling[last.Reason] != "probe" {
+	if cause := telling[last.Reason]; r.Cause == "probe" && cause != "probe" && cause != "sidecar" {
 		return r // it runs: what was before no longer matters
 	}
 	r.Cause, r.Detail = telling[last.Reason], lastLine(last.Message)
 	switch r.Cause {
 	case "volume":
 		r.Mend = "the volume's ConfigMap or Secret is missing: is the control plane up?"
+	case "sidecar":
+		r.Mend = "if it says that connections are not redirected: is the CNI plugin late, or does another take the rules away? delete the pod, or --set injection.repair=true"
 	case "network":
 		r.Mend = "the node's CNI plugin fails: kubectl describe pod -n " + p.Namespace + " " + p.Name
 	}

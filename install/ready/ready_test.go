@@ -38,6 +38,7 @@ func TestDeployment(t *testing.T) {
 	crash := waiting("CrashLoopBackOff", "back-off 10s")
 	crash.ContainerStatuses[0].LastTerminationState.Terminated = &corev1.ContainerStateTerminated{ExitCode: 1, Reason: "Error", Message: "one\nseined: it broke\n"}
 	running := corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{Name: "seined", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}}}
+	sidecarStatus := corev1.PodStatus{InitContainerStatuses: []corev1.ContainerStatus{{Name: "seine-proxy", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}}}
 	event := func(reason, message string) *corev1.Event {
 		return &corev1.Event{ObjectMeta: metav1.ObjectMeta{Name: "e", Namespace: ns}, InvolvedObject: corev1.ObjectReference{UID: "u"}, Reason: reason, Message: message}
 	}
@@ -53,7 +54,12 @@ func TestDeployment(t *testing.T) {
 		"crash":      {[]runtime.Object{deployment(), pod(crash)}, "crash", "exit status 1: seined: it broke"},
 		"probe":      {[]runtime.Object{deployment(), pod(running), event("Unhealthy", "Readiness probe failed: 503")}, "probe", "503"},
 		"volume":     {[]runtime.Object{deployment(), pod(corev1.PodStatus{}), event("FailedMount", `configmap "x" not found`)}, "volume", `configmap "x"`},
-		"nothing":    {[]runtime.Object{deployment()}, "starting", "no pod has been created"},
+		"sidecar": {[]runtime.Object{deployment(), pod(sidecarStatus), event("SidecarNotReady", "connections are not redirected"), func() *corev1.Event {
+			e := event("Unhealthy", "Startup probe failed: 503")
+			e.Name, e.LastTimestamp = "later", metav1.Now()
+			return e
+		}()}, "sidecar", "connections are not redirected"},
+		"nothing": {[]runtime.Object{deployment()}, "starting", "no pod has been created"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, err := Deployment(t.Context(), fake.NewClientset(c.objects...), ns, "seined")
@@ -85,5 +91,27 @@ func TestDeploymentReady(t *testing.T) {
 	}
 	if s, err := Deployment(t.Context(), fake.NewClientset(), ns, "seined"); err != nil || s.Ready || s.Exists {
 		t.Errorf("%+v %v", s, err)
+	}
+}
+
+// The pods of a template that has been replaced meanwhile are no reason any more.
+func TestDeploymentNewestTemplate(t *testing.T) {
+	d := deployment()
+	d.UID, d.Annotations = "d", map[string]string{"deployment.kubernetes.io/revision": "2"}
+	objects := []runtime.Object{d}
+	for revision, message := range map[string]string{"1": "old is not found", "2": "new is not found"} {
+		labels := map[string]string{"app": "seined", "pod-template-hash": revision}
+		p := pod(waiting("ImagePullBackOff", message))
+		p.Name, p.Labels = "seined-"+revision, labels
+		owner := *metav1.NewControllerRef(d, appsv1.SchemeGroupVersion.WithKind("Deployment"))
+		objects = append(objects, p, &appsv1.ReplicaSet{
+			ObjectMeta: metav1.ObjectMeta{Name: "seined-" + revision, Namespace: ns, Labels: labels, OwnerReferences: []metav1.OwnerReference{owner},
+				Annotations: map[string]string{"deployment.kubernetes.io/revision": revision}},
+			Spec: appsv1.ReplicaSetSpec{Selector: &metav1.LabelSelector{MatchLabels: labels}},
+		})
+	}
+	s, err := Deployment(t.Context(), fake.NewClientset(objects...), ns, "seined")
+	if err != nil || len(s.Reasons) != 1 || !strings.Contains(s.Reasons[0].Detail, "new is") {
+		t.Errorf("%v, %+v", err, s)
 	}
 }

@@ -107,7 +107,7 @@ func TestResources(t *testing.T) {
 	if out := c.Seine(t, "explain", "--context", current(t), "--from", shop.Name+"/billing-v1", "http://billing-service:8080/old/1"); !strings.Contains(out, "418") {
 		t.Errorf("the last good version does not hold:\n%s", out)
 	}
-	cmd := exec.CommandContext(t.Context(), program(), "wait", "--for=programmed", "vs/billing", "-n", shop.Name)
+	cmd := exec.CommandContext(t.Context(), kubetest.Program(), "wait", "--for=programmed", "vs/billing", "-n", shop.Name)
 	var exit *exec.ExitError
 	if out, err := cmd.CombinedOutput(); !errors.As(err, &exit) || exit.ExitCode() != 3 {
 		t.Errorf("waiting for what is bad: %v, %s", err, out)
@@ -139,15 +139,8 @@ func analyze(t *testing.T, o *unstructured.Unstructured) []byte {
 	if err := os.WriteFile(path, data, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	out, _ := exec.CommandContext(t.Context(), program(), "analyze", "-f", path, "-o", "json").Output() // it exits 1: there is an error
+	out, _ := exec.CommandContext(t.Context(), kubetest.Program(), "analyze", "-f", path, "-o", "json").Output() // it exits 1: there is an error
 	return out
-}
-
-func program() string {
-	if p := os.Getenv("SEINE"); p != "" {
-		return p
-	}
-	return "seine"
 }
 
 // current is KUBECONFIG's context: naming it keeps the program from asking a mesh

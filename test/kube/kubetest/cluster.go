@@ -55,6 +55,7 @@ func Connect(t testing.TB) *Cluster {
 		t.Fatal(err)
 	}
 	config.QPS, config.Burst = 200, 400
+	config.WarningHandler = rest.NoWarnings{}
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		t.Fatal(err)

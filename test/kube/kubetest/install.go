@@ -1,12 +1,16 @@
 package kubetest
 
 import (
+	"bufio"
 	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -18,17 +22,83 @@ import (
 // System is the control plane's namespace.
 const System = "seine-system"
 
-// Seine runs the seine program (SEINE, or that of PATH) against the cluster and
-// returns what it printed to stdout; when it fails, so does the test.
-func (c *Cluster) Seine(t testing.TB, args ...string) string {
+// Program is the seine program: SEINE, or that of PATH.
+func Program() string { return cmp.Or(os.Getenv("SEINE"), "seine") }
+
+// Images are the arguments by which install and upgrade take the images under
+// test: those of SEINE_REPOSITORY, or the ones by their own names.
+func Images() []string {
+	repository := os.Getenv("SEINE_REPOSITORY")
+	if repository == "" {
+		return nil
+	}
+	var args []string
+	for key, name := range map[string]string{"seined": "seined", "proxy": "seine-proxy", "cni": "seine-cni"} {
+		args = append(args, "--set", "image."+key+"="+repository+"/"+name)
+	}
+	return args
+}
+
+// Ran is how a program ended.
+type Ran struct {
+	Stdout, Stderr string
+	Code           int // exit status
+}
+
+// Run runs the seine program against the cluster, until it ends by itself.
+func (c *Cluster) Run(t testing.TB, args ...string) Ran {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), cmp.Or(os.Getenv("SEINE"), "seine"), args...)
+	cmd := exec.CommandContext(t.Context(), Program(), args...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if err := cmd.Run(); err != nil {
-		t.Fatalf("seine %v: %v\n%s%s", args, err, stdout.String(), stderr.String())
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatalf("seine %v: %v", args, err)
 	}
-	return stdout.String()
+	return Ran{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
+}
+
+// Seine is Run for what must succeed; it returns what was printed to stdout.
+func (c *Cluster) Seine(t testing.TB, args ...string) string {
+	t.Helper()
+	r := c.Run(t, args...)
+	if r.Code != 0 {
+		t.Fatalf("seine %v: exit status %d\n%s%s", args, r.Code, r.Stdout, r.Stderr)
+	}
+	return r.Stdout
+}
+
+// SeineUntil starts the seine program, waits until it has said sentence on
+// stderr, interrupts it, and returns how it ended. If it ends without having said
+// so, the test fails.
+func (c *Cluster) SeineUntil(t testing.TB, sentence string, args ...string) Ran {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), Program(), args...)
+	var stdout, said bytes.Buffer
+	cmd.Stdout = &stdout
+	stderr, err := cmd.StderrPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatalf("seine %v: %v", args, err)
+	}
+	heard := false
+	for lines := bufio.NewScanner(stderr); lines.Scan(); {
+		said.WriteString(lines.Text() + "\n")
+		if !heard && strings.Contains(lines.Text(), sentence) {
+			heard = true
+			if err := cmd.Process.Signal(os.Interrupt); err != nil {
+				t.Fatalf("interrupt seine %v: %v", args, err)
+			}
+		}
+	}
+	_ = cmd.Wait() // its exit status is the caller's to judge
+	if !heard {
+		t.Fatalf("seine %v did not say %q:\n%s%s", args, sentence, stdout.String(), said.String())
+	}
+	return Ran{stdout.String(), said.String(), cmd.ProcessState.ExitCode()}
 }
 
 // Install installs the mesh, or brings back what a test before has changed, and
@@ -36,10 +106,7 @@ func (c *Cluster) Seine(t testing.TB, args ...string) string {
 func (c *Cluster) Install(t testing.TB, args ...string) time.Duration {
 	t.Helper()
 	c.In(t, System)
-	args = append([]string{"install", "--apply", "-o", "json"}, args...)
-	if repository := os.Getenv("SEINE_REPOSITORY"); repository != "" {
-		args = append(args, "--set", "image.seined="+repository+"/seined", "--set", "image.proxy="+repository+"/seine-proxy")
-	}
+	args = slices.Concat([]string{"install", "--apply", "-o", "json"}, args, Images())
 	var report struct{ TookNanoseconds time.Duration }
 	if err := json.Unmarshal([]byte(c.Seine(t, args...)), &report); err != nil {
 		t.Fatalf("seine install: %v", err)
