@@ -3,7 +3,9 @@ package image
 import (
 	"archive/tar"
 	"bytes"
+	"crypto/x509"
 	"debug/buildinfo"
+	"encoding/pem"
 	"errors"
 	"io"
 	"os"
@@ -70,7 +72,7 @@ func TestReproducible(t *testing.T) {
 }
 
 func TestProgramImage(t *testing.T) {
-	img, err := Program{Name: "hello", User: "1337:1337"}.Build(t.Context(), module(t), "1.2.3", "arm64")
+	img, err := Program{Name: "hello", User: "1337:1337", Public: true}.Build(t.Context(), module(t), "1.2.3", "arm64")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +106,7 @@ func TestProgramImage(t *testing.T) {
 		}
 	}
 	slices.Sort(names)
-	if want := []string{"hello", "usr/", "usr/share/", "usr/share/sbom/", "usr/share/sbom/hello.cdx.json"}; !slices.Equal(names, want) {
+	if want := []string{"etc/", "etc/ssl/", "etc/ssl/certs/", "etc/ssl/certs/ca-certificates.crt", "hello", "usr/", "usr/share/", "usr/share/sbom/", "usr/share/sbom/hello.cdx.json"}; !slices.Equal(names, want) {
 		t.Errorf("the image holds %q, want %q", names, want)
 	}
 	if !bytes.Contains(sbom, []byte(`"name": "std"`)) {
@@ -167,4 +169,27 @@ func readTar(t *testing.T, r io.Reader) map[string]entry {
 		}
 		entries[h.Name] = entry{h, data}
 	}
+}
+
+// Every root in the file is a certificate that Go's verifier takes, and the
+// trust of none is under a condition that a file cannot say.
+func TestRoots(t *testing.T) {
+	roots, err := Roots()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for rest := roots; ; n++ {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			break
+		}
+		if c, err := x509.ParseCertificate(block.Bytes); err != nil || !c.IsCA {
+			t.Errorf("root %d: %v", n, err)
+		}
+	}
+	if n < 80 || len(roots) > 400<<10 {
+		t.Errorf("%d roots in %d bytes", n, len(roots))
+	}
+	t.Logf("%d roots, %d bytes", n, len(roots))
 }

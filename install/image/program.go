@@ -14,18 +14,21 @@ import (
 type Program struct {
 	Name string // of the image, the command and its package below cmd
 	User string // uid:gid
+	// Public is whether it calls public names by TLS (keys of token issuers,
+	// origination), and needs the roots that the world trusts.
+	Public bool
 }
 
 // Programs are those that run in a cluster. The uid of the sidecar is the one
 // that the redirect leaves alone.
 var Programs = []Program{
-	{Name: "seined", User: "65532:65532"},
-	{Name: "seine-proxy", User: "1337:1337"},
+	{Name: "seined", User: "65532:65532", Public: true},
+	{Name: "seine-proxy", User: "1337:1337", Public: true},
 	{Name: "seine-cni", User: "0:0"}, // writes to the node's directories
 }
 
 // Build compiles the program out of the module in dir for an architecture and
-// returns its image: one layer with the program, one with its SBOM.
+// returns its image: one layer with the program, one with its SBOM and roots.
 func (p Program) Build(ctx context.Context, dir, version, arch string) (v1.Image, error) {
 	program, err := p.compile(ctx, dir, version, arch)
 	if err != nil {
@@ -39,7 +42,15 @@ func (p Program) Build(ctx context.Context, dir, version, arch string) (v1.Image
 	if err != nil {
 		return nil, err
 	}
-	below, err := Layer(File{Path: "/usr/share/sbom/" + p.Name + ".cdx.json", Mode: 0o644, Data: sbom})
+	rest := []File{{Path: "/usr/share/sbom/" + p.Name + ".cdx.json", Mode: 0o644, Data: sbom}}
+	if p.Public {
+		roots, err := Roots()
+		if err != nil {
+			return nil, err
+		}
+		rest = append(rest, File{Path: rootsFile, Mode: 0o644, Data: roots})
+	}
+	below, err := Layer(rest...)
 	if err != nil {
 		return nil, err
 	}
