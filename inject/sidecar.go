@@ -52,6 +52,10 @@ func (s *settings) proxy(pod *corev1.Pod, probes map[string]*probe, place *metri
 		drain = 0
 	}
 	args = append(args, "--drain="+drain.String(), "--drain-limit="+s.DrainLimit.Duration.String())
+	if !s.native {
+		// The kubelet does not end it after a Job's work; the work can.
+		args = append(args, "--quit")
+	}
 	if s.AccessLog != "" {
 		args = append(args, "--access-log="+s.AccessLog)
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/pprof"
+	"net/netip"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -32,6 +33,10 @@ type Status struct {
 	// scrape; nil: neither is asked of this proxy.
 	Probes http.Handler
 	App    func(*http.Request) ([]byte, error)
+	// Quit ends the proxy when its own workload says POST /quitquitquit (Istio's
+	// name), as a Job does whose sidecar is an ordinary container; nil: there is
+	// no such request.
+	Quit func()
 
 	proxy    atomic.Pointer[Proxy]
 	scraping atomic.Int32 // answers of merged that hold the application's metrics
@@ -133,11 +138,25 @@ func (s *Status) redirect(q *http.Request) string {
 	return ""
 }
 
+// quit ends the proxy for who is in its own network namespace, and for nobody else.
+func (s *Status) quit(w http.ResponseWriter, q *http.Request) {
+	from, err := netip.ParseAddrPort(q.RemoteAddr)
+	if err != nil || !from.Addr().Unmap().IsLoopback() {
+		http.Error(w, "only the workload itself may end its sidecar: ask 127.0.0.1", http.StatusForbidden)
+		return
+	}
+	w.WriteHeader(http.StatusOK)
+	s.Quit()
+}
+
 // Public serves what others may see: readiness and metrics.
 func (s *Status) Public() http.Handler {
 	m := http.NewServeMux()
 	m.HandleFunc("GET /healthz/ready", s.ready)
 	m.HandleFunc("GET /stats/prometheus", s.merged)
+	if s.Quit != nil {
+		m.HandleFunc("POST /quitquitquit", s.quit)
+	}
 	m.HandleFunc("GET /metrics", s.stats)
 	if s.Probes != nil {
 		m.Handle("GET /app-health/", s.Probes)

@@ -52,3 +52,34 @@ func TestMergedIsBounded(t *testing.T) {
 		t.Errorf("afterwards: %d", w.Code)
 	}
 }
+
+// TestQuit: the workload may end its sidecar, and nobody else, and only where
+// that was wanted.
+func TestQuit(t *testing.T) {
+	quits := 0
+	with := (&Status{Registry: newRegistry(), Quit: func() { quits++ }}).Public()
+	without := (&Status{Registry: newRegistry()}).Public()
+	for _, tc := range []struct {
+		h            http.Handler
+		method, from string
+		code, quits  int
+	}{
+		{with, "POST", "10.244.0.7:4711", http.StatusForbidden, 0},
+		{with, "POST", "[fd44::7]:4711", http.StatusForbidden, 0},
+		{with, "POST", "somewhere", http.StatusForbidden, 0},
+		{with, "GET", "127.0.0.1:4711", http.StatusMethodNotAllowed, 0},
+		{without, "POST", "127.0.0.1:4711", http.StatusNotFound, 0},
+		{with, "POST", "127.0.0.1:4711", http.StatusOK, 1},
+		{with, "POST", "[::1]:4711", http.StatusOK, 1},
+		{with, "POST", "[::ffff:127.0.0.1]:4711", http.StatusOK, 1},
+	} {
+		quits = 0
+		q := httptest.NewRequest(tc.method, "/quitquitquit", nil)
+		q.RemoteAddr = tc.from
+		w := httptest.NewRecorder()
+		tc.h.ServeHTTP(w, q)
+		if w.Code != tc.code || quits != tc.quits {
+			t.Errorf("%s from %s: %d, ended %d times", tc.method, tc.from, w.Code, quits)
+		}
+	}
+}

@@ -22,7 +22,7 @@ type options struct {
 	control, bundle, token, mode                     string
 	outbound, inbound, explicit                      netip.AddrPort
 	admin, status, readiness, metrics                string
-	prove                                            bool
+	prove, quit                                      bool
 	mark, loops                                      int
 	drain, drainLimit                                time.Duration
 	accessLog, hostDialer                            string
@@ -64,6 +64,7 @@ func parseFlags(args []string) (*options, error) {
 	f.StringVar(&o.readiness, "readiness", "", "readiness for the kubelet (:15021); empty: none")
 	f.StringVar(&o.metrics, "metrics", "", "the proxy's metrics alone (:15090); empty: none")
 	f.BoolVar(&o.prove, "prove-redirect", false, "be ready only while connections are seen to be redirected here; needs --readiness")
+	f.BoolVar(&o.quit, "quit", false, "end when the workload itself says POST /quitquitquit to the status port")
 	f.IntVar(&o.mark, "mark", 1337, "SO_MARK of the proxy's own connections; 0: none")
 	f.IntVar(&o.loops, "loops", 0, "event loops; 0: the CPU limit rounded up, 2 without one")
 	f.DurationVar(&o.drain, "drain", 5*time.Second, "how long to go on accepting after SIGTERM, at least")

@@ -104,6 +104,11 @@ func run(ctx context.Context, o *options, log *slog.Logger) error {
 	keeper.Reconnect = client.Reconnect
 	registry := metrics.New(metrics.Options{Component: "proxy", Version: version.String()})
 	status := &proxy.Status{Registry: registry, Client: client, Source: source}
+	if o.quit {
+		quitting, quit := context.WithCancel(ctx)
+		defer quit()
+		ctx, status.Quit = quitting, quit
+	}
 	redirected := watchRedirect(o, status, log)
 	if err := askApplication(status, os.Getenv); err != nil {
 		return err
