@@ -358,6 +358,8 @@ func (b *builder) decode(o *object) {
 		b.virtualService(o)
 	case "networking.istio.io/DestinationRule":
 		b.destinationRule(o)
+	case "networking.istio.io/Sidecar":
+		b.sidecar(o)
 	case "security.istio.io/PeerAuthentication":
 		b.peerAuthentication(o)
 	case "authentication.istio.io/Policy", "authentication.istio.io/MeshPolicy":

@@ -33,6 +33,7 @@ var kinds = []kind{
 	{"networking.istio.io", "DestinationRule", istioVersions, taken, false},
 	{"networking.istio.io", "ServiceEntry", istioVersions, taken, false},
 	{"networking.istio.io", "WorkloadEntry", istioVersions, taken, false},
+	{"networking.istio.io", "Sidecar", istioVersions, taken, false},
 	{"security.istio.io", "PeerAuthentication", []string{"v1beta1", "v1"}, taken, false},
 	{"authentication.istio.io", "Policy", []string{"v1alpha1"}, taken, false},
 	{"authentication.istio.io", "MeshPolicy", []string{"v1alpha1"}, taken, true},
@@ -43,7 +44,6 @@ var kinds = []kind{
 	{localGroup, "Gateway", []string{"v1"}, taken, false},
 
 	{"networking.istio.io", "Gateway", istioVersions, ignored, false},
-	{"networking.istio.io", "Sidecar", istioVersions, ignored, false},
 	{"networking.istio.io", "WorkloadGroup", istioVersions, ignored, false},
 	{"networking.istio.io", "EnvoyFilter", istioVersions, ignored, false},
 	{"networking.istio.io", "ProxyConfig", []string{"v1beta1"}, ignored, false},

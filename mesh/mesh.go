@@ -199,6 +199,22 @@ type PeerAuthentication struct {
 	Services map[string][]uint32
 }
 
+// Sidecar is Istio's: whether the workloads that it is about may call what is
+// not named.
+type Sidecar struct {
+	Ref
+	Selector     map[string]string // empty: the whole namespace, or the mesh in the root namespace
+	Egress       []Egress          // what they are meant to call; none: everything that they see
+	RegistryOnly *bool             // outboundTrafficPolicy; nil: as the mesh's settings say
+}
+
+// Egress names services: by namespace and host, of which either may be "*", on a
+// port or (0) on all. A host may begin with "*.".
+type Egress struct {
+	Port            uint32
+	Namespace, Host string
+}
+
 // RateLimit is what the sidecars of the workloads that it selects hold their
 // callers to.
 type RateLimit struct {
@@ -217,6 +233,7 @@ type Parts struct {
 	DestinationRules []*DestinationRule
 	PeerAuth         []*PeerAuthentication
 	RateLimits       []*RateLimit
+	Sidecars         []*Sidecar
 	// Backends are what a cluster lists for its Services, by NAMESPACE/NAME. nil:
 	// there are no such lists, and a Service's pods are those that it selects.
 	Backends     map[string][]Backend

@@ -27,6 +27,8 @@ type Choice struct {
 	// Outside: the host is an ExternalName without ports, which stands for
 	// whatever its name leads to, on any port.
 	Outside bool
+	// Unlisted is the service that the host names and that w's Sidecar bars it from.
+	Unlisted *mesh.Service
 	// Passed are sentences about VirtualServices that name the host but do not
 	// hold here.
 	Passed []string
@@ -69,12 +71,18 @@ func ChooseHost(s *mesh.Snapshot, w *mesh.Workload, host string, port uint32) Ch
 	}
 	if c.Service == nil {
 		if svc := s.Service(host, w.Namespace); svc != nil && strings.HasPrefix(svc.Host, "*") {
-			if p := portOf(svc, port); p != nil {
+			if p := portOf(svc, port); p != nil && unlisted(s, w, svc, port) != nil {
+				c.Unlisted = svc
+			} else if p != nil {
 				c.Service, c.Port = svc, p
 			} else {
 				c.Why = fmt.Sprintf("%s has no port %d (%s)", svc.Host, port, portList(svc))
 			}
 		}
+	}
+	if c.Service == nil && c.Unlisted != nil {
+		c.Why, c.Outside = "", false
+		return c
 	}
 	c.chooseRoutes(s, w, port)
 	if c.Service != nil || c.Routes != nil {
@@ -106,6 +114,10 @@ func (c *Choice) take(s *mesh.Snapshot, w *mesh.Workload, name string, port uint
 		} else if c.Why == "" {
 			c.Why = fmt.Sprintf("%s has no port %d (%s)", svc.Host, port, portList(svc))
 		}
+		return false
+	}
+	if unlisted(s, w, svc, port) != nil {
+		c.Unlisted = svc
 		return false
 	}
 	c.Host, c.Service, c.Port = name, svc, p
@@ -144,6 +156,10 @@ func (c *Choice) takeMember(s *mesh.Snapshot, w *mesh.Workload, name string, por
 	}
 	p := portOf(svc, port)
 	if p == nil {
+		return false
+	}
+	if unlisted(s, w, svc, port) != nil {
+		c.Unlisted = svc
 		return false
 	}
 	for _, m := range s.Members(svc) {

@@ -54,12 +54,16 @@ func unknown(format string, args ...any) *seinev1.Answer {
 }
 
 // outside is the answer to what the mesh does not know.
-func outside(s *mesh.Snapshot, what string) *seinev1.Answer {
-	if s.Settings.RegistryOnly {
-		return &seinev1.Answer{
+func outside(s *mesh.Snapshot, w *mesh.Workload, what string) *seinev1.Answer {
+	if only, by := registryOnly(s, w); only {
+		a := &seinev1.Answer{
 			Kind:   seinev1.Answer_BLACKHOLE,
 			Reason: what + " is no service of the mesh, and outboundTrafficPolicy is REGISTRY_ONLY",
 		}
+		if by != nil {
+			a.Source = by.Proto()
+		}
+		return a
 	}
 	return &seinev1.Answer{Kind: seinev1.Answer_PASSTHROUGH}
 }
@@ -76,7 +80,10 @@ func hostAnswer(s *mesh.Snapshot, w *mesh.Workload, host string, port uint32) *s
 		if c.Why != "" {
 			return unknown("%s", c.Why)
 		}
-		return outside(s, host)
+		if c.Unlisted != nil {
+			return barred(sidecarOf(s, w), c.Unlisted.Host)
+		}
+		return outside(s, w, host)
 	}
 	return c.answer(s, w, port)
 }
@@ -121,6 +128,9 @@ func defaultHTTP(svc *mesh.Service, p *mesh.Port) *seinev1.HttpRule {
 func addressHost(s *mesh.Snapshot, w *mesh.Workload, a netip.AddrPort) *seinev1.Answer {
 	if svc := serviceAt(s, w, a.Addr()); svc != nil {
 		if p := portOf(svc, uint32(a.Port())); p != nil {
+			if by := unlisted(s, w, svc, p.Number); by != nil {
+				return barred(by, svc.Host)
+			}
 			c := Choice{Host: svc.Host, Service: svc, Port: p}
 			c.chooseRoutes(s, w, uint32(a.Port()))
 			return c.answer(s, w, uint32(a.Port()))
@@ -133,6 +143,9 @@ func addressHost(s *mesh.Snapshot, w *mesh.Workload, a netip.AddrPort) *seinev1.
 func address(s *mesh.Snapshot, w *mesh.Workload, a netip.AddrPort) *seinev1.Answer {
 	port := uint32(a.Port())
 	if svc := serviceAt(s, w, a.Addr()); svc != nil {
+		if by := unlisted(s, w, svc, port); by != nil {
+			return barred(by, svc.Host)
+		}
 		p := portOf(svc, port)
 		if p == nil {
 			return unknown("%s has the address %s but no port %d (%s)", svc.Host, a.Addr(), port, portList(svc))
@@ -158,7 +171,7 @@ func address(s *mesh.Snapshot, w *mesh.Workload, a netip.AddrPort) *seinev1.Answ
 			out.BySni = len(s.NamedAt(port)) > 0
 			return out
 		}
-		out = outside(s, a.String())
+		out = outside(s, w, a.String())
 		out.BySni = len(s.NamedAt(port)) > 0
 	}
 	out.Protocol = protocol
@@ -185,7 +198,7 @@ func anyAddress(s *mesh.Snapshot, w *mesh.Workload, port uint32) (*mesh.Service,
 		if svc.Kind != "ServiceEntry" || len(svc.Addresses) > 0 || len(svc.CIDRs) > 0 {
 			continue
 		}
-		if p := portOf(svc, port); p != nil && p.Protocol == seinev1.Protocol_PROTOCOL_TCP && mesh.Visible(svc.ExportTo, svc.Namespace, w.Namespace) {
+		if p := portOf(svc, port); p != nil && p.Protocol == seinev1.Protocol_PROTOCOL_TCP && mesh.Visible(svc.ExportTo, svc.Namespace, w.Namespace) && unlisted(s, w, svc, port) == nil {
 			return svc, p
 		}
 	}
@@ -220,11 +233,20 @@ func serviceAddress(s *mesh.Snapshot, w *mesh.Workload, svc *mesh.Service, p *me
 func direct(s *mesh.Snapshot, w, t *mesh.Workload, port uint32) *seinev1.Answer {
 	a := &seinev1.Answer{Kind: seinev1.Answer_ROUTES, Source: t.Proto(), DirectEndpoint: endpointID(t)}
 	dest := &seinev1.Destination{Host: instanceHost(s, t), Port: port, Weight: 100}
+	var bar *mesh.Sidecar
 	for _, svc := range s.ServicesOf(t) {
 		if p := portTargeting(svc, t, port); p != nil && mesh.Visible(svc.ExportTo, svc.Namespace, w.Namespace) {
+			if by := unlisted(s, w, svc, p.Number); by != nil {
+				bar = by
+				continue
+			}
+			bar = nil
 			a.Protocol, dest.Host, dest.Port = p.Protocol, svc.Host, p.Number
 			break
 		}
+	}
+	if bar != nil {
+		return barred(bar, "every service of "+t.Key())
 	}
 	a.Service, a.DirectService = dest.Host, seinev1.ServiceKey(dest.Host, dest.Port)
 	if !opaque(a.Protocol) {

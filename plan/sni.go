@@ -12,7 +12,7 @@ func named(s *mesh.Snapshot, w *mesh.Workload, sni string, port uint32) *seinev1
 	var out *seinev1.Answer
 	for _, svc := range s.NamedAt(port) {
 		p := portOf(svc, port)
-		if p == nil || !mesh.Visible(svc.ExportTo, svc.Namespace, w.Namespace) {
+		if p == nil || !mesh.Visible(svc.ExportTo, svc.Namespace, w.Namespace) || unlisted(s, w, svc, port) != nil {
 			continue
 		}
 		rules := writtenTLS(s, w, svc, p)
@@ -66,7 +66,7 @@ func about(r *seinev1.TcpRule, sni string) *seinev1.TcpRule {
 // default filter chain, PassthroughCluster or BlackHoleCluster).
 func tlsRules(s *mesh.Snapshot, w *mesh.Workload, svc *mesh.Service, p *mesh.Port) []*seinev1.TcpRule {
 	out := writtenTLS(s, w, svc, p)
-	if out == nil || !s.Settings.RegistryOnly {
+	if only, _ := registryOnly(s, w); out == nil || !only {
 		out = append(out, itself(svc, p))
 	}
 	return out

@@ -51,7 +51,7 @@ func TestReview(t *testing.T) {
 		"bad, and deleted":               {"DELETE", "null", route(`"name":"r"`, bad), true, "", ""},
 		"a generated name":               {"CREATE", route(`"generateName":"r-"`, good), "", true, "", ""},
 		"no object":                      {"CREATE", `"text"`, "", false, "cannot be read", ""},
-		"not implemented":                {"CREATE", `{"apiVersion":"networking.istio.io/v1","kind":"Sidecar","metadata":{"name":"s"},"spec":{}}`, "", true, "", "not implemented"},
+		"not implemented":                {"CREATE", `{"apiVersion":"networking.istio.io/v1","kind":"EnvoyFilter","metadata":{"name":"s"},"spec":{}}`, "", true, "", "not implemented"},
 		"a security kind that is not":    {"CREATE", `{"apiVersion":"security.istio.io/v1","kind":"AuthorizationPolicy","metadata":{"name":"s"},"spec":{}}`, "", false, "refused rather than run open", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
