@@ -128,8 +128,11 @@ func TestCross(t *testing.T) {
 		"pieces":  func() (string, io.Reader, int) { return "POST", &slowly{20, "a piece"}, 140 },
 	}
 	for name, feature := range features {
-		for _, protocol := range []seinev1.Protocol{seinev1.Protocol_PROTOCOL_HTTP, seinev1.Protocol_PROTOCOL_HTTP2} {
-			for _, a := range tempers() {
+		for n, protocol := range []seinev1.Protocol{seinev1.Protocol_PROTOCOL_HTTP, seinev1.Protocol_PROTOCOL_HTTP2} {
+			for i, a := range tempers() {
+				if i > 0 && (i+len(name))%2 != n {
+					continue // a good application meets both versions, a bad one either
+				}
 				t.Run(fmt.Sprintf("%s/%v/%s", name, protocol, a.name), func(t *testing.T) {
 					rule, policy := toBilling(), &seinev1.TrafficPolicy{}
 					feature(rule, policy)
