@@ -233,18 +233,19 @@ type Issued struct {
 
 // Sign issues a leaf for identity, a SPIFFE ID that the caller has attested, with
 // the public key of csr (PEM). Nothing else is taken from the CSR; if it names
-// anybody it must be identity alone. ttl ≤ 0 is the default; it is cut to MaxTTL and
+// anybody it must be identity alone. workload, "NAMESPACE/INSTANCE", is who asked; the
+// leaf says so where only the control plane looks (mtls.Workload). ttl ≤ 0 is the default; it is cut to MaxTTL and
 // to the end of the authority's own chain. Errors: ErrCSR, ErrIdentity, ErrExpired.
-func (a *Authority) Sign(csr []byte, identity string, ttl time.Duration, now time.Time) (*Issued, error) {
+func (a *Authority) Sign(csr []byte, identity, workload string, ttl time.Duration, now time.Time) (*Issued, error) {
 	key, err := checkCSR(csr, identity)
 	if err != nil {
 		return nil, err
 	}
-	return a.issue(key, identity, nil, ttl, now)
+	return a.issue(key, identity, workload, nil, ttl, now)
 }
 
 // issue signs a leaf for a public key that was checked.
-func (a *Authority) issue(key crypto.PublicKey, identity string, dns []string, ttl time.Duration, now time.Time) (*Issued, error) {
+func (a *Authority) issue(key crypto.PublicKey, identity, workload string, dns []string, ttl time.Duration, now time.Time) (*Issued, error) {
 	id, err := spiffeid.FromString(identity)
 	if err != nil || !id.MemberOf(a.td) || id.Path() == "" {
 		return nil, fmt.Errorf("%w: %.200q is no workload of trust domain %s", ErrIdentity, identity, a.td.Name())
@@ -273,6 +274,9 @@ func (a *Authority) issue(key crypto.PublicKey, identity string, dns []string, t
 		BasicConstraintsValid: true,
 		URIs:                  []*url.URL{id.URL()},
 		DNSNames:              dns,
+	}
+	if workload != "" {
+		template.ExtraExtensions = []pkix.Extension{mtls.WorkloadExtension(workload)}
 	}
 	leaf, err := by.sign(template, key)
 	if err != nil {
@@ -384,7 +388,7 @@ func (a *Authority) Serve(ttl time.Duration, dns ...string) func(context.Context
 		if err != nil {
 			return nil, fmt.Errorf("ca: own key: %w", err)
 		}
-		issued, err := a.issue(key.Public(), a.ServerID(), dns, ttl, a.o.Now())
+		issued, err := a.issue(key.Public(), a.ServerID(), "", dns, ttl, a.o.Now())
 		if err != nil {
 			return nil, err
 		}

@@ -23,6 +23,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/seinemesh/seine/mtls"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -83,7 +85,10 @@ func TestSign(t *testing.T) {
 			r.Subject = pkix.Name{CommonName: "root"}
 			r.URIs = uris(t, alice)
 		})
-		got, err := a.Sign(csr, alice, time.Hour, now)
+		got, err := a.Sign(csr, alice, "default/alice-1", time.Hour, now)
+		if w, err := mtls.Workload(got.Leaf); err != nil || w != "default/alice-1" {
+			t.Errorf("the leaf is for workload %q, %v", w, err)
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -163,7 +168,7 @@ func TestSignRefuses(t *testing.T) {
 		{"no path", csrFor(t, good, nil), "spiffe://cluster.local", ErrIdentity},
 		{"no SPIFFE ID", csrFor(t, good, nil), "alice", ErrIdentity},
 	} {
-		got, err := a.Sign(tc.csr, tc.id, time.Hour, time.Now())
+		got, err := a.Sign(tc.csr, tc.id, "default/alice-1", time.Hour, time.Now())
 		if !errors.Is(err, tc.want) || (err == nil) != (tc.want == nil) {
 			t.Errorf("%s: %v, want %v", tc.name, err, tc.want)
 		}
@@ -188,7 +193,7 @@ func TestLifeIsBounded(t *testing.T) {
 		{100 * time.Hour, now, now.Add(time.Hour)},
 		{time.Hour, now.Add(90 * time.Minute), a.NotAfter()},
 	} {
-		got, err := a.Sign(csr, alice, tc.ttl, tc.at)
+		got, err := a.Sign(csr, alice, "default/alice-1", tc.ttl, tc.at)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -196,7 +201,7 @@ func TestLifeIsBounded(t *testing.T) {
 			t.Errorf("ttl %v: %v, want %v", tc.ttl, got.NotAfter, tc.want)
 		}
 	}
-	if _, err := a.Sign(csr, alice, time.Hour, now.Add(3*time.Hour)); !errors.Is(err, ErrExpired) {
+	if _, err := a.Sign(csr, alice, "default/alice-1", time.Hour, now.Add(3*time.Hour)); !errors.Is(err, ErrExpired) {
 		t.Errorf("after the root's end: %v", err)
 	}
 }
@@ -206,7 +211,7 @@ func TestIntermediateIsReplaced(t *testing.T) {
 	a := openTest(t, func(o *Options) { o.Intermediate = true; o.IntermediateTTL = 10 * time.Hour })
 	csr := csrFor(t, ecKey(t, elliptic.P256()), nil)
 	issue := func(at time.Time) string {
-		got, err := a.Sign(csr, alice, time.Hour, at)
+		got, err := a.Sign(csr, alice, "default/alice-1", time.Hour, at)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -304,7 +309,7 @@ func TestBroughtAuthority(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := a.Sign(csrFor(t, ecKey(t, elliptic.P256()), nil), alice, 24*time.Hour, time.Now())
+	got, err := a.Sign(csrFor(t, ecKey(t, elliptic.P256()), nil), alice, "default/alice-1", 24*time.Hour, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -467,7 +472,7 @@ func TestSetSwapsKeysAndBundle(t *testing.T) {
 	if err := a.Set(next, "next"); err != nil {
 		t.Fatal(err)
 	}
-	got, err := a.Sign(csrFor(t, ecKey(t, elliptic.P256()), nil), alice, time.Hour, time.Now())
+	got, err := a.Sign(csrFor(t, ecKey(t, elliptic.P256()), nil), alice, "default/alice-1", time.Hour, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -511,7 +516,7 @@ func TestNoIntermediateWhereItIsForbidden(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := a.Sign(csrFor(t, ecKey(t, elliptic.P256()), nil), alice, time.Hour, time.Now())
+		got, err := a.Sign(csrFor(t, ecKey(t, elliptic.P256()), nil), alice, "default/alice-1", time.Hour, time.Now())
 		if err != nil {
 			t.Fatal(err)
 		}

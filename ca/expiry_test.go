@@ -49,7 +49,7 @@ func TestExpires(t *testing.T) {
 func TestClockSkew(t *testing.T) {
 	a := openTest(t, func(o *Options) { o.Intermediate = true })
 	now := time.Now()
-	got, err := a.Sign(csrFor(t, ecKey(t, elliptic.P256()), nil), alice, time.Hour, now)
+	got, err := a.Sign(csrFor(t, ecKey(t, elliptic.P256()), nil), alice, "default/alice-1", time.Hour, now)
 	if err != nil {
 		t.Fatal(err)
 	}

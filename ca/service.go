@@ -202,7 +202,7 @@ func (s *Service) create(st grpc.ServerStream) (out *Issued, who string, err err
 		// Who has this one is the control plane to every proxy. It signs its own.
 		return nil, who, &refusal{codes.PermissionDenied, "the control plane's identity is not given out", ErrIdentity}
 	}
-	out, err = s.Authority.Sign([]byte(req.GetCsr()), id, time.Duration(seconds)*time.Second, s.Now())
+	out, err = s.Authority.Sign([]byte(req.GetCsr()), id, who, time.Duration(seconds)*time.Second, s.Now())
 	switch {
 	case errors.Is(err, ErrCSR):
 		return nil, who, &refusal{codes.InvalidArgument, err.Error(), err}

@@ -146,7 +146,7 @@ func TestTokenGoesToSeinedAlone(t *testing.T) {
 	thief := func(id string, dns ...string) func(context.Context) (*mtls.Identity, error) {
 		return func(context.Context) (*mtls.Identity, error) {
 			key := ecKey(t, elliptic.P256())
-			got, err := a.issue(key.Public(), id, dns, time.Hour, time.Now())
+			got, err := a.issue(key.Public(), id, "default/thief-1", dns, time.Hour, time.Now())
 			if err != nil {
 				return nil, err
 			}
@@ -200,6 +200,29 @@ func TestTokenGoesToSeinedAlone(t *testing.T) {
 	l.Close()
 	if err == nil || bytes.Contains(<-heard, []byte(token)) {
 		t.Errorf("plaintext: %v", err)
+	}
+}
+
+// TestTokenIsReadAnew: a kubelet replaces the token in its file; each request bears
+// the one of that moment.
+func TestTokenIsReadAnew(t *testing.T) {
+	a := openTest(t, nil)
+	c := startControl(t, a, a.Serve(time.Hour))
+	var file string
+	client, good := c.client(t, func(o *caclient.Options) { file = o.TokenFile })
+	for _, tc := range []struct {
+		token string
+		ok    bool
+	}{{good, true}, {"seine1.a.b", false}, {good, true}} {
+		if err := os.WriteFile(file, []byte(tc.token), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		_, err := client.Request(ctx)
+		cancel()
+		if (err == nil) != tc.ok {
+			t.Errorf("token %.10s…: %v", tc.token, err)
+		}
 	}
 }
 

@@ -33,6 +33,16 @@ func doorOf(a net.Addr) door {
 	return doorAnybody
 }
 
+// doorOfAPI is who reaches the API's loopback address: within a pod's own network
+// those who may forward a port into it, which is the cluster's to allow; anywhere
+// else every user of the machine.
+func (s *server) doorOfAPI() door {
+	if c := s.opt.Cluster; c != nil && c.InPod {
+		return doorOwner
+	}
+	return doorMachine
+}
+
 // handler serves the API. To anybody it serves health and metrics alone: the
 // rest tells who calls whom, what is configured and which files it came from.
 // What changes something is the owner's.
@@ -64,7 +74,7 @@ func (s *server) handler(d door) http.Handler {
 	rotate := s.postRotate
 	if d != doorOwner {
 		rotate = func(w http.ResponseWriter, _ *http.Request) {
-			fail(w, http.StatusForbidden, errors.New("a root is only replaced over the socket (--socket), or by a forwarded port in a cluster: every user of this machine can reach this address"))
+			fail(w, http.StatusForbidden, errors.New("a root is only replaced over the socket (--socket), or by a port forwarded into seined's pod: every user of this machine can reach this address"))
 		}
 	}
 	api.HandleFunc("POST /api/v1/ca/rotate", rotate)

@@ -15,6 +15,8 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/leaderelection"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
+
+	"github.com/seinemesh/seine/config/kube"
 )
 
 // Cluster is the Kubernetes cluster that a control plane serves.
@@ -24,6 +26,8 @@ type Cluster struct {
 	Namespace string       // seined's own, the root namespace
 	Pod       string       // this replica's name, unique in it
 	Revision  string       // "default", or the name of another installation beside it
+	// InPod: this process runs in a pod of the cluster, with a network of its own.
+	InPod bool
 }
 
 // OpenCluster makes a Cluster. POD_NAME says which replica this is.
@@ -33,6 +37,8 @@ func OpenCluster(config *rest.Config, namespace, revision string) (*Cluster, err
 		return nil, fmt.Errorf("seined: Kubernetes client: %w", err)
 	}
 	c := &Cluster{Client: client, Config: config, Namespace: namespace, Pod: os.Getenv("POD_NAME"), Revision: revision}
+	_, err = rest.InClusterConfig()
+	c.InPod = err == nil
 	if c.Pod == "" {
 		if c.Pod, err = os.Hostname(); err != nil {
 			return nil, fmt.Errorf("seined: POD_NAME is not set and there is no host name: %w", err)
@@ -58,6 +64,9 @@ func (c *Cluster) serviceNames() []string {
 	}
 	return names
 }
+
+// settingsName is the ConfigMap of this revision's settings.
+func (c *Cluster) settingsName() string { return kube.SettingsName + c.suffix() }
 
 // leaseName is the Lease by which replicas agree on one of them for what must be
 // done once: making the root, keeping bundles, writing status.

@@ -22,7 +22,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
@@ -34,6 +33,7 @@ import (
 	"github.com/seinemesh/seine/config/files"
 	"github.com/seinemesh/seine/config/kube"
 	"github.com/seinemesh/seine/discovery"
+	"github.com/seinemesh/seine/gate"
 	"github.com/seinemesh/seine/mesh"
 	"github.com/seinemesh/seine/mtls"
 	"github.com/seinemesh/seine/plan"
@@ -41,22 +41,25 @@ import (
 
 // Options are seined's flags.
 type Options struct {
-	Config      []string      // files and folders, watched
-	Cluster     *Cluster      // the cluster to serve, and to read instead of Config; nil: none
-	MeshConfig  string        // Istio's MeshConfig file; "": none
-	State       string        // folder of the root and its key, 0700; made if it is not there
-	CACerts     string        // a root that is brought, in Istio's cacerts layout; "": State's own
-	Listen      string        // gRPC: discovery and certificates
-	HTTP        string        // API (on loopback), health and metrics; "": none
-	API         string        // the same on a loopback address, for people with a port-forward; "": none
-	Webhook     string        // with Cluster: where the API server's questions are answered; "": nowhere
-	Socket      string        // Unix socket of the API, 0600; "": none
-	JoinSecret  string        // file of the join tokens' secret; made if it is not there; "": State/join-secret
-	CertTTL     time.Duration // of leaves; 0: 24 hours
-	TrustDomain string        // "": the MeshConfig's, or cluster.local
-	StatusPort  uint16        // where proxies are scraped; 0: 15020
-	Version     string
-	Log         *slog.Logger // nil: discard
+	Config     []string // files and folders, watched
+	Cluster    *Cluster // the cluster to serve, and to read instead of Config; nil: none
+	MeshConfig string   // Istio's MeshConfig file; "": none
+	State      string   // folder of the root and its key, 0700; made if it is not there
+	CACerts    string   // a root that is brought, in Istio's cacerts layout; "": State's own
+	Listen     string   // gRPC: discovery and certificates
+	HTTP       string   // API (on loopback), health and metrics; "": none
+	API        string   // the same on a loopback address, for people with a port-forward; "": none
+	Webhook    string   // with Cluster: where the API server's questions are answered; "": nowhere
+	// WebhookClientCA is a PEM file: who asks the webhooks must show a certificate
+	// that these have signed. "": an API server cannot be told from others.
+	WebhookClientCA string
+	Socket          string        // Unix socket of the API, 0600; "": none
+	JoinSecret      string        // file of the join tokens' secret; made if it is not there; "": State/join-secret
+	CertTTL         time.Duration // of leaves; 0: 24 hours
+	TrustDomain     string        // "": the MeshConfig's, or cluster.local
+	StatusPort      uint16        // where proxies are scraped; 0: 15020
+	Version         string
+	Log             *slog.Logger // nil: discard
 	// Listening is called once everything listens, with the addresses; nil: not.
 	Listening func(grpc, http net.Addr)
 }
@@ -161,17 +164,13 @@ func (s *server) run(ctx context.Context, g *errgroup.Group) error {
 		s.serveHTTP(ctx, g, l.http, s.handler(doorOf(l.http.Addr())))
 	}
 	if l.api != nil {
-		s.serveHTTP(ctx, g, l.api, s.handler(doorOwner))
+		s.serveHTTP(ctx, g, l.api, s.handler(s.doorOfAPI()))
 	}
 	if l.socket != nil {
 		s.serveHTTP(ctx, g, l.socket, s.handler(doorOwner))
 	}
 	if o.Webhook != "" && o.Cluster != nil {
-		mux := http.NewServeMux()
-		if s.cluster != nil {
-			mux.Handle("POST /validate", validation(s.cluster.Check))
-		}
-		if err := s.webhook(ctx, g, mux); err != nil {
+		if err := s.webhook(ctx, g); err != nil {
 			return err
 		}
 	}
@@ -212,7 +211,7 @@ func (s *server) open(ctx context.Context) (source, error) {
 		})
 	} else {
 		settings.RootNamespace = o.Cluster.Namespace
-		k, err := kube.New(kube.Options{Client: o.Cluster.Config, Namespace: o.Cluster.Namespace, Config: config.Options{Settings: &settings}, Log: s.log})
+		k, err := kube.New(kube.Options{Client: o.Cluster.Config, Namespace: o.Cluster.Namespace, Settings: o.Cluster.settingsName(), Config: config.Options{Settings: &settings}, Log: s.log})
 		if err != nil {
 			return nil, fmt.Errorf("seined: %w", err)
 		}
@@ -246,7 +245,7 @@ func (s *server) open(ctx context.Context) (source, error) {
 
 func (s *server) meshConfigName() string {
 	if s.cluster != nil {
-		return "ConfigMap " + s.opt.Cluster.Namespace + "/" + kube.SettingsName
+		return "ConfigMap " + s.opt.Cluster.Namespace + "/" + s.opt.Cluster.settingsName()
 	}
 	return s.opt.MeshConfig
 }
@@ -336,6 +335,22 @@ func (s *server) serveHTTP(ctx context.Context, g *errgroup.Group, l net.Listene
 	})
 }
 
+// How many connections there may be at once; no address can keep the others out.
+const (
+	grpcConnections    = 16_384 // one for each proxy's stream, and some for certificates
+	httpConnections    = 256
+	webhookConnections = 256 // one for each review that an API server waits for
+)
+
+// bounded gives a port so many places, and a metric of those that found none.
+func (s *server) bounded(l net.Listener, port string, places int) net.Listener {
+	door := gate.New(l, places)
+	s.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "seine_control_connections_turned_away_total", Help: "Connections that were closed for want of a place.", ConstLabels: prometheus.Labels{"port": port},
+	}, func() float64 { return float64(door.Turned()) }))
+	return door
+}
+
 // listeners are the ports that Run holds.
 type listeners struct {
 	grpc, http, api, socket net.Listener
@@ -353,12 +368,12 @@ func (s *server) listen() (l *listeners, err error) {
 	if l.grpc, err = net.Listen("tcp", s.opt.Listen); err != nil {
 		return l, fmt.Errorf("seined: --listen %s: %w: choose another port or end what holds this one", s.opt.Listen, err)
 	}
-	// One connection for each proxy's stream, and some for certificates.
-	l.grpc = netutil.LimitListener(l.grpc, 16_384)
+	l.grpc = s.bounded(l.grpc, "grpc", grpcConnections)
 	if s.opt.HTTP != "" {
 		if l.http, err = net.Listen("tcp", s.opt.HTTP); err != nil {
 			return l, fmt.Errorf("seined: --http %s: %w: choose another port or end what holds this one", s.opt.HTTP, err)
 		}
+		l.http = s.bounded(l.http, "http", httpConnections)
 	}
 	if s.opt.API != "" {
 		if l.api, err = net.Listen("tcp", s.opt.API); err != nil {

@@ -4,30 +4,26 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"strconv"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
 	admissionv1 "k8s.io/api/admission/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/tools/cache"
-	"k8s.io/client-go/tools/record"
 
-	"github.com/seinemesh/seine/config/kube"
 	"github.com/seinemesh/seine/inject"
 )
 
 const (
-	// settingsKey is the key of ConfigMap kube.SettingsName with the values.
+	// settingsKey is the key of the settings' ConfigMap with the values.
 	settingsKey = "injector"
 	// nativeSince is the minor version of Kubernetes 1 with native sidecars.
 	nativeSince = 29
@@ -42,13 +38,15 @@ type injection struct {
 	defaults inject.Values
 	spaces   cache.SharedIndexInformer
 	settings cache.SharedIndexInformer
-	events   record.EventRecorder
 	requests *prometheus.CounterVec
+	// What anybody who asks can have this server do: ask the API server for a
+	// namespace, and log.
+	lookups, loud *rate.Limiter
 }
 
-func newInjection(s *server, events record.EventRecorder) *injection {
+func newInjection(s *server) *injection {
 	c := s.opt.Cluster
-	i := &injection{s: s, events: events}
+	i := &injection{s: s, lookups: rate.NewLimiter(10, 50), loud: rate.NewLimiter(1, 20)}
 	i.defaults = inject.Defaults("seinemesh/seine-proxy:" + s.opt.Version)
 	i.defaults.Revision, i.defaults.RootNamespace = c.Revision, c.Namespace
 	i.defaults.TrustDomain = s.authority.TrustDomain()
@@ -65,7 +63,7 @@ func newInjection(s *server, events record.EventRecorder) *injection {
 	i.spaces = informers.NewSharedInformerFactoryWithOptions(c.Client, 0, slim).Core().V1().Namespaces().Informer()
 	i.settings = informers.NewSharedInformerFactoryWithOptions(c.Client, 0, informers.WithNamespace(c.Namespace),
 		informers.WithTweakListOptions(func(o *metav1.ListOptions) {
-			o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, kube.SettingsName).String()
+			o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, c.settingsName()).String()
 		})).Core().V1().ConfigMaps().Informer()
 	i.requests = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "seine_injection_requests_total", Help: "Pods that the API server asked about, by what became of them: injected, unchanged, skipped, refused.",
@@ -147,39 +145,48 @@ func (i *injection) take(text string) {
 	next := i.defaults
 	if err := next.Parse([]byte(text)); err != nil {
 		i.s.log.Error("the values of the injection were not taken; those before go on",
-			"source", "ConfigMap "+i.s.opt.Cluster.Namespace+"/"+kube.SettingsName+" key "+settingsKey, "error", err)
+			"source", "ConfigMap "+i.s.opt.Cluster.Namespace+"/"+i.s.opt.Cluster.settingsName()+" key "+settingsKey, "error", err)
 		return
 	}
 	i.values.Store(&next)
 }
 
-// namespace is from the cache, or asked for if it is too new for that.
-func (i *injection) namespace(ctx context.Context, name string) (inject.Namespace, *corev1.Namespace, error) {
-	if o, ok, _ := i.spaces.GetStore().GetByKey(name); ok {
-		ns := o.(*corev1.Namespace)
-		return inject.Namespace{Name: name, Labels: ns.Labels}, ns, nil
+// namespace is from the cache, or asked for if it is too new for that. Names that
+// nobody has are asked for so often only as a cluster makes namespaces.
+func (i *injection) namespace(ctx context.Context, name string) (inject.Namespace, error) {
+	if ns, ok := i.known(name); ok {
+		return ns, nil
+	}
+	if err := i.lookups.Wait(ctx); err != nil {
+		return inject.Namespace{}, fmt.Errorf("namespace %s: %w", name, err)
 	}
 	ns, err := i.s.opt.Cluster.Client.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{})
 	if err != nil {
-		return inject.Namespace{}, nil, fmt.Errorf("namespace %s: %w", name, err)
+		return inject.Namespace{}, fmt.Errorf("namespace %s: %w", name, err)
 	}
-	return inject.Namespace{Name: name, Labels: ns.Labels}, ns, nil
+	return inject.Namespace{Name: name, Labels: ns.Labels}, nil
 }
 
-// ServeHTTP answers an AdmissionReview.
-func (i *injection) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxReview))
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusRequestEntityTooLarge)
-		return
+// known is a namespace of the cache.
+func (i *injection) known(name string) (inject.Namespace, bool) {
+	o, ok, _ := i.spaces.GetStore().GetByKey(name)
+	if !ok {
+		return inject.Namespace{}, false
 	}
+	return inject.Namespace{Name: name, Labels: o.(*corev1.Namespace).Labels}, true
+}
+
+// answer answers an AdmissionReview. It writes nothing: nobody has shown that the
+// API server asks. What is said of pods that were left alone, sidecars says, of pods
+// that the API server has.
+func (i *injection) answer(w http.ResponseWriter, r *http.Request, body []byte) {
 	var review admissionv1.AdmissionReview
 	if err := json.Unmarshal(body, &review); err != nil || review.Request == nil {
 		http.Error(w, "not an AdmissionReview with a request", http.StatusBadRequest)
 		return
 	}
 	q := review.Request
-	ns, object, err := i.namespace(r.Context(), q.Namespace)
+	ns, err := i.namespace(r.Context(), q.Namespace)
 	if err != nil {
 		code := http.StatusInternalServerError
 		if apierrors.IsNotFound(err) {
@@ -193,12 +200,11 @@ func (i *injection) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case result == nil:
 		outcome = "refused"
-		i.s.log.Warn("a pod was refused", "namespace", q.Namespace, "pod", podName(q), "error", a.Result.Message)
+		if i.loud.Allow() {
+			i.s.log.Warn("a pod was refused", "namespace", q.Namespace, "pod", podName(q), "error", a.Result.Message)
+		}
 	case result.Skip != nil:
 		outcome = "skipped"
-		if result.Skip.Asked && (q.DryRun == nil || !*q.DryRun) {
-			i.events.Event(owner(q, object), corev1.EventTypeWarning, "SidecarSkipped", podName(q)+": "+result.Skip.Detail)
-		}
 	case len(result.Patch) == 0:
 		outcome = "unchanged"
 	}
@@ -217,16 +223,4 @@ func podName(q *admissionv1.AdmissionRequest) string {
 		return "pod " + m.Name
 	}
 	return "pod " + q.Name
-}
-
-// owner is whom an Event about a pod that does not exist yet is about: what
-// makes such pods, or its namespace.
-func owner(q *admissionv1.AdmissionRequest, ns *corev1.Namespace) runtime.Object {
-	var m metav1.PartialObjectMetadata
-	if json.Unmarshal(q.Object.Raw, &m) == nil {
-		if c := metav1.GetControllerOf(&m); c != nil {
-			return &corev1.ObjectReference{APIVersion: c.APIVersion, Kind: c.Kind, Name: c.Name, UID: c.UID, Namespace: q.Namespace}
-		}
-	}
-	return &corev1.ObjectReference{APIVersion: "v1", Kind: "Namespace", Name: ns.Name, UID: types.UID(ns.Name), Namespace: ns.Name}
 }

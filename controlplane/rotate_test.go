@@ -247,7 +247,9 @@ func TestRotationWaitsForTheAbsent(t *testing.T) {
 	fill(t, dir)
 	i := start(t, dir, nil)
 	bundle := filepath.Join(i.opt.State, RootFile)
-	address := func() string { return i.grpc }
+	var at atomic.Pointer[string] // members dial while the next seined starts
+	at.Store(&i.grpc)
+	address := func() string { return *at.Load() }
 	one := newMember(t, address, "frontend-1", "frontend", i.joinToken("frontend-1"), bundle)
 	two := newMember(t, address, "billing-v1-1", "billing", i.joinToken("billing-v1-1"), bundle)
 	ready(t, []*member{one, two})
@@ -262,6 +264,7 @@ func TestRotationWaitsForTheAbsent(t *testing.T) {
 	}
 	i.stop()
 	i = start(t, dir, nil)
+	at.Store(&i.grpc)
 	i.get("/api/v1/ca", &st)
 	if st.Rotation.Step != rotation.Distribute || len(st.Roots) != 2 {
 		t.Errorf("after a restart: %+v", st)

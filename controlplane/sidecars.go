@@ -32,21 +32,28 @@ const (
 	// repairPatience is how long a redirect may fail before the pod is evicted.
 	repairPatience = 30 * time.Second
 	sidecarLook    = 5 * time.Second
-	sidecarsAsked  = 16 // at once
-	readinessPort  = "15021"
+	// outsideYoung is how old a pod without a sidecar may be to be spoken of: about
+	// older ones was spoken already, for as long as Events live.
+	outsideYoung  = time.Hour
+	sidecarsAsked = 16 // at once
+	readinessPort = "15021"
 )
 
 // sidecars watches the sidecars of the cluster: of one that is not ready it asks
 // the reason and says it in an Event of its pod. A pod whose redirect does not
 // hold is outside the mesh; it is evicted, if that is wanted, so that it starts
-// again where a CNI plugin is there by now.
+// again where a CNI plugin is there by now. Of a pod that has no sidecar although
+// somebody asked for one, it says why.
 type sidecars struct {
-	s      *server
-	events record.EventRecorder
-	values func() *inject.Values
-	pods   cache.SharedIndexInformer
-	client http.Client
-	said   map[types.UID]saying // of this goroutine's looks alone
+	s         *server
+	events    record.EventRecorder
+	values    func() *inject.Values
+	namespace func(name string) (inject.Namespace, bool)
+	pods      cache.SharedIndexInformer
+	client    http.Client
+	// These are of this goroutine's looks alone.
+	said    map[types.UID]saying
+	without map[types.UID]bool // pods without a sidecar that were looked at
 }
 
 // saying is what was last said of a pod.
@@ -56,23 +63,39 @@ type saying struct {
 	unheld time.Time // since when the redirect does not hold; zero: it does
 }
 
-func newSidecars(s *server, events record.EventRecorder, values func() *inject.Values) *sidecars {
-	w := &sidecars{s: s, events: events, values: values, said: map[types.UID]saying{}}
+func newSidecars(s *server, events record.EventRecorder, i *injection) *sidecars {
+	w := &sidecars{
+		s: s, events: events, values: i.values.Load, namespace: i.known,
+		said: map[types.UID]saying{}, without: map[types.UID]bool{},
+	}
 	w.pods = informers.NewSharedInformerFactoryWithOptions(s.opt.Cluster.Client, 0, informers.WithTransform(slimSidecar)).Core().V1().Pods().Informer()
 	w.client = http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, Proxy: nil}}
 	return w
 }
 
-// slimSidecar keeps of a pod what tells how its sidecar is; of others, nothing.
+// slimSidecar keeps of a pod what tells how its sidecar is; of one that has none,
+// what inject.Skipped reads, and who made it.
 func slimSidecar(o any) (any, error) {
 	p, ok := o.(*corev1.Pod)
 	if !ok {
 		return o, nil
 	}
-	slim := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name, UID: p.UID, ResourceVersion: p.ResourceVersion}}
-	if _, injected := p.Annotations[inject.AnnotationStatus]; !injected || p.DeletionTimestamp != nil {
+	slim := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{
+		Namespace: p.Namespace, Name: p.Name, UID: p.UID, ResourceVersion: p.ResourceVersion,
+		CreationTimestamp: p.CreationTimestamp, DeletionTimestamp: p.DeletionTimestamp,
+	}}
+	if p.DeletionTimestamp != nil {
 		return slim, nil
 	}
+	if _, injected := p.Annotations[inject.AnnotationStatus]; !injected {
+		slim.Labels = pick(p.Labels, inject.LabelInject, inject.LabelRevision, inject.LabelIstioInject, inject.LabelIstioRevision)
+		slim.Annotations = pick(p.Annotations, inject.LabelIstioInject)
+		slim.OwnerReferences = p.OwnerReferences
+		slim.Spec.HostNetwork, slim.Spec.OS = p.Spec.HostNetwork, p.Spec.OS
+		slim.Spec.InitContainers, slim.Spec.Containers = names(p.Spec.InitContainers), names(p.Spec.Containers)
+		return slim, nil
+	}
+	slim.Annotations = pick(p.Annotations, inject.AnnotationStatus)
 	slim.Status.PodIP = p.Status.PodIP
 	for _, c := range slices.Concat(p.Status.InitContainerStatuses, p.Status.ContainerStatuses) {
 		if c.Name == inject.ProxyName {
@@ -80,6 +103,26 @@ func slimSidecar(o any) (any, error) {
 		}
 	}
 	return slim, nil
+}
+
+// pick returns the entries of m with these keys; nil if it has none.
+func pick(m map[string]string, keys ...string) (out map[string]string) {
+	for _, k := range keys {
+		if v, ok := m[k]; ok {
+			if out == nil {
+				out = map[string]string{}
+			}
+			out[k] = v
+		}
+	}
+	return out
+}
+
+func names(list []corev1.Container) (out []corev1.Container) {
+	for i := range list {
+		out = append(out, corev1.Container{Name: list[i].Name})
+	}
+	return out
 }
 
 // run looks after sidecars until ctx ends.
@@ -112,12 +155,18 @@ func unready(p *corev1.Pod, now time.Time) bool {
 func (w *sidecars) look(ctx context.Context, now time.Time) {
 	var ill []*corev1.Pod
 	seen := map[types.UID]bool{}
+	without := map[types.UID]bool{}
 	for _, o := range w.pods.GetStore().List() {
-		if p := o.(*corev1.Pod); unready(p, now) {
+		p := o.(*corev1.Pod)
+		if p.Annotations == nil || p.Annotations[inject.AnnotationStatus] == "" {
+			without[p.UID] = w.without[p.UID] || w.outside(p, now)
+		}
+		if unready(p, now) {
 			ill = append(ill, p)
 			seen[p.UID] = true
 		}
 	}
+	w.without = without
 	for uid := range w.said {
 		if !seen[uid] {
 			delete(w.said, uid)
@@ -133,6 +182,35 @@ func (w *sidecars) look(ctx context.Context, now time.Time) {
 	for i, p := range ill {
 		w.speak(ctx, p, answers[i], now)
 	}
+}
+
+// outside says why a pod has no sidecar, if somebody asked for one; done means that
+// there is no need to look again. Pods are looked at here and not when the API server
+// asks about them, because anybody could ask about pods that are not.
+func (w *sidecars) outside(p *corev1.Pod, now time.Time) (done bool) {
+	if p.DeletionTimestamp != nil || now.Sub(p.CreationTimestamp.Time) > outsideYoung {
+		return true
+	}
+	ns, ok := w.namespace(p.Namespace)
+	if !ok {
+		return false // the cache is behind
+	}
+	skip := inject.Skipped(p, ns, w.values())
+	switch {
+	case skip == nil:
+		w.events.Event(owner(p), corev1.EventTypeWarning, "SidecarMissing", "pod "+p.Name+" has no sidecar although one is asked for: no seined answered when it was created, or nobody asked then; delete it, so that it is made again")
+	case skip.Asked:
+		w.events.Event(owner(p), corev1.EventTypeWarning, "SidecarSkipped", "pod "+p.Name+": "+skip.Detail)
+	}
+	return true
+}
+
+// owner is what makes such pods, or the pod itself.
+func owner(p *corev1.Pod) *corev1.ObjectReference {
+	if c := metav1.GetControllerOf(p); c != nil {
+		return &corev1.ObjectReference{APIVersion: c.APIVersion, Kind: c.Kind, Name: c.Name, UID: c.UID, Namespace: p.Namespace}
+	}
+	return &corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Name: p.Name, UID: p.UID, Namespace: p.Namespace}
 }
 
 // ailment is what a sidecar says of itself (package proxy's readiness).

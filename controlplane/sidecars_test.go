@@ -12,6 +12,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
 	k8stesting "k8s.io/client-go/testing"
 	"k8s.io/client-go/tools/record"
@@ -48,7 +50,9 @@ func TestSidecars(t *testing.T) {
 	client := fake.NewClientset()
 	events := record.NewFakeRecorder(16)
 	values := inject.Values{}
-	w := newSidecars(&server{opt: Options{Cluster: &Cluster{Client: client}}, log: slog.New(slog.DiscardHandler)}, events, func() *inject.Values { return &values })
+	i := &injection{spaces: informers.NewSharedInformerFactory(client, 0).Core().V1().Namespaces().Informer()}
+	i.values.Store(&values)
+	w := newSidecars(&server{opt: Options{Cluster: &Cluster{Client: client}}, log: slog.New(slog.DiscardHandler)}, events, i)
 	store := func(p *corev1.Pod) {
 		t.Helper()
 		slim, err := slimSidecar(p)
@@ -116,5 +120,42 @@ func TestSidecars(t *testing.T) {
 	store(p)
 	if e := look(4 * time.Minute); e != "" {
 		t.Errorf("a pod without a sidecar: %s", e)
+	}
+
+	// A pod that is there without the sidecar that was asked for.
+	space := func(labels map[string]string) {
+		t.Helper()
+		if err := i.spaces.GetStore().Replace([]any{&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop", Labels: labels}}}, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	asked, mine := map[string]string{inject.LabelInject: "enabled"}, true
+	for _, tc := range []struct {
+		name   string
+		labels map[string]string
+		change func(*corev1.Pod)
+		want   string // "": nothing is said
+	}{
+		{"nobody asked", nil, func(*corev1.Pod) {}, ""},
+		{"made meanwhile", asked, func(*corev1.Pod) {}, "SidecarMissing pod"},
+		{"hostNetwork", asked, func(p *corev1.Pod) { p.Spec.HostNetwork = true }, "SidecarSkipped pod hostNetwork: no sidecar for a pod with hostNetwork"},
+		{"hostNetwork, not asked", nil, func(p *corev1.Pod) { p.Spec.HostNetwork = true }, ""},
+		{"old", asked, func(p *corev1.Pod) { p.CreationTimestamp = metav1.NewTime(start.Add(-time.Hour)) }, ""},
+		{"of a DaemonSet", asked, func(p *corev1.Pod) {
+			p.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "DaemonSet", Name: "agent", UID: "d1", Controller: &mine}}
+		}, "SidecarMissing"},
+		{"refuses", asked, func(p *corev1.Pod) { p.Labels = map[string]string{inject.LabelInject: "disabled"} }, ""},
+	} {
+		space(tc.labels)
+		p := pod(strings.ReplaceAll(tc.name, ", not asked", ""), false)
+		p.Annotations, p.UID, p.CreationTimestamp = nil, types.UID(tc.name), metav1.NewTime(start)
+		tc.change(p)
+		store(p)
+		if e := look(5 * time.Minute); !strings.Contains(e, tc.want) || (tc.want == "") != (e == "") {
+			t.Errorf("%s: %q", tc.name, e)
+		}
+		if e := look(5 * time.Minute); e != "" {
+			t.Errorf("%s: said again: %s", tc.name, e)
+		}
 	}
 }

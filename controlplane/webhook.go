@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
+	"os"
 	"strconv"
 
 	"golang.org/x/sync/errgroup"
@@ -33,24 +36,32 @@ const (
 	validatorName = "seine-validator"
 )
 
-// webhook starts what the API server asks: /inject, and whatever else mux holds.
-func (s *server) webhook(ctx context.Context, g *errgroup.Group, mux *http.ServeMux) error {
+// webhook starts what the API server asks: /inject, and /validate where resources
+// are the cluster's.
+func (s *server) webhook(ctx context.Context, g *errgroup.Group) error {
 	c := s.opt.Cluster
 	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
 	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: c.Client.CoreV1().Events("")})
 	context.AfterFunc(ctx, broadcaster.Shutdown)
 	events := broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "seined"})
-	injection := newInjection(s, events)
-	mux.Handle("POST /inject", injection)
-	l, err := tls.Listen("tcp", s.opt.Webhook, s.webhookTLS())
+	injection, in, mux := newInjection(s), newReviews(), http.NewServeMux()
+	mux.Handle("POST /inject", in.handler(maxReview, injection.answer))
+	if s.cluster != nil {
+		mux.Handle("POST /validate", validation(in, s.cluster.Check))
+	}
+	conf, err := s.webhookTLS()
+	if err != nil {
+		return err
+	}
+	l, err := net.Listen("tcp", s.opt.Webhook)
 	if err != nil {
 		return fmt.Errorf("seined: --webhook %s: %w: choose another port or end what holds this one", s.opt.Webhook, err)
 	}
-	s.serveHTTP(ctx, g, l, mux)
+	s.serveHTTP(ctx, g, tls.NewListener(s.bounded(l, "webhook", webhookConnections), conf), mux)
 	g.Go(func() error { return injection.run(ctx) })
 	g.Go(func() error {
 		return s.lead.while(ctx, "looking after sidecars", func(ctx context.Context) error {
-			return newSidecars(s, events, injection.values.Load).run(ctx)
+			return newSidecars(s, events, injection).run(ctx)
 		})
 	})
 	look := make(chan struct{}, 1)
@@ -68,9 +79,10 @@ func (s *server) webhook(ctx context.Context, g *errgroup.Group, mux *http.Serve
 }
 
 // webhookTLS serves with the certificate of the moment, so that it rotates
-// without a connection being lost. The API server shows none of its own.
-func (s *server) webhookTLS() *tls.Config {
-	return &tls.Config{
+// without a connection being lost. An API server shows a certificate of its own only
+// if its administrator says so; with WebhookClientCA nobody else is answered.
+func (s *server) webhookTLS() (*tls.Config, error) {
+	conf := &tls.Config{
 		MinVersion: tls.VersionTLS13,
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 			if c := s.source.Current(); c != nil {
@@ -79,6 +91,17 @@ func (s *server) webhookTLS() *tls.Config {
 			return nil, fmt.Errorf("no certificate yet")
 		},
 	}
+	if path := s.opt.WebhookClientCA; path != "" {
+		roots, err := os.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("seined: --webhook-client-ca: %w", err)
+		}
+		conf.ClientCAs, conf.ClientAuth = x509.NewCertPool(), tls.RequireAndVerifyClientCert
+		if !conf.ClientCAs.AppendCertsFromPEM(roots) {
+			return nil, fmt.Errorf("seined: --webhook-client-ca %s: there is no certificate in it: it must hold what signed the API server's client certificate, as PEM", path)
+		}
+	}
+	return conf, nil
 }
 
 // keepCABundles has the API server know this server by the mesh's roots: it

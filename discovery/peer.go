@@ -22,6 +22,7 @@ import (
 // TLS has verified (mtls.Source.ServerTLS).
 type peer struct {
 	id       string // SPIFFE ID
+	workload string // that the certificate was given to; "": it does not say
 	address  string
 	notAfter time.Time
 	chain    []*x509.Certificate // leaf first
@@ -42,12 +43,21 @@ func (s *Server) peerOf(ctx context.Context) (peer, error) {
 	if id == "" {
 		return peer{}, errors.New("the client certificate is not one of this mesh: it must be verified and hold exactly one URI, a SPIFFE ID")
 	}
-	return peer{id: id, address: p.Addr.String(), notAfter: info.State.PeerCertificates[0].NotAfter, chain: info.State.PeerCertificates}, nil
+	leaf := info.State.PeerCertificates[0]
+	workload, err := mtls.Workload(leaf)
+	if err != nil {
+		return peer{}, err
+	}
+	return peer{id: id, workload: workload, address: p.Addr.String(), notAfter: leaf.NotAfter, chain: info.State.PeerCertificates}, nil
 }
 
-// authorize returns the workload of a node ID if the certificate's identity is
-// the one of its service account.
-func authorize(snap *mesh.Snapshot, id, identity string) (*mesh.Workload, error) {
+// authorize returns the workload of a node ID if the certificate was given to it. One
+// that does not say to whom it was given must have the identity of the workload's
+// service account: proxies keep what an authority of before gave them until it ends.
+func authorize(snap *mesh.Snapshot, id string, p *peer) (*mesh.Workload, error) {
+	if p.workload != "" && p.workload != id {
+		return nil, status.Errorf(codes.PermissionDenied, "the certificate was given to %s, not to workload %s", p.workload, id)
+	}
 	if snap == nil {
 		return nil, status.Error(codes.Unavailable, "the control plane has no configuration yet")
 	}
@@ -55,8 +65,8 @@ func authorize(snap *mesh.Snapshot, id, identity string) (*mesh.Workload, error)
 	if w == nil {
 		return nil, status.Errorf(codes.NotFound, "workload %s is not in the mesh: no WorkloadEntry or Pod of that name is known", id)
 	}
-	if want := mesh.SPIFFE(snap.Settings.TrustDomain, w.Namespace, w.ServiceAccount); want != identity {
-		return nil, status.Errorf(codes.PermissionDenied, "the certificate is %s, but workload %s runs as %s", identity, id, want)
+	if want := mesh.SPIFFE(snap.Settings.TrustDomain, w.Namespace, w.ServiceAccount); want != p.id {
+		return nil, status.Errorf(codes.PermissionDenied, "the certificate is %s, but workload %s runs as %s", p.id, id, want)
 	}
 	return w, nil
 }

@@ -180,6 +180,26 @@ func TestWhoMayConnect(t *testing.T) {
 	}
 }
 
+// TestSiblingIsNotItsSibling: pods of one service account have one SPIFFE ID; the
+// certificate says to which of them it was given.
+func TestSiblingIsNotItsSibling(t *testing.T) {
+	b := newBench(t, Limits{Wait: time.Millisecond})
+	b.publish(1, billing())
+	hello := func(workload string) *client {
+		c := b.dial(b.pki.ClientOf(frontendID, workload), frontend)
+		_ = c.st.SendMsg(&xdsv3.DeltaDiscoveryRequest{TypeUrl: seinev1.TypeSelf, ResourceNamesSubscribe: []string{"self"}, Node: &xdsv3.Node{Id: frontend}})
+		return c
+	}
+	for _, thief := range []string{"default/frontend-2", "other/frontend-1"} {
+		if err := hello(thief).refused(); grpcstatus.Code(err) != codes.PermissionDenied || !strings.Contains(err.Error(), "was given to "+thief) {
+			t.Errorf("%s: %v", thief, err)
+		}
+	}
+	if m := hello(frontend).recv(); len(m.Resources) != 1 {
+		t.Errorf("%v", m)
+	}
+}
+
 func TestWorkloadAppearsAndGoes(t *testing.T) {
 	b := newBench(t, Limits{Wait: time.Minute})
 	c := b.frontend() // before there is any configuration

@@ -151,7 +151,7 @@ func (s *Server) open(ctx context.Context, p peer, first *xdsv3.DeltaDiscoveryRe
 	defer wait.Stop()
 	for {
 		e := s.current.Load()
-		w, err := authorize(e.snap, id, p.id)
+		w, err := authorize(e.snap, id, &p)
 		if err == nil {
 			x := &stream{
 				server: s, peer: p, id: id, epoch: e, self: w, class: class(w),
@@ -280,7 +280,7 @@ func (x *stream) stale() bool {
 // advance takes the newest epoch.
 func (x *stream) advance() error {
 	e := x.server.current.Load()
-	w, err := authorize(e.snap, x.id, x.peer.id)
+	w, err := authorize(e.snap, x.id, &x.peer)
 	if err != nil {
 		return err
 	}

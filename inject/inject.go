@@ -37,7 +37,7 @@ type status struct {
 // it already gets nothing, but for containers that somebody else's webhook has
 // added since: their probes are rewritten, too.
 func Pod(pod *corev1.Pod, ns Namespace, v *Values) (*Result, error) {
-	if skip := choose(pod, ns, v); skip != nil {
+	if skip := Skipped(pod, ns, v); skip != nil {
 		return &Result{Skip: skip}, nil
 	}
 	s, err := annotated(pod.Annotations, v)

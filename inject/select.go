@@ -45,8 +45,9 @@ type Skip struct {
 
 func (s *Skip) String() string { return s.Detail }
 
-// choose returns nil if the pod is to have a sidecar.
-func choose(pod *corev1.Pod, ns Namespace, v *Values) *Skip {
+// Skipped says why a pod has no sidecar; nil: it is to have one. It reads of the pod
+// its labels and annotations, hostNetwork, os and the containers' names.
+func Skipped(pod *corev1.Pod, ns Namespace, v *Values) *Skip {
 	asked, why := wanted(pod, ns, v)
 	if !asked {
 		return &Skip{Reason: "NotAsked", Detail: why}

@@ -12,16 +12,16 @@ import (
 	"net/netip"
 	"time"
 
-	"golang.org/x/net/netutil"
-
 	"github.com/seinemesh/seine/capture"
+	"github.com/seinemesh/seine/gate"
 	"github.com/seinemesh/seine/proxy"
 	"github.com/seinemesh/seine/proxy/apphealth"
 	"github.com/seinemesh/seine/proxy/appmetrics"
 	"github.com/seinemesh/seine/proxy/proof"
 )
 
-// statusConnections bounds each of the ports that serveStatus opens.
+// statusConnections bounds each of the ports that serveStatus opens; however many
+// one address holds, the kubelet's probes find a place (package gate).
 const statusConnections = 256
 
 // serveStatus opens the ports for the kubelet, Prometheus and administrators;
@@ -31,8 +31,11 @@ func serveStatus(life context.Context, o *options, status *proxy.Status, redirec
 		s := &http.Server{
 			Handler: h, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, ConnContext: proof.ConnContext,
 		}
+		door := gate.New(l, statusConnections)
+		status.Registry.CounterFunc("seine_proxy_status_connections_turned_away_total", "Connections to the ports for kubelet and Prometheus that were closed for want of a place.",
+			func() float64 { return float64(door.Turned()) }, "port", what)
 		go func() {
-			if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			if err := s.Serve(door); !errors.Is(err, http.ErrServerClosed) {
 				failed <- fmt.Errorf("%s port: %w", what, err)
 			}
 		}()
@@ -53,11 +56,11 @@ func serveStatus(life context.Context, o *options, status *proxy.Status, redirec
 		if err != nil {
 			return fmt.Errorf("%s port: %w", p.what, err)
 		}
-		serve(p.what, p.h, netutil.LimitListener(l, statusConnections))
+		serve(p.what, p.h, l)
 	}
 	if redirected != nil {
 		readiness.Handle("GET "+proof.Path, redirected)
-		serve("redirected readiness", readiness, netutil.LimitListener(redirected, statusConnections))
+		serve("redirected readiness", readiness, redirected)
 	}
 	return nil
 }

@@ -89,6 +89,7 @@ names; the mesh's settings are the MeshConfig under "mesh" of ConfigMap "seine".
 	f.StringVar(&o.HTTP, "http", "0.0.0.0:15014", "address of health and metrics, on loopback also the API; empty: none")
 	f.StringVar(&o.API, "api", "", "loopback address of the API; empty: none (default with --kubernetes: "+controlplane.DefaultAPI+")")
 	f.StringVar(&o.Webhook, "webhook", "", "address of the webhooks that the API server calls; empty: none (default with --kubernetes: "+controlplane.DefaultWebhook+")")
+	f.StringVar(&o.WebhookClientCA, "webhook-client-ca", "", "PEM `file`: answer only who shows a certificate that these have signed (the API server's AdmissionConfiguration names it); empty: answer anybody")
 	f.StringVar(&o.Socket, "socket", "", "Unix socket (0600) of the API; empty: none")
 	f.StringVar(&o.JoinSecret, "join-secret", "", "file (0600) of the secret of join tokens, made if it is not there (default: STATE/join-secret)")
 	f.DurationVar(&o.CertTTL, "cert-ttl", 0, "how long certificates live (default 24h)")

@@ -234,11 +234,11 @@ func (s *Source) watchCore(ctx context.Context, wg *sync.WaitGroup, logger logr.
 		drop: func(key string) { st.dropResource(named("", "Service", key)) },
 	}, all(s.core, "services"), &corev1.Service{})
 	s.start(ctx, wg, logger, &feed{
-		name: "configmaps (" + s.opt.Namespace + "/" + SettingsName + ")",
+		name: "configmaps (" + s.opt.Namespace + "/" + s.opt.Settings + ")",
 		trim: func(o any) any { return o },
 		put:  func(o any) error { st.putSettings([]byte(o.(*corev1.ConfigMap).Data[SettingsKey])); return nil },
 		drop: func(string) { st.putSettings([]byte{}) },
-	}, cache.NewListWatchFromClient(s.core, "configmaps", s.opt.Namespace, fields.OneTermEqualSelector(metav1.ObjectNameField, SettingsName)), &corev1.ConfigMap{})
+	}, cache.NewListWatchFromClient(s.core, "configmaps", s.opt.Namespace, fields.OneTermEqualSelector(metav1.ObjectNameField, s.opt.Settings)), &corev1.ConfigMap{})
 }
 
 func named(group, kind, key string) id {

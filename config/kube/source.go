@@ -25,8 +25,9 @@ import (
 	"github.com/seinemesh/seine/mesh"
 )
 
-// SettingsName is the ConfigMap, in seined's own namespace, of the mesh's
-// settings: Istio's MeshConfig under SettingsKey.
+// SettingsName is the ConfigMap, in seined's own namespace, of the default revision's
+// settings: Istio's MeshConfig under SettingsKey. Another revision's is
+// SettingsName-REVISION.
 const (
 	SettingsName = "seine"
 	SettingsKey  = "mesh"
@@ -35,7 +36,8 @@ const (
 // Options say which cluster to read and how.
 type Options struct {
 	Client    *rest.Config
-	Namespace string // of the ConfigMap SettingsName
+	Namespace string // of the ConfigMap of the settings
+	Settings  string // its name; "": SettingsName
 	// Config are the start for the mesh's settings, and the first Generation.
 	Config config.Options
 	// A change is taken when things have been quiet for Quiet, or Longest after
@@ -66,6 +68,9 @@ type Source struct {
 
 // New makes a Source; nothing is asked yet.
 func New(opt Options) (*Source, error) {
+	if opt.Settings == "" {
+		opt.Settings = SettingsName
+	}
 	if opt.Quiet <= 0 {
 		opt.Quiet = 50 * time.Millisecond
 	}
@@ -113,7 +118,7 @@ func (s *Source) Load(ctx context.Context) (*config.Result, error) {
 	var said string
 	for {
 		var m corev1.ConfigMap
-		err := s.core.Get().Namespace(s.opt.Namespace).Resource("configmaps").Name(SettingsName).Do(ctx).Into(&m)
+		err := s.core.Get().Namespace(s.opt.Namespace).Resource("configmaps").Name(s.opt.Settings).Do(ctx).Into(&m)
 		if err == nil || apierrors.IsNotFound(err) {
 			in := &input{settings: []byte(m.Data[SettingsKey])}
 			r := in.build(s.opt.Config)
@@ -127,7 +132,7 @@ func (s *Source) Load(ctx context.Context) (*config.Result, error) {
 		}
 		if err.Error() != said {
 			said = err.Error()
-			s.log.Warn("the mesh's settings cannot be read yet", "configmap", s.opt.Namespace+"/"+SettingsName, "err", err)
+			s.log.Warn("the mesh's settings cannot be read yet", "configmap", s.opt.Namespace+"/"+s.opt.Settings, "err", err)
 		}
 		select {
 		case <-ctx.Done():

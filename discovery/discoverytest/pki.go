@@ -13,6 +13,8 @@ import (
 	"net/url"
 	"testing"
 	"time"
+
+	"github.com/seinemesh/seine/mtls"
 )
 
 // ServerName is the DNS name in the server's certificate.
@@ -53,6 +55,11 @@ func NewPKI(t testing.TB) *PKI {
 // Leaf makes a certificate for a SPIFFE ID ("" for none) that lives for ttl.
 func (p *PKI) Leaf(id string, ttl time.Duration) tls.Certificate {
 	p.t.Helper()
+	return p.leaf(id, ttl)
+}
+
+func (p *PKI) leaf(id string, ttl time.Duration, extra ...pkix.Extension) tls.Certificate {
+	p.t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		p.t.Fatal(err)
@@ -65,6 +72,7 @@ func (p *PKI) Leaf(id string, ttl time.Duration) tls.Certificate {
 		SerialNumber: serial, DNSNames: []string{ServerName},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(ttl),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		ExtraExtensions: extra,
 	}
 	if id != "" {
 		u, err := url.Parse(id)
@@ -94,5 +102,12 @@ func (p *PKI) Client(id string) *tls.Config {
 	if id != "-" {
 		c.Certificates = []tls.Certificate{p.Leaf(id, time.Hour)}
 	}
+	return c
+}
+
+// ClientOf is Client with a certificate that says to which workload it was given.
+func (p *PKI) ClientOf(id, workload string) *tls.Config {
+	c := p.Client("-")
+	c.Certificates = []tls.Certificate{p.leaf(id, time.Hour, mtls.WorkloadExtension(workload))}
 	return c
 }

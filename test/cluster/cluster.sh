@@ -4,11 +4,13 @@
 #   cluster.sh exec COMMAND…        run in node 1's network, KUBECONFIG and kubectl at hand
 #   cluster.sh import ARCHIVE…      bring images into every node
 #   cluster.sh stop NAME            kill a process, say kube-apiserver; up starts it again
+#   cluster.sh api                  start a stopped API server again, and wait for nothing
 # CLUSTER=seine NODES=1 unless set; several clusters live side by side by name.
 set -euo pipefail
 . "$(dirname "$0")/settings.sh"
 case "${1:-}" in
   up | down) exec "$here/$1.sh" ;;
+  api) exec "$here/up.sh" api ;;
   exec) PATH="$bin:$PATH" KUBECONFIG="$admin" in_node 1 "${@:2}" ;;
   import)
     for socket in "$run"/node*/containerd.sock; do

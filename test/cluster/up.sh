@@ -11,6 +11,17 @@ for tool in containerd runc nft iptables conntrack busybox ip; do
 done
 mkdir -p "$bin" "$state/images" "$run/log"
 chmod 700 "$state"
+start() { # NODE NAME COMMAND…: in the node's network namespace, unless it runs already
+  local name=$2-$1 pid
+  pid=$(cat "$run/$name.pid" 2>/dev/null) && running "$pid" && return
+  setsid nsenter --net="/run/netns/$(node_netns "$1")" "${@:3}" >>"$run/log/$name.log" 2>&1 </dev/null &
+  echo $! >"$run/$name.pid"
+}
+. "$here/controlplane.sh"
+if [ "${1:-}" = api ]; then
+  start_api
+  exit
+fi
 kubernetes=$("$here/build.sh")
 ln -sfn "$kubernetes"/* "$bin/"
 (cd "$here/../.." && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o "$bin/" ./test/cluster/tool ./test/workload)
@@ -28,18 +39,11 @@ put() { # FILE: stdin into it unless it says that already (kube-proxy exits when
   cat >"$1.new"
   if cmp -s "$1.new" "$1"; then rm "$1.new"; else mv "$1.new" "$1"; fi
 }
-start() { # NODE NAME COMMAND…: in the node's network namespace, unless it runs already
-  local name=$2-$1 pid
-  pid=$(cat "$run/$name.pid" 2>/dev/null) && running "$pid" && return
-  setsid nsenter --net="/run/netns/$(node_netns "$1")" "${@:3}" >>"$run/log/$name.log" 2>&1 </dev/null &
-  echo $! >"$run/$name.pid"
-}
 start_mounted() { # NODE NAME COMMAND…: in the node's mount namespace as well
   start "$1" "$2" nsenter --mount --target "$(cat "$run/mounts-$1.pid")" "${@:3}"
 }
 
 . "$here/node.sh"
-. "$here/controlplane.sh"
 
 names=()
 for n in $(seq "$NODES"); do names+=("node$n=$(node_ip "$n"),$(node_ip6 "$n")"); done

@@ -11,8 +11,10 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -87,9 +89,10 @@ func (t *target) http(url string) asker {
 		if t.headers != nil {
 			req.Header = http.Header(t.headers).Clone()
 		}
-		res, err := client.Do(req)
+		stage := newStage()
+		res, err := client.Do(req.WithContext(httptrace.WithClientTrace(ctx, stage.trace())))
 		if err != nil {
-			return "", "", err
+			return "", "", stage.says(err)
 		}
 		defer res.Body.Close()
 		body, err := io.ReadAll(res.Body)
@@ -101,6 +104,33 @@ func (t *target) http(url string) asker {
 		}
 		return cmp.Or(res.Header.Get("x-version"), "ok"), string(body), nil
 	}
+}
+
+// stage is how far a request has come: where a time-out caught it.
+type stage struct{ at atomic.Pointer[string] }
+
+func newStage() *stage {
+	s := &stage{}
+	s.reach("before it began")
+	return s
+}
+
+func (s *stage) reach(where string) { s.at.Store(&where) }
+
+func (s *stage) trace() *httptrace.ClientTrace {
+	return &httptrace.ClientTrace{
+		DNSStart:     func(httptrace.DNSStartInfo) { s.reach("looking the name up") },
+		ConnectStart: func(string, string) { s.reach("connecting") },
+		WroteRequest: func(httptrace.WroteRequestInfo) { s.reach("waiting for the answer") },
+	}
+}
+
+// says adds the stage to a time-out's error.
+func (s *stage) says(err error) error {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("%s: %w", *s.at.Load(), context.DeadlineExceeded)
+	}
+	return err
 }
 
 func (t *target) grpc(address string) (asker, error) {
