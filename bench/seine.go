@@ -174,7 +174,7 @@ func clientCertificate(dir, state string) error {
 	if err != nil {
 		return err
 	}
-	issued, err := authority.Sign(block("CERTIFICATE REQUEST", request), clientID, time.Hour, time.Now())
+	issued, err := authority.Sign(block("CERTIFICATE REQUEST", request), clientID, "bench/client", time.Hour, time.Now())
 	if err != nil {
 		return err
 	}
