@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# The dashboard: installs what package-lock.json pins, checks that dist/ is what
+# the sources give, and runs types, lint, unit tests and, in Chromium, the pages.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+npm ci --no-progress
+npm run --silent check
+npm run --silent lint
+npm run --silent test
+npm run --silent build -- --logLevel warn
+if [ -n "$(git status --porcelain -- dist)" ]; then
+  git status --short -- dist >&2
+  echo "ui: dist/ is not what the sources give: run make ui and commit it" >&2
+  exit 1
+fi
+npm run --silent browser

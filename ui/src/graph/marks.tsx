@@ -1,0 +1,155 @@
+// What a service and a call look like.
+
+import type { JSX } from "preact";
+import type { Edge } from "../api/types.ts";
+import { hostOf, millis, rate, share, success } from "../format.ts";
+import { toEdge, toNode } from "../parts/links.tsx";
+import { healthWord, mtlsWord } from "../parts/words.tsx";
+import type { Layout, Point } from "./layout.ts";
+import { failing, troubled, type Spot } from "./model.ts";
+
+export const WIDTH = 190;
+const HEIGHT = 54;
+const SHARES = 28; // more, where there are versions
+
+export function heightOf(s: Spot): number {
+  return HEIGHT + (s.shares.length > 0 ? SHARES : 0);
+}
+
+/** clip keeps text within a box of so many letters. */
+export function clip(text: string, letters: number): string {
+  return text.length > letters ? `${text.slice(0, letters - 1)}…` : text;
+}
+
+function traffic(s: Spot): string {
+  const n = s.node;
+  if (n.requests > 0) return [rate(n.rps), success(n.success), `P99 ${millis(n.latency?.p99_ms)}`].join("  ·  ");
+  if (n.tcp && n.tcp.open > 0) return `${n.tcp.open} open connections`;
+  return "no requests now";
+}
+
+function spoken(s: Spot): string {
+  const n = s.node;
+  const words = [`${n.name}${n.namespace ? ` in ${n.namespace}` : ""}`, healthWord(n.health)];
+  if (n.requests > 0) words.push(rate(n.rps).replace("/s", " requests per second"), `success ${success(n.success)}`, `P99 ${millis(n.latency?.p99_ms)}`);
+  for (const v of s.shares) words.push(`${v.version} ${share(v.share)}`);
+  return words.join(", ");
+}
+
+export function nodeMark(s: Spot, at: Point, how: { dim: boolean; stop: boolean }): JSX.Element {
+  const n = s.node;
+  const h = heightOf(s);
+  const cls = ["node", n.health, n.kind === "outside" ? "outside" : "", n.external ? "external" : "", how.dim ? "dimmed" : ""].join(" ");
+  const body = (
+    <>
+      <rect class="ring" x={-4} y={-4} width={WIDTH + 8} height={h + 8} rx={11} />
+      <rect class="box" width={WIDTH} height={h} rx={8} />
+      <text class="name" x={12} y={22}>
+        {clip(n.name, troubled(n) ? 15 : 24)}
+      </text>
+      {troubled(n) && (
+        <text class="flag" x={WIDTH - 12} y={22} text-anchor="end">
+          {n.health === "slow" ? "slow" : n.health}
+        </text>
+      )}
+      <text class="line" x={12} y={41}>
+        {clip(traffic(s), 34)}
+      </text>
+      {s.shares.length > 0 && <Shares of={s} />}
+    </>
+  );
+  // A transform as a property moves smoothly where motion is welcome.
+  const common = { key: n.id, class: cls, style: { transform: `translate(${at.x.toFixed(1)}px, ${at.y.toFixed(1)}px)` }, "data-id": n.id };
+  const link = toNode(n);
+  return link ? (
+    <a {...common} href={link} tabIndex={how.stop ? 0 : -1} aria-label={spoken(s)}>
+      {body}
+    </a>
+  ) : (
+    <g {...common} role="img" tabIndex={how.stop ? 0 : -1} aria-label={spoken(s)}>
+      {body}
+    </g>
+  );
+}
+
+// Shares is one bar of the versions, with a tick where the route wants the border.
+function Shares({ of: s }: { of: Spot }): JSX.Element {
+  const width = WIDTH - 24;
+  let x = 12;
+  let wanted = 0;
+  const parts = s.shares.slice(0, 4);
+  return (
+    <>
+      {parts.map((v, i) => {
+        const w = v.share * width;
+        const at = x;
+        x += w;
+        return <rect key={v.version} class={`s${i + 1}`} x={at} y={51} width={Math.max(0, w - (i < parts.length - 1 ? 1 : 0))} height={6} />;
+      })}
+      {parts.slice(0, -1).map((v) => {
+        wanted += v.wanted ?? NaN;
+        return Number.isFinite(wanted) && <rect key={v.version} class="want" x={12 + wanted * width - 1} y={48} width={2} height={12} fill="var(--ink)" />;
+      })}
+      <text class="line" x={12} y={73}>
+        {clip(parts.map((v) => `${v.version || "?"} ${share(v.share)}`).join("  ·  "), 34)}
+      </text>
+    </>
+  );
+}
+
+/** thickness grows with the logarithm of the rate: 1 at rest, 5 at 10,000 a second. */
+export function thickness(rps: number): number {
+  return 1 + Math.min(4, Math.log10(1 + Math.max(0, rps)));
+}
+
+/** protocolWord is a protocol as people write it. */
+export function protocolWord(p: string | undefined): string {
+  return (p ?? "").split(",").filter(Boolean).map((x) => (x === "grpc" ? "gRPC" : x.toUpperCase())).join(", ");
+}
+
+export function edgeMark(e: Edge, wire: Layout["wires"][string], how: { dim: boolean; labelled: boolean }): JSX.Element {
+  const idle = e.rps === 0 && (e.tcp?.open ?? 0) === 0;
+  const open = e.mtls === "no" || e.mtls === "mixed";
+  const tone = failing(e) ? "bad" : open ? "warn" : "";
+  const quick = e.latency ? `${millis(e.latency.p50_ms)} / ${millis(e.latency.p99_ms)}` : "";
+  const numbers = idle ? "idle" : e.requests > 0 ? rate(e.rps) : `${e.tcp?.open ?? 0} open`;
+  const ok = e.success !== undefined && e.success < 1 ? ` ${success(e.success)}` : "";
+  const spoken = [
+    `${e.source_workload} calls ${hostOf(e.service)}`,
+    protocolWord(e.protocol),
+    numbers,
+    e.success === undefined ? "" : `success ${success(e.success)}`,
+    e.latency ? `P50 ${millis(e.latency.p50_ms)}, P99 ${millis(e.latency.p99_ms)}` : "",
+    mtlsWord(e.mtls),
+    ...(e.versions && e.versions.length > 1 ? e.versions.map((v) => `${v.version} ${share(v.share)}`) : []),
+  ].filter(Boolean).join(", ");
+  const width = thickness(e.rps);
+  const { x, y } = wire.label;
+  const second = quick || protocolWord(e.protocol);
+  const half = Math.max(34, (Math.max(numbers.length + ok.length + 9, second.length) * 5.9) / 2 + 6);
+  return (
+    <a key={e.id} class={`edge ${idle ? "idle" : tone} ${how.dim ? "dimmed" : ""}`} href={toEdge(e.source_workload, e.service)} tabIndex={-1} aria-label={spoken}>
+      <title>{spoken}</title>
+      <path class="hit" d={wire.path} />
+      <path class="wire" d={wire.path} stroke-width={width} marker-end={`url(#tip${idle ? "" : tone})`} />
+      {how.labelled && (
+        <g class="label">
+          <rect x={x - half} y={y - 16} width={2 * half} height={second ? 32 : 17} rx={4} />
+          {!idle && (e.mtls === "yes" || open) && (
+            <path class={open ? "openmark" : "lockmark"} d={`M${x - half + 6} ${y - 7}h7v6h-7zm1.4 0v-2a2.1 2.1 0 0 1 ${open ? "4 -1" : "4.2 0v2"}`} />
+          )}
+          <text x={x + 6} y={y - 2}>
+            <tspan class="strong">{numbers}</tspan>
+            {ok && <tspan class="strong">{ok}</tspan>}
+            {!idle && e.protocol && <tspan>{` ${protocolWord(e.protocol)}`}</tspan>}
+          </text>
+          {quick && !idle && (
+            <text x={x} y={y + 12}>
+              {quick}
+            </text>
+          )}
+        </g>
+      )}
+    </a>
+  );
+}
