@@ -65,11 +65,7 @@ func (s *server) handler(d door) http.Handler {
 	api.HandleFunc("GET /api/v1/diagnose", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.scraper.judge.report()) })
 	api.HandleFunc("GET /api/v1/sd", s.targets)
 	api.HandleFunc("GET /api/v1/proxies/{namespace}/{name}/metrics", s.proxyMetrics)
-	api.HandleFunc("GET /api/v1/proxies", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.discovery.Proxies()) })
-	api.HandleFunc("GET /api/v1/config", func(w http.ResponseWriter, _ *http.Request) {
-		state, _ := s.config.current()
-		answer(w, state)
-	})
+	s.views(api)
 	api.HandleFunc("GET /api/v1/ca", s.getCA)
 	rotate := s.postRotate
 	if d != doorOwner {

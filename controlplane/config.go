@@ -15,6 +15,7 @@ import (
 // configuration is what the source said last, and what runs.
 type configuration struct {
 	publish func(*mesh.Snapshot)
+	changed func(change) // told what was taken; set before take is called
 	domain  string
 	log     *slog.Logger
 
@@ -50,7 +51,7 @@ func newConfiguration(publish func(*mesh.Snapshot), domain string, log *slog.Log
 		return prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
 	}
 	return &configuration{
-		publish: publish, domain: domain, log: log,
+		publish: publish, changed: func(change) {}, domain: domain, log: log,
 		accepted:   counter("seine_config_accepted_total", "Changes of the resources that were taken."),
 		refused:    counter("seine_config_refused_total", "Changes of the resources that were not taken; what ran before went on."),
 		findings:   prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "seine_config_findings", Help: "Findings in the resources as they were read last."}, []string{"severity"}),
@@ -111,6 +112,7 @@ func (c *configuration) take(e config.Event) {
 	}
 	log("configuration taken", "generation", snap.Generation, "services", len(snap.Services), "workloads", len(snap.Workloads), "findings", len(e.Findings))
 	c.publish(snap)
+	c.changed(change{Generation: snap.Generation, At: now, EndpointsOnly: e.EndpointsOnly, Services: len(snap.Services), Workloads: len(snap.Workloads)})
 }
 
 // report logs what was not said of the files before. c.mu is held.

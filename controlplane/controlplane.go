@@ -97,6 +97,7 @@ type server struct {
 	config    *configuration
 	cluster   *kube.Source // nil: resources are files
 	scraper   *scraper
+	siblings  siblings
 	registry  *prometheus.Registry
 	listeners *listeners
 }
@@ -157,6 +158,7 @@ func (s *server) run(ctx context.Context, g *errgroup.Group) error {
 		g.Go(func() error { return s.lead.while(ctx, "writing the status of routes", s.writeRouteStatus) })
 		g.Go(func() error { return s.lead.while(ctx, "writing the status of resources", s.writeStatus) })
 		g.Go(func() error { return s.reportProxies(ctx) })
+		g.Go(func() error { return s.countSiblings(ctx) })
 	}
 	g.Go(func() error { return s.scraper.run(ctx) })
 	s.serveGRPC(ctx, g, l.grpc)
@@ -239,6 +241,8 @@ func (s *server) open(ctx context.Context) (source, error) {
 	}
 	s.config = newConfiguration(s.discovery.Publish, domain, s.log)
 	s.scraper = newScraper(s.discovery, o.StatusPort, s.log)
+	s.scraper.alone = s.siblings.alone
+	s.config.changed = s.scraper.memory.changed
 	s.register()
 	return source, nil
 }

@@ -320,7 +320,7 @@ func TestStat(t *testing.T) {
 `
 	var n atomic.Int64
 	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path != "/stats/prometheus" {
+		if r.URL.Path != "/metrics" {
 			t.Errorf("asked for %s", r.URL)
 		}
 		fmt.Fprintf(w, metrics, n.Add(100))

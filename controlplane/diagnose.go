@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/seinemesh/seine/diagnose"
+	"github.com/seinemesh/seine/history"
 	"github.com/seinemesh/seine/stat"
 )
 
@@ -18,6 +19,7 @@ const judgeEvery = statSpan
 type judge struct {
 	log    *slog.Logger
 	active *prometheus.GaugeVec
+	events *history.Store
 
 	mu       sync.Mutex
 	detector *diagnose.Detector
@@ -28,9 +30,9 @@ type judge struct {
 	list     []diagnose.Diagnosis
 }
 
-func newJudge(log *slog.Logger) *judge {
+func newJudge(log *slog.Logger, events *history.Store) *judge {
 	return &judge{
-		log: log, detector: diagnose.New(), list: []diagnose.Diagnosis{},
+		log: log, events: events, detector: diagnose.New(), list: []diagnose.Diagnosis{},
 		latest: map[string]diagnose.Counters{}, before: map[string]diagnose.Counters{}, said: map[string]bool{},
 		active: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "seine_diagnosis_active", Help: "Services and edges that are slower than usual now, by what makes them so.",
@@ -86,6 +88,7 @@ func (j *judge) judge(now time.Time, traffic []stat.Distribution) {
 		if !j.said[key] {
 			j.log.Warn("requests are slower than usual", "service", d.Service, "version", d.Version, "caller", d.Caller,
 				"p99_ms_before", d.Before.P99, "p99_ms", d.After.P99, "cause", d.Cause, "culprit", d.Culprit, "why", d.Explanation)
+			j.events.Note(history.Event{At: now, Kind: "diagnosis", Text: d.Explanation, Service: d.Service})
 		}
 	}
 	j.said = holds
@@ -101,4 +104,11 @@ func (j *judge) report() report {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return report{j.at, j.list}
+}
+
+// infrastructure is how the machines fare.
+func (j *judge) infrastructure() ([]diagnose.MachineState, []diagnose.ProxyState) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.detector.Infrastructure()
 }

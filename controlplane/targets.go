@@ -47,7 +47,7 @@ func (s *server) proxyMetrics(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusNotFound, fmt.Errorf("no proxy %.200q is connected", id))
 		return
 	}
-	body, err := s.scraper.read(r.Context(), found.Addresses[0])
+	body, err := s.scraper.read(r.Context(), found.Addresses[0], "/stats/prometheus")
 	if err != nil {
 		fail(w, http.StatusBadGateway, fmt.Errorf("the metrics of %s: %w", id, err))
 		return

@@ -22,6 +22,7 @@ type Proxy struct {
 	Generation uint64    `json:"generation"` // everything up to it is sent and acknowledged
 	// Current: Generation is the newest there is.
 	Current  bool           `json:"current"`
+	LastAck  time.Time      `json:"last_ack,omitzero"` // of any response; zero: none yet
 	Types    []Subscription `json:"types"`
 	Rejected []Reject       `json:"rejected,omitempty"`
 }
@@ -73,6 +74,21 @@ func (s *Server) Proxies() []Proxy {
 	return out
 }
 
+// Acknowledged is how many streams there are, and a generation that all of them have
+// acknowledged; the newest there is if there are none.
+func (s *Server) Acknowledged() (proxies int, least uint64) {
+	if snap := s.Snapshot(); snap != nil {
+		least = snap.Generation
+	}
+	for _, x := range s.streams.list() {
+		x.mu.Lock()
+		least = min(least, x.generation)
+		x.mu.Unlock()
+		proxies++
+	}
+	return proxies, least
+}
+
 // Connected are the IDs of the proxies that have a stream, sorted.
 func (s *Server) Connected() []string {
 	s.streams.mu.Lock()
@@ -85,7 +101,7 @@ func (x *stream) state(newest uint64) Proxy {
 	defer x.mu.Unlock()
 	p := Proxy{
 		ID: x.id, Identity: x.peer.id, Version: x.version, Address: x.peer.address, Connected: x.since,
-		Generation: x.generation, Current: x.generation == newest,
+		Generation: x.generation, Current: x.generation == newest, LastAck: x.ackedAt,
 	}
 	for k := range kinds {
 		sub := Subscription{Type: kindURL[k], Generation: x.acked[k], Names: slices.Sorted(maps.Keys(x.held[k]))}

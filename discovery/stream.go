@@ -46,6 +46,7 @@ type stream struct {
 	since      time.Time
 	held       [kinds]map[string]items // by subscribed name: what the proxy was sent
 	acked      [kinds]uint64           // generation of the last response that was acknowledged
+	ackedAt    time.Time               // when that was; zero: nothing was yet
 	generation uint64                  // all of it sent and acknowledged
 	rejected   map[string]Reject       // by type URL and name
 	trust      string                  // the trust bundle that the proxy has in force
@@ -384,7 +385,7 @@ func (x *stream) answered(k kind, m *xdsv3.DeltaDiscoveryRequest) {
 	if m.ErrorDetail != nil {
 		x.reject(p, m.ErrorDetail.Message, now)
 	} else {
-		x.acked[k] = p.generation
+		x.acked[k], x.ackedAt = p.generation, now
 		for _, r := range p.resources {
 			delete(x.rejected, rejectKey(k, r.name))
 			if k == kindSelf {

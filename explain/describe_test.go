@@ -10,7 +10,7 @@ import (
 func TestDescribeCallers(t *testing.T) {
 	m := &seinev1.HttpMatch{SourceLabels: map[string]string{"b": "2", "a": "1", "c": "3"}, SourceNamespace: "shop"}
 	for range 20 {
-		if got := describe(m); got != "caller a=1, caller b=2, caller c=3, caller in namespace shop" {
+		if got := Describe(m); got != "caller a=1, caller b=2, caller c=3, caller in namespace shop" {
 			t.Fatal(got)
 		}
 	}

@@ -61,7 +61,7 @@ func (e *explanation) tellGatewayRules(a *decide.Answer, r *decide.Rule, head *m
 		}
 		name += " of " + decide.Source(g.Rule.Source)
 		if i < len(a.Rules) && a.Rules[i] == r {
-			e.say("%s matches: %s. It is the most specific that does.", name, describe(m))
+			e.say("%s matches: %s. It is the most specific that does.", name, Describe(m))
 			return
 		}
 		e.say("%s does not match: %s.", name, mismatch(m, head, uint32(port)))

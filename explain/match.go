@@ -94,8 +94,8 @@ func wants(m *seinev1.StringMatch) string {
 	return text
 }
 
-// describe says what a match wants.
-func describe(m *seinev1.HttpMatch) string {
+// Describe says what a match wants.
+func Describe(m *seinev1.HttpMatch) string {
 	var out []string
 	for _, c := range conditions(m) {
 		out = append(out, strings.TrimPrefix(c.name, "the ")+" "+c.wants)

@@ -84,7 +84,7 @@ func (e *explanation) tellRules(a *decide.Answer, r *decide.Rule, match int, hea
 			at := ""
 			if match >= 0 {
 				keep := plan.HTTPMatches(rule, e.from, uint32(port))
-				at = fmt.Sprintf(" by match[%d] (%s)", keep[match], describe(rule.Match[keep[match]]))
+				at = fmt.Sprintf(" by match[%d] (%s)", keep[match], Describe(rule.Match[keep[match]]))
 			}
 			e.say("%s matches%s.", ruleName(rule), at)
 			return

@@ -43,7 +43,7 @@ func (w *Window) Distributions(now time.Time) []Distribution {
 			if cumulative[k] == nil {
 				cumulative[k] = map[float64]float64{}
 			}
-			cumulative[k][s.le] += in.increase(i)
+			cumulative[k][s.le] += in.increase(i, 1)
 		}
 		for k, c := range cumulative {
 			if c[math.Inf(1)] == 0 {

@@ -61,6 +61,14 @@ func parseEjection(labels []byte, until float64) (ejection, error) {
 	return e, err
 }
 
+// Ejected are the endpoints that the proxies of the window that ends at now have
+// ejected, in a fixed order.
+func (w *Window) Ejected(now time.Time) []Ejected {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.ejectedAt(now)
+}
+
 // ejectedAt joins what the proxies of the window that ends at now have ejected.
 func (w *Window) ejectedAt(now time.Time) []Ejected {
 	type key struct{ service, endpoint, address string }

@@ -67,6 +67,7 @@ type series struct {
 	edge     edgeKey
 	reporter string
 	security string
+	protocol protocols
 	failed   bool    // requests: the outcome counts against the success rate
 	le       float64 // buckets
 }
@@ -145,6 +146,8 @@ func parseSeries(k kind, labels []byte) (*series, error) {
 			e.name = value
 		case telemetry.LabelDestinationServiceNamespace:
 			e.ns = value
+		case telemetry.LabelRequestProtocol:
+			s.protocol = protocolsOf(value)
 		case telemetry.LabelSecurityPolicy:
 			s.security = value
 		case telemetry.LabelResponseCode:
