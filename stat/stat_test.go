@@ -405,3 +405,70 @@ func BenchmarkAdd(b *testing.B) {
 		}
 	}
 }
+
+func TestVitals(t *testing.T) {
+	body := `# HELP istio_build x
+istio_build{component="proxy",tag="0.4.0"} 1
+process_resident_memory_bytes 1.5e+07
+process_cpu_seconds_total 3.25
+seine_proxy_certificate_expiry_seconds 1.8e9
+seine_upstream_connections{cluster="outbound|80|v1|a.b"} 2
+seine_upstream_connections{cluster="outbound|80|v2|a.b"} 3
+seine_circuit_breaker_refused_total{cluster="outbound|80|v1|a.b",limit="tcp.maxConnections"} 7
+seine_circuit_breaker_refused_total{cluster="strange",limit="tcp.maxConnections"} 7
+other_metric nonsense
+`
+	v, err := ReadVitals([]byte(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v.Version != "0.4.0" || v.Memory != 1.5e7 || v.CPUSeconds != 3.25 || v.CertificateNotAfter != 1.8e9 || v.Connections != 5 ||
+		len(v.Refused) != 1 || v.Refused[Bound{"a.b", 80, "v1", "tcp.maxConnections"}] != 7 {
+		t.Errorf("%+v", v)
+	}
+	for _, bad := range []string{"process_cpu_seconds_total x\n", "process_cpu_seconds_total -1\n", "istio_build{tag=\"x\n", "istio_build{tag=x} 1\n", "process_cpu_seconds_total NaN\n"} {
+		if _, err := ReadVitals([]byte(bad)); !errors.Is(err, ErrSyntax) {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+}
+
+func FuzzVitals(f *testing.F) {
+	f.Add([]byte("istio_build{tag=\"a\"} 1\nprocess_cpu_seconds_total 2\nseine_circuit_breaker_refused_total{cluster=\"outbound|80||h\",limit=\"x\"} 3\n"))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		if v, err := ReadVitals(body); err == nil && (v.Memory < 0 || len(v.Refused) > maxBounds) {
+			t.Errorf("%+v", v)
+		}
+	})
+}
+
+// TestFlowsMeet: spans that meet count each request once, and together as much as
+// the window.
+func TestFlowsMeet(t *testing.T) {
+	w := NewWindow(time.Minute)
+	begin := time.Unix(1_800_000_000, 0)
+	for i := range 11 {
+		body := fmt.Sprintf("istio_requests_total{reporter=\"source\",destination_service=\"a.b\",request_protocol=\"grpc\",response_code=\"200\"} %d\n", i*i)
+		if err := w.Add("shop/x", begin.Add(time.Duration(i)*time.Second), []byte(body)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	total := 0.0
+	for cut := 0; cut < 10; cut += 3 {
+		end := min(cut+3, 10)
+		// A later span must not see what came before, nor an earlier one what follows:
+		// the store asks at the end of each.
+		for _, f := range w.Flows(begin.Add(10*time.Second), begin.Add(time.Duration(cut)*time.Second)) {
+			if want := float64(100 - cut*cut); f.Requests != want || f.Protocol() != "grpc" {
+				t.Errorf("from %d: %g requests of %s, want %g", cut, f.Requests, f.Protocol(), want)
+			}
+		}
+		total += float64(end*end - cut*cut)
+	}
+	if all := w.Flows(begin.Add(10*time.Second), time.Time{}); len(all) != 1 || all[0].Requests != total {
+		t.Errorf("%+v, want %g requests", all, total)
+	}
+	if late := w.Flows(begin.Add(10*time.Second), begin.Add(10*time.Second)); len(late) != 0 {
+		t.Errorf("nothing was scraped since: %+v", late)
+	}
+}
