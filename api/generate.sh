@@ -15,4 +15,4 @@ option go_package = "google.golang.org/genproto/googleapis/rpc/status;status";
 message Status { int32 code = 1; string message = 2; repeated google.protobuf.Any details = 3; }
 P
 protoc -I. -I"$bin/include" --plugin="$bin/protoc-gen-go" --go_out=. --go_opt=paths=source_relative \
-  seine/v1/mesh.proto seine/v1/peer.proto xds/v3/discovery.proto ca/v1/ca.proto
+  seine/v1/mesh.proto seine/v1/peer.proto seine/v1/tap.proto xds/v3/discovery.proto ca/v1/ca.proto

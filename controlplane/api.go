@@ -63,6 +63,7 @@ func (s *server) handler(d door) http.Handler {
 	mux.Handle("/api/", local(api))
 	api.HandleFunc("GET /api/v1/stat", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.scraper.window.Table(time.Now())) })
 	api.HandleFunc("GET /api/v1/diagnose", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.scraper.judge.report()) })
+	api.Handle("GET /api/v1/tap", s.taps.Handler(d == doorOwner))
 	api.HandleFunc("GET /api/v1/sd", s.targets)
 	api.HandleFunc("GET /api/v1/proxies/{namespace}/{name}/metrics", s.proxyMetrics)
 	s.views(api)

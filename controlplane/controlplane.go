@@ -37,6 +37,7 @@ import (
 	"github.com/seinemesh/seine/mesh"
 	"github.com/seinemesh/seine/mtls"
 	"github.com/seinemesh/seine/plan"
+	"github.com/seinemesh/seine/tap"
 )
 
 // Options are seined's flags.
@@ -94,6 +95,7 @@ type server struct {
 	source    *mtls.Source
 	issuer    *ca.Service
 	discovery *discovery.Server
+	taps      *tap.Hub
 	config    *configuration
 	cluster   *kube.Source // nil: resources are files
 	scraper   *scraper
@@ -239,6 +241,11 @@ func (s *server) open(ctx context.Context) (source, error) {
 	if err != nil {
 		return nil, err
 	}
+	replica := ""
+	if s.cluster != nil {
+		replica = o.Cluster.Pod
+	}
+	s.taps = tap.New(tap.Options{Admit: s.discovery.Admit, Replica: replica})
 	s.config = newConfiguration(s.discovery.Publish, domain, s.log)
 	s.scraper = newScraper(s.discovery, o.StatusPort, s.log)
 	s.scraper.alone = s.siblings.alone
@@ -269,6 +276,8 @@ func (s *server) register() {
 			func() float64 { n, _ := s.issuer.Counts(); return float64(n) }),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "seine_ca_refused_total", Help: "Requests for certificates that were refused."},
 			func() float64 { _, n := s.issuer.Counts(); return float64(n) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "seine_taps", Help: "Taps that are on: somebody watches live requests."},
+			func() float64 { return float64(s.taps.Watchers()) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "citadel_server_root_cert_expiry_timestamp", Help: "When the authority's certificate ends, in Unix seconds."},
 			func() float64 { return float64(s.authority.NotAfter().Unix()) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "seine_control_certificate_expiry_timestamp", Help: "When this server's own certificate ends, in Unix seconds; 0: it has none."},
@@ -299,6 +308,8 @@ func (s *server) serveGRPC(ctx context.Context, g *errgroup.Group, l net.Listene
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 	)
 	s.discovery.Register(srv)
+	s.taps.Register(srv)
+	context.AfterFunc(ctx, s.taps.Close)
 	s.issuer.Register(srv)
 	g.Go(func() error {
 		if err := srv.Serve(l); err != nil && ctx.Err() == nil {

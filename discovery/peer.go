@@ -71,6 +71,23 @@ func authorize(snap *mesh.Snapshot, id string, p *peer) (*mesh.Workload, error) 
 	return w, nil
 }
 
+// Admit says whether who is at the other end of ctx's gRPC stream is the proxy of
+// workload id, and until when its certificate says so: for services that proxies
+// use beside discovery.
+func (s *Server) Admit(ctx context.Context, id string) (w *mesh.Workload, identity string, until time.Time, err error) {
+	p, err := s.peerOf(ctx)
+	if err != nil {
+		return nil, "", until, status.Error(codes.Unauthenticated, err.Error())
+	}
+	if err := checkID(id); err != nil {
+		return nil, "", until, status.Error(codes.InvalidArgument, err.Error())
+	}
+	if w, err = authorize(s.Snapshot(), id, &p); err != nil {
+		return nil, "", until, err
+	}
+	return w, p.id, p.notAfter, nil
+}
+
 // checkID takes "NAMESPACE/INSTANCE" with names as Kubernetes has them.
 func checkID(id string) error {
 	namespace, instance, ok := strings.Cut(id, "/")

@@ -117,3 +117,14 @@ func TestAllocationsShaped(t *testing.T) {
 		t.Errorf("%.3f allocations for each mirrored request", n)
 	}
 }
+
+// TestAllocationsTapped: nor does a tap on everything, whose records are sent or
+// dropped by another goroutine.
+func TestAllocationsTapped(t *testing.T) {
+	taps, _ := watch(t, &seinev1.TapSpec{Id: 1, MaxRps: 1, Path: "/pay*", Headers: []*seinev1.TapHeader{{Name: "user-agent", Value: true}}})
+	p := start(t, Options{Loops: 1, Explicit: localhost(), Taps: taps},
+		billingTable(t, []*seinev1.HttpRule{toBilling()}, endpoint("1", quietApp(t), workload("billing", ""))).build())
+	if n := allocations(t, p.Addresses()[0].String()); n >= 0.05 {
+		t.Errorf("%.3f allocations for each request", n)
+	}
+}

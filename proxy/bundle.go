@@ -239,9 +239,7 @@ func (b *bundle) request(ev *http2.Event) {
 	x.req.from, x.req.fs, x.req.end = &b.link, ev.Stream, ev.End
 	x.reqDone = ev.End
 	x.gRPC(&w.req)
-	if w.ring != nil {
-		x.line.keep(w, &w.req)
-	}
+	x.note(&w.req)
 	if string(w.req.Method) == "CONNECT" && !x.connect2(ev.Protocol) {
 		return
 	}

@@ -33,6 +33,7 @@ func (x *exchange) end() {
 	x.req.drop(x.w)
 	x.res.drop(x.w)
 	x.line.drop(x.w)
+	x.untap()
 	x.shape.drop(x.w)
 	delete(x.w.parked, x)
 	x.dropTimers()

@@ -157,6 +157,7 @@ type exchange struct {
 	reqExtra int64 // body bytes of the request that were counted outside reqBody
 	resExtra int64 // body bytes of a local reply
 	line     logLine
+	tapped   *tapped // somebody watches
 }
 
 // tooLargeToRepeat bounds what is kept of a request, head and body, for another

@@ -251,9 +251,7 @@ func (x *exchange) requestEdit() *http1.Edit {
 		}
 		id := x.id[:]
 		e.Add = append(e.Add, message.Field{Name: bytesOf("x-request-id"), Value: id})
-		if w.ring != nil {
-			x.line.setID(w, id)
-		}
+		x.line.setID(w, id)
 	}
 	if x.caller.door.kind == doorPublished { // the mesh's edge: what it sees is what holds
 		e.Drop |= message.SetOf(message.XForwardedFor, message.XForwardedProto)

@@ -219,9 +219,7 @@ func (d *downstream) begin() {
 	d.take()
 	x.idempotent = idempotent(w.req.Method)
 	x.last = !x.framing.KeepAlive || w.draining
-	if w.ring != nil {
-		x.line.keep(w, &w.req)
-	}
+	x.note(&w.req)
 	if len(w.req.Method) == 7 && string(w.req.Method) == "CONNECT" {
 		if d.door.kind != doorExplicit {
 			x.last = true

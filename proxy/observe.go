@@ -34,10 +34,25 @@ func (x *exchange) observe() {
 	} else {
 		h.Observe(x.status, x.flag, (now-x.start)/1000, reqBytes, resBytes)
 	}
+	if x.tapped != nil {
+		x.show(now, reqBytes, resBytes)
+	}
 	if w.ring != nil {
 		x.log(now, reqBytes, resBytes)
 	}
+	x.line.drop(w)
 	x.shape.drop(w)
+}
+
+// note keeps of a request's head what is told of it at its end, if anybody is told.
+func (x *exchange) note(req *message.Request) {
+	w := x.w
+	if taps := w.p.o.Taps.Set(); taps != nil {
+		x.tap(taps, req)
+	}
+	if w.ring != nil || x.tapped != nil {
+		x.line.keep(w, req)
+	}
 }
 
 func (x *exchange) log(now, reqBytes, resBytes int64) {
@@ -46,15 +61,10 @@ func (x *exchange) log(now, reqBytes, resBytes int64) {
 	*e = accesslog.Entry{
 		Start: w.loop.Wall(x.start), Duration: durationOf(now - x.start), UpstreamServiceTime: -1,
 		Code: x.status, Flag: x.flag, Details: x.details, BytesReceived: reqBytes, BytesSent: resBytes,
-		DownstreamRemote: x.caller.remote, DownstreamLocal: x.dialled, Protocol: "HTTP/1.1",
+		DownstreamRemote: x.caller.remote, DownstreamLocal: x.dialled,
 	}
 	x.line.fill(e)
-	switch x.line.minor {
-	case 0:
-		e.Protocol = "HTTP/1.0"
-	case 2:
-		e.Protocol = "HTTP/2"
-	}
+	e.Protocol = x.line.protocol()
 	if x.pool != nil {
 		e.UpstreamHost = x.pool.key.addr
 	}
@@ -76,7 +86,6 @@ func (x *exchange) log(now, reqBytes, resBytes int64) {
 	}
 	e.UpstreamLocal, e.Attempts = x.local, x.retry.number
 	w.ring.Append(e)
-	x.line.drop(w)
 }
 
 func (t *target) name() string {
@@ -88,8 +97,8 @@ func (t *target) name() string {
 
 func (s *socket) localAddr() netip.AddrPort { return localAddrOf(s.fd) }
 
-// logLine keeps what the access log says of a request's head until the
-// exchange is over. It holds memory only if there is an access log.
+// logLine keeps what the access log and taps say of a request's head until the
+// exchange is over. It holds memory only if there is one of them.
 type logLine struct {
 	text  []byte
 	ends  [6]uint16
@@ -128,10 +137,21 @@ func (l *logLine) fill(e *accesslog.Entry) {
 		*to = l.text[at:l.ends[i]]
 		at = l.ends[i]
 	}
-	l.used = false
+}
+
+// protocol is the client's, as the access log writes it.
+func (l *logLine) protocol() string {
+	switch {
+	case !l.used, l.minor == 1:
+		return "HTTP/1.1"
+	case l.minor == 0:
+		return "HTTP/1.0"
+	}
+	return "HTTP/2"
 }
 
 func (l *logLine) drop(w *worker) {
+	l.used = false
 	if l.text != nil {
 		w.buffers.put(l.text[:0])
 		l.text = nil

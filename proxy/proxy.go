@@ -40,6 +40,7 @@ import (
 	"github.com/seinemesh/seine/proxy/control"
 	"github.com/seinemesh/seine/proxy/http1"
 	"github.com/seinemesh/seine/proxy/loop"
+	"github.com/seinemesh/seine/proxy/tap"
 	"github.com/seinemesh/seine/telemetry/accesslog"
 	"github.com/seinemesh/seine/telemetry/metrics"
 )
@@ -88,6 +89,7 @@ type Options struct {
 	Factory   *mtls.Factory
 	Registry  *metrics.Registry
 	AccessLog *accesslog.Writer // nil: none
+	Taps      *tap.Reporter     // nil: nobody ever watches
 	Log       *slog.Logger
 	Resolver  Resolver // nil: net.DefaultResolver
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/seinemesh/seine/proxy/http1"
 	"github.com/seinemesh/seine/proxy/http2"
 	"github.com/seinemesh/seine/proxy/loop"
+	"github.com/seinemesh/seine/proxy/tap"
 	"github.com/seinemesh/seine/telemetry/accesslog"
 	"github.com/seinemesh/seine/telemetry/metrics"
 )
@@ -73,6 +74,9 @@ type worker struct {
 	preambles []byte // what a client sends first on a seine-* connection
 	passed    *metrics.Requests
 	entry     accesslog.Entry
+	shown     tap.Event
+	record    []byte  // of a tap
+	untapped  *tapped // unused ones
 	names     map[string]*resolution
 	// Copies of requests for mirrors.
 	copies  map[*shadow]struct{} // under way

@@ -121,3 +121,13 @@ var flags = [NumFlags]struct{ letters, meaning string }{
 	FlagUTURX:  {"UT,URX", "The last try got no answer within the time for one, and all retries are used up."},
 	FlagDIFI:   {"DI,FI", "The request was delayed, and then aborted, by a configured fault."},
 }
+
+// FlagOf returns the flag of Envoy's letters; FlagNone for what is none.
+func FlagOf(letters string) Flag {
+	for f := range NumFlags {
+		if flags[f].letters == letters {
+			return f
+		}
+	}
+	return FlagNone
+}

@@ -27,6 +27,7 @@ import (
 	"github.com/seinemesh/seine/mtls/trust"
 	"github.com/seinemesh/seine/proxy"
 	"github.com/seinemesh/seine/proxy/control"
+	"github.com/seinemesh/seine/proxy/tap"
 	"github.com/seinemesh/seine/telemetry/accesslog"
 	"github.com/seinemesh/seine/telemetry/metrics"
 	"github.com/seinemesh/seine/version"
@@ -92,11 +93,13 @@ func run(ctx context.Context, o *options, log *slog.Logger) error {
 		return err
 	}
 	source = mtls.NewSource(mtls.SourceOptions{Request: authority.Request, Log: log})
+	taps := tap.New(o.workload, o.loops, log)
 	keeper := &trust.Keeper{Source: source, TrustDomain: o.trustDomain, File: o.bundle, Log: log}
 	client, err := control.New(control.Options{
 		Address: o.control, TLS: source.ClientTLS(caclient.DefaultServerName, caclient.ServerID(o.trustDomain)),
 		Certified: source.Ready(), Dial: dial, Node: o.workload, Version: version.String(), Log: log,
-		Trust: func(s *seinev1.Self) error { return keeper.Take(s.TrustBundle, s.TrustBundleId, s.SigningRootId) },
+		Trust:  func(s *seinev1.Self) error { return keeper.Take(s.TrustBundle, s.TrustBundleId, s.SigningRootId) },
+		Beside: taps.Run,
 	})
 	if err != nil {
 		return err
@@ -154,7 +157,7 @@ func run(ctx context.Context, o *options, log *slog.Logger) error {
 	p, err := proxy.New(proxy.Options{
 		Loops: o.loops, Outbound: o.outbound, Inbound: o.inbound, Explicit: o.explicit, Forwards: o.forwards, Published: o.published,
 		Mark: o.mark, Divert: divert(redirected), HostDialer: o.hostDialer, Factory: factory,
-		Registry: registry, AccessLog: logs, Log: log,
+		Registry: registry, AccessLog: logs, Taps: taps, Log: log,
 	}, client)
 	if err != nil {
 		return err

@@ -25,6 +25,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"google.golang.org/grpc"
+
 	seinev1 "github.com/seinemesh/seine/api/seine/v1"
 	"github.com/seinemesh/seine/decide"
 )
@@ -46,6 +48,10 @@ type Options struct {
 	// acknowledges a trust bundle has it in force. With an error the Self is refused.
 	// nil: nothing is done with it.
 	Trust func(*seinev1.Self) error
+	// Beside is called with each connection over which discovery was accepted, for
+	// other streams over it: in a goroutine, with a ctx that ends with the
+	// connection. It returns when ctx ends, or before. nil: there is nothing else.
+	Beside func(ctx context.Context, conn grpc.ClientConnInterface)
 
 	Idle    time.Duration // an Answer not used for so long is given back; 0: 10 minutes
 	Patient time.Duration // a name that nobody answers is given up after so long; 0: 10 seconds

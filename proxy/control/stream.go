@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"strings"
+	"sync"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/status"
@@ -197,9 +198,9 @@ func (c *Client) stream(ctx context.Context, conn *grpc.ClientConn) error {
 	c.mu.Unlock()
 	c.kick()
 
-	sent := make(chan struct{})
-	go func() { defer close(sent); c.send(ctx, st) }()
-	defer func() { cancel(); <-sent }()
+	var others sync.WaitGroup
+	others.Go(func() { c.send(ctx, st) })
+	defer func() { cancel(); others.Wait() }()
 
 	// The server sends its header when it has accepted who we are; there may
 	// be nothing else to say to a proxy that knows everything already.
@@ -222,6 +223,9 @@ func (c *Client) stream(ctx context.Context, conn *grpc.ClientConn) error {
 			c.state.connected, c.state.since, c.state.lastError = true, time.Now(), ""
 			c.mu.Unlock()
 			c.log.Info("connected to the control plane", "address", c.opt.Address)
+			if c.opt.Beside != nil {
+				others.Go(func() { c.opt.Beside(ctx, conn) })
+			}
 		}
 		if err := st.RecvMsg(m); err != nil {
 			return err

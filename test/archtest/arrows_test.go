@@ -19,8 +19,8 @@ type rule struct {
 }
 
 var rules = []rule{
-	{"cmd/seine-proxy", append([]string{"config", "plan", "discovery", "local", "inject", "install", "explain", "stat"}, foreign...)},
-	{"proxy", append([]string{"config", "plan", "discovery", "local", "inject", "install", "explain", "stat", "cmd"}, foreign...)},
+	{"cmd/seine-proxy", append([]string{"config", "plan", "discovery", "local", "inject", "install", "explain", "stat", "tap"}, foreign...)},
+	{"proxy", append([]string{"config", "plan", "discovery", "local", "inject", "install", "explain", "stat", "tap", "cmd"}, foreign...)},
 	{"decide", append([]string{"config", "plan", "discovery", "local", "proxy", "ca", "stat", "explain", "net/http", "google.golang.org/grpc"}, foreign...)},
 	{"plan", append([]string{"config", "discovery", "local", "proxy", "decide", "ca", "stat", "explain", "net/http", "google.golang.org/grpc"}, foreign...)},
 	{"mesh", append([]string{"config", "plan", "decide", "discovery", "local", "proxy", "ca", "stat", "telemetry", "net/http", "google.golang.org/grpc"}, foreign...)},
@@ -39,6 +39,7 @@ var rules = []rule{
 	{"view", append([]string{"discovery", "local", "proxy", "controlplane", "cmd"}, "net/http/httptest")},
 	{"install", []string{"local", "proxy", "controlplane", "discovery", "plan"}},
 	{"discovery", []string{"local", "proxy", "config", "cmd"}},
+	{"tap", append([]string{"local", "proxy", "config", "plan", "discovery", "controlplane", "cmd"}, foreign...)},
 	{"config", []string{"plan", "discovery", "local", "proxy", "cmd"}},
 	{"inject", []string{"proxy", "discovery", "plan", "local", "ca", "mtls", "controlplane", "k8s.io/client-go/"}},
 	{"cni", []string{"proxy", "discovery", "plan", "local", "ca", "mtls", "controlplane", "k8s.io/client-go/"}},

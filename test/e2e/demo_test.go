@@ -75,6 +75,8 @@ func demo(t *testing.T, u user) {
 	t.Run("plaintext is refused under STRICT, and the mode can be changed", func(t *testing.T) { strict(m.in(t)) })
 	t.Run("a proxy holds only what it called", func(t *testing.T) { onDemand(m.in(t)) })
 
+	t.Run("a tap shows what it is asked for, and ends", func(t *testing.T) { tapped(m.in(t), client) })
+
 	// From here on a load runs through everything that happens, and none of
 	// its requests may fail.
 	client.run()
