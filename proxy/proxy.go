@@ -72,6 +72,9 @@ type Options struct {
 	Divert func(fd int, dialled netip.AddrPort, inbound bool) bool
 	// Mark is set on every upstream socket (SO_MARK); 0: none.
 	Mark int
+	// NoSplice copies the bytes of opaque connections through the process even
+	// where the kernel could pass them on by itself.
+	NoSplice bool
 	// HostDialer is the unix socket that makes connections out of the mesh; "": none.
 	HostDialer string
 
@@ -206,6 +209,7 @@ func New(o Options, tables Tables) (*Proxy, error) {
 	p.copies = newCopyCounters(r)
 	r.GaugeFunc("seine_proxy_connections", "Accepted connections that are open.", func() float64 { return float64(p.connections()) })
 	r.GaugeFunc("seine_proxy_inflight", "Requests and opaque connections under way.", func() float64 { return float64(p.inflight()) })
+	r.GaugeFunc("seine_proxy_spliced_bytes", "Bytes of opaque connections that the kernel passed on by itself, since the start.", func() float64 { return float64(p.spliced()) })
 	for range o.Loops {
 		w, err := newWorker(p, rand.Uint64(), rand.Uint64())
 		if err != nil {
@@ -382,6 +386,7 @@ func (w *worker) shut() {
 			p.trunks[0].u.drop(false)
 		}
 	}
+	w.pipes.close()
 	for _, d := range w.p.doors {
 		if w == w.p.workers[0] {
 			w.loop.Close(d.fd)
@@ -395,6 +400,13 @@ func (p *Proxy) Draining() bool { return p.draining.Load() }
 func (p *Proxy) connections() (n int64) {
 	for _, w := range p.workers {
 		n += w.loop.Count()
+	}
+	return n
+}
+
+func (p *Proxy) spliced() (n int64) {
+	for _, w := range p.workers {
+		n += w.pipes.spliced.Load()
 	}
 	return n
 }

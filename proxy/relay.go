@@ -32,11 +32,9 @@ type relay struct {
 	born            int64
 	moved           int64
 	timer           loop.Timer
-	budget          int
 	turn            uint64
 	queued, over    bool
-	fromA, fromB    int64
-	toldA, toldB    int64 // what the metrics have heard of
+	fromA, fromB    flow
 	failure         string
 	host            *host
 	lane            *lane
@@ -135,13 +133,13 @@ func (r *relay) ready() {
 		return
 	}
 	if now := r.w.loop.Turn(); r.turn != now {
-		r.turn, r.budget = now, turnBudget
+		r.turn, r.fromA.budget, r.fromB.budget = now, turnBudget, turnBudget
 	}
-	before := r.fromA + r.fromB
-	if !r.pump(r.a, r.b, &r.fromA, telemetry.FlagDC) || !r.pump(r.b, r.a, &r.fromB, telemetry.FlagUC) {
+	before := r.fromA.moved + r.fromB.moved
+	if !r.pump(r.a, r.b, &r.fromA, telemetry.FlagDC, telemetry.FlagUC) || !r.pump(r.b, r.a, &r.fromB, telemetry.FlagUC, telemetry.FlagDC) {
 		return
 	}
-	if r.fromA+r.fromB != before {
+	if r.fromA.moved+r.fromB.moved != before {
 		r.moved = r.w.loop.Now()
 		r.tell()
 	}
@@ -149,15 +147,22 @@ func (r *relay) ready() {
 		r.end(telemetry.FlagNone, false)
 		return
 	}
-	if r.budget <= 0 && !r.queued {
+	if (r.fromA.budget <= 0 || r.fromB.budget <= 0) && !r.queued {
 		r.queued = true
 		r.w.loop.Later(r)
 	}
 }
 
-// pump passes on what src has as far as dst takes it; false: the relay ended.
-func (r *relay) pump(src, dst *socket, count *int64, flag telemetry.Flag) bool {
-	for r.budget > 0 && !dst.blocked() && dst.lost == nil {
+// pump passes on what src has as far as dst takes it; false: the relay ended. The
+// flags say which side it was.
+func (r *relay) pump(src, dst *socket, f *flow, ofSrc, ofDst telemetry.Flag) bool {
+	for f.budget > 0 && !dst.blocked() && dst.lost == nil {
+		if f.splices(src, dst) {
+			if !f.splice(r.w, src, dst) {
+				break
+			}
+			continue
+		}
 		if len(src.data) == 0 && !src.fill() {
 			break
 		}
@@ -167,18 +172,17 @@ func (r *relay) pump(src, dst *socket, count *int64, flag telemetry.Flag) bool {
 		}
 		dst.send(src.data, nil)
 		src.consume(n)
-		*count += int64(n)
-		r.budget -= n
+		f.copied(n)
 	}
 	switch {
 	case src.err != nil, src.eof && !src.clean:
-		r.end(flag, true)
+		r.end(ofSrc, true)
 		return false
 	case dst.lost != nil && (dst.eof || dst.err != nil):
-		r.end(flag, true)
+		r.end(ofDst, true)
 		return false
 	case dst.lost != nil: // what it said before is still read, by the other direction
-	case src.eof && !dst.finished && !dst.blocked():
+	case src.eof && !dst.finished && !dst.blocked() && f.pipe == nil:
 		dst.finish()
 	}
 	return true
@@ -189,13 +193,13 @@ func (r *relay) tell() {
 	if r.tcp == nil {
 		return
 	}
-	if n := r.fromA - r.toldA; n > 0 {
+	if n := r.fromA.moved - r.fromA.told; n > 0 {
 		r.tcp.Received(n)
-		r.toldA = r.fromA
+		r.fromA.told = r.fromA.moved
 	}
-	if n := r.fromB - r.toldB; n > 0 {
+	if n := r.fromB.moved - r.fromB.told; n > 0 {
 		r.tcp.Sent(n)
-		r.toldB = r.fromB
+		r.fromB.told = r.fromB.moved
 	}
 }
 
@@ -216,6 +220,8 @@ func (r *relay) end(flag telemetry.Flag, reset bool) {
 	r.tell()
 	delete(w.relays, r)
 	w.loop.Drop(&r.timer)
+	r.fromA.drop(w)
+	r.fromB.drop(w)
 	if u := r.upstream; u != nil {
 		u.drop(reset)
 	}
@@ -226,7 +232,7 @@ func (r *relay) end(flag telemetry.Flag, reset bool) {
 	r.a.close(reset)
 	w.loop.Reserve(-1)
 	if d := r.tunnel; d != nil {
-		d.x.reqExtra, d.x.resExtra = r.fromA, r.fromB
+		d.x.reqExtra, d.x.resExtra = r.fromA.moved, r.fromB.moved
 		d.x.flag, d.x.details = flag, "via_upstream"
 		d.x.observe()
 		d.x.line.drop(w)
@@ -242,7 +248,7 @@ func (r *relay) end(flag telemetry.Flag, reset bool) {
 	}
 	e := accesslog.Entry{
 		Start: w.loop.Wall(r.born), Duration: durationOf(w.loop.Now() - r.born), UpstreamServiceTime: -1,
-		Flag: flag, BytesReceived: r.fromA, BytesSent: r.fromB, DownstreamLocal: local, DownstreamRemote: r.remote,
+		Flag: flag, BytesReceived: r.fromA.moved, BytesSent: r.fromB.moved, DownstreamLocal: local, DownstreamRemote: r.remote,
 		UpstreamCluster: r.cluster, UpstreamFailure: r.failure, ServerName: r.sni,
 	}
 	if r.dialled.IsValid() {

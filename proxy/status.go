@@ -276,12 +276,14 @@ func (s *Status) loops(w http.ResponseWriter, _ *http.Request) {
 	type one struct {
 		Connections, Inflight int64
 		Turns, Events, Waits  uint64
+		Splice                bool  // bulk of plain connections goes through pipes
+		SplicedBytes, Pipes   int64 // that went so; pipes that are open
 	}
 	out := []one{}
 	if p := s.proxy.Load(); p != nil {
 		for _, k := range p.workers {
 			st := k.loop.Stats()
-			out = append(out, one{k.loop.Count(), k.inflight.Load(), st.Turns.Load(), st.Events.Load(), st.Waits.Load()})
+			out = append(out, one{k.loop.Count(), k.inflight.Load(), st.Turns.Load(), st.Events.Load(), st.Waits.Load(), !k.pipes.off, k.pipes.spliced.Load(), k.pipes.open.Load()})
 		}
 	}
 	w.Header().Set("Content-Type", "application/json")

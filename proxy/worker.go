@@ -38,6 +38,7 @@ type worker struct {
 	borrower     *socket
 	cipherHolder *socket
 	buffers      buffers
+	pipes        pipes
 
 	question decide.Ask
 
@@ -119,6 +120,7 @@ func newWorker(p *Proxy, seed1, seed2 uint64) (*worker, error) {
 		parked: map[parker]struct{}{}, conns: map[*downstream]struct{}{}, relays: map[*relay]struct{}{}, arrivals: map[*arrival]struct{}{},
 		names: map[string]*resolution{}, bundles: map[*bundle]struct{}{}, copies: map[*shadow]struct{}{},
 	}
+	w.pipes.off = p.o.NoSplice
 	l.AtEnd(w.flush)
 	w.wake = func(s *mtls.Session) {
 		l.Post(func() {

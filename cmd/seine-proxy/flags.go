@@ -22,7 +22,7 @@ type options struct {
 	control, bundle, token, mode                     string
 	outbound, inbound, explicit                      netip.AddrPort
 	admin, status, readiness, metrics                string
-	prove, quit                                      bool
+	prove, quit, splice                              bool
 	mark, loops                                      int
 	drain, drainLimit                                time.Duration
 	accessLog, hostDialer                            string
@@ -70,6 +70,7 @@ func parseFlags(args []string) (*options, error) {
 	f.DurationVar(&o.drain, "drain", 5*time.Second, "how long to go on accepting after SIGTERM, at least")
 	f.DurationVar(&o.drainLimit, "drain-limit", 30*time.Second, "how much longer requests under way may take")
 	f.StringVar(&o.accessLog, "access-log", "", "`path` of the access log, - is standard output")
+	f.BoolVar(&o.splice, "splice", true, "let the kernel pass on the bulk of plain connections that are not HTTP (splice)")
 	f.StringVar(&o.hostDialer, "host-dialer", "", "unix `socket` that makes the connections that leave the mesh")
 	f.Func("listen-inbound", "`IP:PORT=IP:APPPORT`: listen on the workload's port for the application (repeatable)", o.addForward)
 	f.Func("publish", "`fd:N=FQDN:PORT`: route an inherited listener's connections as calls to a service (repeatable)", o.addPublished)
