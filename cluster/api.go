@@ -15,8 +15,8 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// apiPort is where a control plane's API is, on its pod's loopback address.
-const apiPort = 15016
+// APIPort is where a control plane's API is, on its pod's loopback address.
+const APIPort = 15016
 
 // controlLabels select the pods of control planes.
 const controlLabels = "app.kubernetes.io/name=seined"
@@ -63,7 +63,7 @@ func isReady(p *corev1.Pod) bool {
 func Client(cfg *rest.Config, namespace, pod string, timeout time.Duration) *http.Client {
 	return &http.Client{Timeout: timeout, Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return Forward(ctx, cfg, namespace, pod, apiPort)
+			return Forward(ctx, cfg, namespace, pod, APIPort)
 		},
 		MaxConnsPerHost: 2, IdleConnTimeout: time.Minute,
 	}}

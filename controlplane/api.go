@@ -15,6 +15,7 @@ import (
 
 	"github.com/seinemesh/seine/explain"
 	"github.com/seinemesh/seine/mesh"
+	"github.com/seinemesh/seine/ui"
 )
 
 // door says who may stand before a listener.
@@ -61,6 +62,7 @@ func (s *server) handler(d door) http.Handler {
 	}
 	api := http.NewServeMux()
 	mux.Handle("/api/", local(api))
+	mux.Handle("/", local(ui.Handler()))
 	api.HandleFunc("GET /api/v1/stat", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.scraper.window.Table(time.Now())) })
 	api.HandleFunc("GET /api/v1/diagnose", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.scraper.judge.report()) })
 	api.Handle("GET /api/v1/tap", s.taps.Handler(d == doorOwner))
@@ -91,12 +93,25 @@ func local(h http.Handler) http.Handler {
 			host = h
 		}
 		a, err := netip.ParseAddr(strings.Trim(host, "[]"))
-		if host != "localhost" && host != "seined" && (err != nil || !a.IsLoopback()) || r.Header.Get("Origin") != "" {
+		if host != "localhost" && host != "seined" && (err != nil || !a.IsLoopback()) || foreign(r) {
 			fail(w, http.StatusForbidden, fmt.Errorf("host %.100q is not this server's: use 127.0.0.1, localhost or the socket", r.Host))
 			return
 		}
 		h.ServeHTTP(w, r)
 	})
+}
+
+// foreign says whether a page of another origin made a browser ask.
+func foreign(r *http.Request) bool {
+	if origin := r.Header.Get("Origin"); origin != "" && origin != "http://"+r.Host {
+		return true
+	}
+	switch r.Header.Get("Sec-Fetch-Site") {
+	case "", "same-origin", "none":
+		return false
+	}
+	// A link on another page leads to a page of ours; to nothing else.
+	return strings.HasPrefix(r.URL.Path, "/api/") || r.Header.Get("Sec-Fetch-Mode") != "navigate"
 }
 
 // ready says whether proxies that come now are served.

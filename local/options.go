@@ -38,6 +38,9 @@ type Options struct {
 	CertTTL    time.Duration // of workloads' certificates; 0: seined's default
 	// RequireIsolation makes a kernel that refuses namespaces an error.
 	RequireIsolation bool
+	// Private: nobody but this user reads Err (it is a terminal), so that the
+	// dashboard's link may be written there.
+	Private bool
 	// Web is the loopback address where browsers and Prometheus on this machine
 	// find the control plane; "": DefaultWeb, or any free port if that is taken;
 	// "none": nowhere.

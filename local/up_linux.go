@@ -71,11 +71,16 @@ func Up(ctx context.Context, kill <-chan struct{}, opt Options) (err error) {
 		return err
 	}
 	if opt.Web != "none" {
-		address, err := serveWeb(servers, &wg, j.RunDir, opt.Web)
+		address, link, err := serveWeb(servers, &wg, j.RunDir, opt.Web)
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(opt.Err, "metrics and API: http://%s/\n", address)
+		// The link is the owner's: what is written to a file may be read by others.
+		if opt.Private {
+			fmt.Fprintf(opt.Err, "dashboard: %s\n", link)
+		} else {
+			fmt.Fprintf(opt.Err, "dashboard: http://%s/ (seine dashboard says the link)\n", address)
+		}
 	}
 	begun = true
 	if !opt.NoIsolation {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -14,9 +15,9 @@ import (
 	"github.com/seinemesh/seine/local/rundir"
 )
 
-// TestWebReads: behind the address that every user of the machine can reach is
-// the owner's socket. What changes something does not get there.
-func TestWebReads(t *testing.T) {
+// TestWeb: behind the address that every user of the machine can reach is the
+// owner's socket; without the token of the run only pages and metrics pass.
+func TestWeb(t *testing.T) {
 	dir := t.TempDir()
 	l, err := net.Listen("unix", rundir.Socket(dir))
 	if err != nil {
@@ -31,27 +32,32 @@ func TestWebReads(t *testing.T) {
 	defer seined.Close()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	address, err := serveWeb(ctx, &wg, dir, "127.0.0.1:0")
+	address, link, err := serveWeb(ctx, &wg, dir, "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
+	kept, err := os.ReadFile(rundir.Dashboard(dir))
+	if err != nil || strings.TrimSpace(string(kept)) != link {
+		t.Errorf("kept %q %v, link %q", kept, err, link)
+	}
+	if info, err := os.Stat(rundir.Dashboard(dir)); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the link's file: %v %v", info.Mode(), err)
+	}
+	_, token, _ := strings.Cut(link, "#token=")
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	for _, c := range []struct {
-		method, path string
-		passes       bool
+		method, path, token string
+		code                int
 	}{
-		{"GET", "/api/v1/stat", true},
-		{"HEAD", "/metrics", true},
-		{"POST", "/api/v1/explain", true},
-		{"POST", "/api/v1/ca/rotate", false},
-		{"POST", "/api/v1/ca%2Frotate", false},
-		{"POST", "/api/v1/explain/../ca/rotate", false},
-		{"PUT", "/api/v1/explain", false},
-		{"DELETE", "/api/v1/config", false},
+		{"GET", "/", "", 200}, {"GET", "/api/v1/stat", "", 401}, {"GET", "/api/v1/stat", token, 200},
+		{"GET", "/metrics", "", 200}, {"POST", "/api/v1/ca/rotate", token, 403},
 	} {
-		q, err := http.NewRequest(c.method, "http://"+address+c.path, strings.NewReader("{}"))
+		q, err := http.NewRequest(c.method, "http://"+address+c.path, nil)
 		if err != nil {
 			t.Fatal(err)
+		}
+		if c.token != "" {
+			q.Header.Set("Authorization", "Bearer "+c.token)
 		}
 		res, err := client.Do(q)
 		if err != nil {
@@ -59,12 +65,11 @@ func TestWebReads(t *testing.T) {
 		}
 		body, _ := io.ReadAll(res.Body)
 		_ = res.Body.Close()
-		want := http.StatusForbidden
-		if c.passes {
-			want = http.StatusOK
-		}
-		if res.StatusCode != want || c.passes && c.method != "HEAD" && string(body) != c.method+" "+c.path+" "+address {
+		if res.StatusCode != c.code || c.code == 200 && string(body) != c.method+" "+c.path+" "+address {
 			t.Errorf("%s %s: %s %q", c.method, c.path, res.Status, body)
 		}
+	}
+	if _, _, err := serveWeb(ctx, &wg, dir, "0.0.0.0:0"); err == nil {
+		t.Error("served to the network")
 	}
 }

@@ -36,6 +36,14 @@ func (c *controlFlags) add(f *pflag.FlagSet, address string) {
 	f.StringVar(&c.namespace, "system-namespace", cluster.Namespace, "namespace of the cluster's control plane")
 }
 
+// base is the address as a URL.
+func (c *controlFlags) base() string {
+	if strings.Contains(c.address, "://") {
+		return c.address
+	}
+	return "http://" + c.address
+}
+
 // target is one control plane, or one replica of it.
 type target struct {
 	name string // of the pod; "": not in a cluster
@@ -62,15 +70,12 @@ func (c *controlFlags) targets(ctx context.Context, all bool) ([]target, error) 
 	case inCluster && (c.address != "" || c.socket != ""):
 		return nil, errors.New("give --kubeconfig and --context, or --socket or an address, not both")
 	case c.address != "":
-		base := c.address
-		if !strings.Contains(base, "://") {
-			base = "http://" + base
-		}
+		base := c.base()
 		u, err := url.Parse(base)
 		if err != nil || u.Host == "" || u.Scheme != "http" {
 			return nil, fmt.Errorf("the address %q is not http://HOST:PORT", c.address)
 		}
-		return []target{{"", &http.Client{Timeout: controlTimeout}, strings.TrimSuffix(base, "/")}}, nil
+		return []target{{"", &http.Client{Timeout: controlTimeout, Transport: carrier(base)}, strings.TrimSuffix(base, "/")}}, nil
 	case c.socket != "":
 		return []target{overSocket(c.socket)}, nil
 	case !inCluster && answers(defaultSocket()):

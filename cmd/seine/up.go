@@ -43,6 +43,7 @@ $XDG_RUNTIME_DIR/seine, or ~/.seine/run where there is none.`,
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opt.Paths = args
+			opt.Private = term.IsTerminal(int(os.Stderr.Fd()))
 			opt.For = -1
 			if cmd.Flags().Changed("for") {
 				d, err := time.ParseDuration(over)
@@ -66,7 +67,7 @@ $XDG_RUNTIME_DIR/seine, or ~/.seine/run where there is none.`,
 	f.StringVar(&opt.RunDir, "run-dir", "", "folder for sockets, tokens and logs; emptied at start, removed at the end")
 	f.StringVar(&opt.StateDir, "state-dir", "", "folder for the certificate authority's root, which stays (default ~/.seine/state)")
 	f.StringVar(&opt.MeshConfig, "mesh-config", "", "Istio's MeshConfig `file`")
-	f.StringVar(&opt.Web, "web", "", "loopback address of the control plane's API and metrics, for Prometheus; none: nowhere (default 127.0.0.1:15016, or any free port if that is taken)")
+	f.StringVar(&opt.Web, "web", "", "loopback address of the dashboard and of metrics for Prometheus; none: nowhere (default 127.0.0.1:15016, or any free port if that is taken)")
 	f.StringVar(&opt.Seined, "seined", "", "the control plane's program (default: beside this one, or in PATH)")
 	f.StringVar(&opt.Proxy, "seine-proxy", "", "the proxy's program (default: beside this one, or in PATH)")
 	f.DurationVar(&opt.CertTTL, "cert-ttl", 0, "how long certificates live (default: seined's, 24h)")

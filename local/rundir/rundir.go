@@ -18,6 +18,7 @@ import (
 // Names of what lies in a run folder.
 const (
 	SocketName = "seined.sock"
+	linkName   = "dashboard"
 	lockName   = "lock"
 )
 
@@ -45,6 +46,10 @@ func DefaultState() string {
 
 // Socket is the control plane's socket in run folder dir.
 func Socket(dir string) string { return filepath.Join(dir, SocketName) }
+
+// Dashboard is the file in run folder dir that holds the dashboard's link, with the
+// token of the run.
+func Dashboard(dir string) string { return filepath.Join(dir, linkName) }
 
 func home() (string, bool) {
 	h, err := os.UserHomeDir()
