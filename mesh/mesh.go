@@ -99,6 +99,9 @@ type Workload struct {
 	Locality       string
 	Weight         uint32
 	Node           string // that it runs on; "" if that is not known
+	// Unheard: nobody has heard of its node, and so it counts as not ready; when it
+	// was last heard of, it was.
+	Unheard bool
 	// HostNetwork: its addresses are its node's, shared with whatever else runs
 	// there, so that they do not name it.
 	HostNetwork bool

@@ -13,7 +13,10 @@ import (
 // backends are the endpoints that the cluster's EndpointSlices list for a port
 // of svc, as w is to use them, and the workloads among them. The rules are
 // kube-proxy's (pkg/proxy/topology.go): what is ready is picked; where nothing
-// is, what is draining but still serves; of these the ones that the topology
+// is, what is draining but still serves; and beyond its rules, where nothing of
+// that is either, what was ready until its node was not heard of: an API server
+// that comes back after minutes takes all nodes for lost at first, and a server
+// that is lost indeed is found out by the connection. Of these the ones that the topology
 // hints mean for w, if every one has a hint and one of them is for w. The
 // others are kept aside, so that their own names still lead to them.
 //
@@ -33,7 +36,14 @@ func backends(s *mesh.Snapshot, w *mesh.Workload, svc *mesh.Service, p *mesh.Por
 		ready = ready || list[i].Ready
 		draining = draining || list[i].Draining
 	}
-	picked := func(b *mesh.Backend) bool { return b.Ready || !ready && b.Draining }
+	unheard := func(b *mesh.Backend) bool {
+		if ready || draining || b.Workload == "" {
+			return false
+		}
+		t := s.Workload(b.Workload)
+		return t != nil && t.Unheard
+	}
+	picked := func(b *mesh.Backend) bool { return b.Ready || !ready && b.Draining || unheard(b) }
 	meant := hinted(list, picked, w)
 	var out []*seinev1.Endpoint
 	listed := make(map[*mesh.Workload]bool, len(list))

@@ -44,6 +44,7 @@ func TestBackends(t *testing.T) {
 			}
 		}
 	}
+	unheard := false // of the pods' nodes
 	for name, tc := range map[string]struct {
 		edit func([]mesh.Backend)
 		want string // the IDs that are picked by a caller that is pod a, then behind | the others
@@ -53,6 +54,9 @@ func TestBackends(t *testing.T) {
 		"one drains":             {func(l []mesh.Backend) { l[0].Ready, l[0].Draining = false, true }, "b c | a d"},
 		"all drain":              {all(func(b *mesh.Backend) { b.Ready, b.Draining = false, true }), "a b c | d"},
 		"none is ready":          {all(func(b *mesh.Backend) { b.Ready = false }), "| a b c d"},
+		"no node is heard of":    {all(func(b *mesh.Backend) { b.Ready = false; unheard = true }), "a b c | d"},
+		"one is heard of":        {func(l []mesh.Backend) { l[0].Ready, l[1].Ready, unheard = false, false, true }, "c | a b d"},
+		"one drains, unheard of": {all(func(b *mesh.Backend) { b.Ready, b.Draining, unheard = false, b.Workload == "shop/b", true }), "b | a c d"},
 		"an older pod's address": {func(l []mesh.Backend) { l[1].Address = netip.MustParseAddr("10.0.0.99") }, "a c | b d"},
 		"a pod not known yet":    {func(l []mesh.Backend) { l[1].Workload = "shop/new" }, "a c | b d"},
 		"known by its address":   {func(l []mesh.Backend) { l[1].Workload = "" }, "a b c | d"},
@@ -68,7 +72,11 @@ func TestBackends(t *testing.T) {
 			l[0].Nodes, l[1].Nodes, l[2].Nodes = []string{"node-b"}, []string{"node-a"}, []string{"node-c"}
 		}, "b | a c d"},
 	} {
+		unheard = false
 		s := listed(tc.edit)
+		for _, w := range s.Workloads {
+			w.Unheard = unheard && w.Instance != "d"
+		}
 		var picked, aside []string
 		for _, e := range Endpoints(s, s.Workload("shop/a"), "web.shop.svc.cluster.local/80") {
 			switch {

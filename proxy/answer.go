@@ -65,7 +65,7 @@ func (x *exchange) answerHead(f http1.Framing, n int, end bool) bool {
 	if !x.grpc || said || end || x.status != 200 { // else the trailers say how it went
 		x.host.status(x.means())
 	}
-	x.took(w.loop.Now())
+	x.judged(w.loop.Now())
 	x.resFraming = f
 	if x.retry.policy != nil && x.retriesAnswer(n, f) {
 		return false

@@ -131,6 +131,17 @@ func (x *exchange) took(now int64) {
 	}
 }
 
+// judged tells the balancer how long the answer in worker.res took. One that was
+// handed back is none, quick as it was: else most requests would go where no
+// application is left.
+func (x *exchange) judged(now int64) {
+	if x.handedBack() {
+		x.failed(now)
+		return
+	}
+	x.took(now)
+}
+
 // failed tells the balancer that no answer came, or no connection.
 func (x *exchange) failed(now int64) {
 	if x.counted {

@@ -33,6 +33,16 @@ func dropUnsent(fields []message.Field) {
 // identity of the mesh.
 func (u *upstream) vouched() bool { return u.session != nil && u.session.Peer() != nil }
 
+// handedBack reports whether the answer in worker.res is a sidecar's that could not
+// hand the request to its application.
+func (x *exchange) handedBack() bool {
+	if x.w.res.Status != 503 || !x.up.vouched() {
+		return false
+	}
+	_, ok := message.Lookup(x.w.res.Fields, unsent)
+	return ok
+}
+
 // unreached answers a request for whose server there is no connection.
 func (x *exchange) unreached(cause string) {
 	extra := append(x.w.extra[:0], message.Field{Name: bytesOf("x-seine-cause"), Value: bytesOf(cause)})

@@ -83,7 +83,7 @@ func (x *exchange) final(n int, f http1.Framing) {
 	x.status = w.res.Status
 	x.host.status(x.status)
 	x.resFraming = f
-	x.took(w.loop.Now())
+	x.judged(w.loop.Now())
 	if x.retry.policy != nil && x.retriesAnswer(n, f) {
 		return
 	}

@@ -187,10 +187,8 @@ func (x *exchange) retriesAnswer(n int, f http1.Framing) bool {
 		Failure: decide.Answered, Status: w.res.Status, Number: x.retry.number, Sent: true,
 		Idempotent: x.idempotent, Kept: x.replayable,
 	}
-	if t.Status == 503 && x.up.vouched() {
-		if _, ok := message.Lookup(w.res.Fields, unsent); ok {
-			t.Failure, t.Sent = decide.ConnectFailed, false
-		}
+	if x.handedBack() {
+		t.Failure, t.Sent = decide.ConnectFailed, false
 	}
 	t.GRPCStatus, _ = message.Get(w.res.Fields, message.GRPCStatus)
 	if r.On&decide.OnRateLimited != 0 {

@@ -567,3 +567,32 @@ func TestRetryUnsent(t *testing.T) {
 		p.client.retriesAre(t, "exhausted", 1)
 	}
 }
+
+// TestWhoHandsBackIsAvoided: a sidecar whose application is gone answers faster than
+// any application does, and is not chosen for that.
+func TestWhoHandsBackIsAvoided(t *testing.T) {
+	const requests = 200
+	for _, protocol := range []seinev1.Protocol{seinev1.Protocol_PROTOCOL_HTTP, seinev1.Protocol_PROTOCOL_HTTP2} {
+		ca := newAuthority(t)
+		sidecar := func(app netip.AddrPort) netip.AddrPort {
+			return start(t, Options{Loops: 1, Forwards: []Forward{{Listen: localhost(), App: app, Port: 8080}}, Factory: ca.factory(t, billingID)},
+				(&tableOf{t: t, self: self(t, "billing", billingID, seinev1.MtlsMode_MTLS_STRICT, &seinev1.InboundPort{
+					Port: 8080, Protocol: protocol, Mtls: seinev1.MtlsMode_MTLS_STRICT, Service: billing, ServiceName: "billing", ServiceNamespace: "default", ServicePort: 8080,
+				})}).build()).Addresses()[0]
+		}
+		works := app2(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") })
+		table := billingTable(t, []*seinev1.HttpRule{toBilling()},
+			endpoint("1", sidecar(nobody(t)), workload("billing", billingID)), endpoint("2", sidecar(works), workload("billing", billingID)))
+		table.service[0].Protocol, table.service[0].Policy = protocol, &seinev1.TrafficPolicy{}
+		client := start(t, Options{Loops: 1, Explicit: localhost(), Factory: ca.factory(t, frontendID)}, table.build())
+		c := dial(t, client.Addresses()[0].String())
+		for range requests {
+			if res, body := c.get("/"); res.StatusCode != 200 {
+				t.Fatalf("%v: %s %q", protocol, res.Status, body)
+			}
+		}
+		if n := client.retries.sequel[decide.Again].Value(); n > requests/5 {
+			t.Errorf("%v: %d of %d requests went where no application was", protocol, n, requests)
+		}
+	}
+}

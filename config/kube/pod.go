@@ -48,8 +48,9 @@ func trimPod(p *corev1.Pod) *corev1.Pod {
 		}
 	}
 	for _, c := range p.Status.Conditions {
-		if c.Type == corev1.PodReady {
-			out.Status.Conditions = []corev1.PodCondition{{Type: c.Type, Status: c.Status}}
+		// With gates, ready containers do not make a pod ready.
+		if c.Type == corev1.PodReady || c.Type == corev1.ContainersReady && len(p.Spec.ReadinessGates) == 0 {
+			out.Status.Conditions = append(out.Status.Conditions, corev1.PodCondition{Type: c.Type, Status: c.Status})
 		}
 	}
 	return out
@@ -74,7 +75,7 @@ func workload(p *corev1.Pod, like *mesh.Workload) *mesh.Workload {
 		Ref:      mesh.Ref{Kind: "Pod", Namespace: p.Namespace, Name: p.Name, Created: p.CreationTimestamp.Time},
 		Instance: p.Name, App: app(p), Labels: p.Labels, ServiceAccount: p.Spec.ServiceAccountName,
 		Ports: namedPorts(p), Sidecar: sidecar(p), Gateway: p.Annotations[config.AnnotationGateway] == "true",
-		Unhealthy: !ready(p), Node: p.Spec.NodeName, HostNetwork: p.Spec.HostNetwork,
+		Unhealthy: !ready(p), Unheard: unheard(p), Node: p.Spec.NodeName, HostNetwork: p.Spec.HostNetwork,
 	}
 	if w.ServiceAccount == "" {
 		w.ServiceAccount = "default"
@@ -115,6 +116,21 @@ func ready(p *corev1.Pod) bool {
 		}
 	}
 	return false
+}
+
+// unheard reports whether a pod is not ready by its node's silence alone. A kubelet
+// says "not ready" of containers and pod together; the node controller, of a node
+// that it has not heard of, of the pod only (MarkPodsNotReady).
+func unheard(p *corev1.Pod) bool {
+	if p.DeletionTimestamp != nil || p.Annotations[config.AnnotationHealthy] == "false" {
+		return false
+	}
+	var pod, containers bool
+	for _, c := range p.Status.Conditions {
+		pod = pod || c.Type == corev1.PodReady && c.Status == corev1.ConditionFalse
+		containers = containers || c.Type == corev1.ContainersReady && c.Status == corev1.ConditionTrue
+	}
+	return pod && containers
 }
 
 func sidecar(p *corev1.Pod) bool {

@@ -37,6 +37,11 @@ func somePod(name, ip string, edit ...func(*corev1.Pod)) *corev1.Pod {
 	return p
 }
 
+// silent is what the node controller makes of a pod whose node it has not heard of.
+func silent(p *corev1.Pod) {
+	p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionFalse}, {Type: corev1.ContainersReady, Status: corev1.ConditionTrue}}
+}
+
 func TestPodsBecomeWorkloads(t *testing.T) {
 	w := workload(trimPod(somePod("billing-v1-7c9f6d5b8-x2x4z", "10.0.0.1", func(p *corev1.Pod) { p.Status.PodIPs = append(p.Status.PodIPs, corev1.PodIP{IP: "fd00::1"}) })), nil)
 	want := []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")}
@@ -45,12 +50,15 @@ func TestPodsBecomeWorkloads(t *testing.T) {
 		t.Errorf("%+v", w)
 	}
 	for name, tc := range map[string]struct {
-		edit                     func(*corev1.Pod)
-		gone, unhealthy, outside bool
+		edit                              func(*corev1.Pod)
+		gone, unhealthy, outside, unheard bool
 	}{
 		"ended":              {edit: func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded }, gone: true},
 		"failed":             {edit: func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed }, gone: true},
 		"not ready":          {edit: func(p *corev1.Pod) { p.Status.Conditions[0].Status = corev1.ConditionFalse }, unhealthy: true},
+		"not heard of":       {edit: silent, unhealthy: true, unheard: true},
+		"with a gate":        {edit: func(p *corev1.Pod) { silent(p); p.Spec.ReadinessGates = []corev1.PodReadinessGate{{}} }, unhealthy: true},
+		"silent and deleted": {edit: func(p *corev1.Pod) { silent(p); p.DeletionTimestamp = &metav1.Time{} }, unhealthy: true},
 		"starting":           {edit: func(p *corev1.Pod) { p.Status = corev1.PodStatus{Phase: corev1.PodPending} }, unhealthy: true},
 		"being deleted":      {edit: func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{} }, unhealthy: true},
 		"without sidecar":    {edit: func(p *corev1.Pod) { p.Spec.InitContainers = nil }, outside: true},
@@ -59,7 +67,7 @@ func TestPodsBecomeWorkloads(t *testing.T) {
 		"an address nobody ": {edit: func(p *corev1.Pod) { p.Status.PodIPs = []corev1.PodIP{{IP: "nonsense"}} }},
 	} {
 		w := workload(trimPod(somePod("a", "10.0.0.1", tc.edit)), nil)
-		if w == nil != tc.gone || w != nil && (w.Unhealthy != tc.unhealthy || w.Sidecar == tc.outside) {
+		if w == nil != tc.gone || w != nil && (w.Unhealthy != tc.unhealthy || w.Unheard != tc.unheard || w.Sidecar == tc.outside) {
 			t.Errorf("%s: %+v", name, w)
 		}
 	}
