@@ -47,6 +47,13 @@ func TestNothingCrossesInTheClear(t *testing.T) {
 				if _, err := n.Call(t.Context(), pod, "-header", "x-secret="+secret, "http://server/"+secret); err != nil {
 					t.Fatal(err)
 				}
+				// A port that is PERMISSIVE and whose server speaks first.
+				if out, err := n.Call(t.Context(), pod, "-protocol", "server-first", "server:9001"); err != nil {
+					t.Fatalf("%v\n%s", err, out)
+				}
+			}
+			if err := everyProtocol(t.Context(), n, pod); err != nil {
+				t.Error(err)
 			}
 			if heard.frames.Load() == 0 {
 				t.Fatal("nothing crossed between the nodes: the test heard nothing")

@@ -60,14 +60,8 @@ func TestLife(t *testing.T) {
 	n := c.Namespace(t, "life", map[string]string{"seine.dev/inject": "enabled"})
 	n.Apply(t, replicas)
 	n.WaitReady(t, "server")
-	// By its address: cluster DNS has a life of its own.
-	svc, err := c.Client.CoreV1().Services(n.Name).Get(t.Context(), "server", metav1.GetOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := "http://" + svc.Spec.ClusterIP + "/"
-	load := n.Load(t, "load", 50, "-host", "server", address)
-	fresh := n.Load(t, "fresh", 20, "-keepalive=false", "-host", "server", address)
+	load := n.Load(t, "load", 50, "-host", "server", serviceURL(t, n, "server"))
+	fresh := n.Load(t, "fresh", 20, "-keepalive=false", "-host", "server", serviceURL(t, n, "server"))
 
 	for _, event := range []struct {
 		name   string
