@@ -18,6 +18,7 @@ import (
 type builder struct {
 	opt      Options
 	settings mesh.Settings
+	exports  exports
 	result   *Result
 	parts    mesh.Parts
 	perFile  map[string]int

@@ -33,7 +33,7 @@ func (b *builder) destinationRule(o *object) {
 		c.d.fail(codeInvalid, "spec.host", nil, "%q is not a host: write the name of a service", clip(spec.Host))
 	}
 	dr := &mesh.DestinationRule{
-		Ref: o.ref, Host: b.fqdn(spec.Host, o.ref.Namespace), ExportTo: spec.ExportTo,
+		Ref: o.ref, Host: b.fqdn(spec.Host, o.ref.Namespace), ExportTo: visible(spec.ExportTo, b.exports.destinationRule),
 		WorkloadSelector: spec.GetWorkloadSelector().GetMatchLabels(),
 	}
 	raw := &rawRule{rule: dr, host: c.policy(spec.TrafficPolicy, "spec.trafficPolicy")}

@@ -26,7 +26,7 @@ func (b *builder) serviceEntry(o *object) {
 	d := &decoder{b: b, obj: o}
 	base := mesh.Service{
 		Ref: o.ref, External: spec.Location == networking.ServiceEntry_MESH_EXTERNAL,
-		ExportTo: spec.ExportTo, SANs: spec.SubjectAltNames, Selector: spec.GetWorkloadSelector().GetLabels(),
+		ExportTo: visible(spec.ExportTo, b.exports.service), SANs: spec.SubjectAltNames, Selector: spec.GetWorkloadSelector().GetLabels(),
 	}
 	switch spec.Resolution {
 	case networking.ServiceEntry_NONE:

@@ -10,7 +10,7 @@ import (
 )
 
 var meshConfigFields = fields(append([]string{"trustDomain", "rootNamespace", "outboundTrafficPolicy.mode", "accessLogFile", "accessLogEncoding",
-	"enableAutoMtls", "enablePrometheusMerge", "defaultHttpRetryPolicy.**"}, localityFields...)...)
+	"enableAutoMtls", "enablePrometheusMerge", "defaultHttpRetryPolicy.**"}, append(localityFields, meshDefaultFields...)...)...)
 
 // meshConfig lays Istio's MeshConfig over the settings: the bare message, or
 // what `kubectl get configmap istio` holds under data.mesh.
@@ -56,6 +56,7 @@ func (b *builder) meshConfig(f File) {
 		c := &routeConverter{b: b, o: o, d: d}
 		b.parts.DefaultRetry = c.retry(r, nil, "defaultHttpRetryPolicy")
 	}
+	b.meshDefaults(d, &mc)
 	if p := mc.OutboundTrafficPolicy; p != nil {
 		b.settings.RegistryOnly = p.Mode == meshv1.MeshConfig_OutboundTrafficPolicy_REGISTRY_ONLY
 	}

@@ -70,7 +70,7 @@ func (b *builder) service(o *object) {
 	}
 	s := &mesh.Service{
 		Ref: o.ref, Host: b.fqdn(strings.ReplaceAll(o.ref.Name, ".", "-"), o.ref.Namespace),
-		Selector: spec.Selector, ExportTo: exportTo(o.annotations),
+		Selector: spec.Selector, ExportTo: visible(exportTo(o.annotations), b.exports.service),
 		Headless: spec.ClusterIP == corev1.ClusterIPNone,
 	}
 	if strings.Contains(o.ref.Name, ".") {

@@ -34,7 +34,7 @@ func (b *builder) virtualService(o *object) {
 	if !ok {
 		return
 	}
-	vs := &mesh.VirtualService{Ref: o.ref, ExportTo: spec.ExportTo}
+	vs := &mesh.VirtualService{Ref: o.ref, ExportTo: visible(spec.ExportTo, b.exports.virtualService)}
 	seen := map[string]bool{}
 	for i, h := range spec.Hosts {
 		path := item("spec.hosts", i)

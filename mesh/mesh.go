@@ -239,7 +239,10 @@ type Parts struct {
 	Sidecars         []*Sidecar
 	// Backends are what a cluster lists for its Services, by NAMESPACE/NAME. nil:
 	// there are no such lists, and a Service's pods are those that it selects.
-	Backends     map[string][]Backend
-	Locality     *seinev1.Locality // for hosts whose DestinationRule has none (MeshConfig); nil: Istio's default, enabled
-	DefaultRetry *seinev1.Retry    // of HTTP rules that have none (MeshConfig defaultHttpRetryPolicy); nil: Istio's default
+	Backends map[string][]Backend
+	Locality *seinev1.Locality // for hosts whose DestinationRule has none (MeshConfig); nil: Istio's default, enabled
+	// Upstream is what holds of a TrafficPolicy where the DestinationRule says
+	// nothing (MeshConfig connectTimeout, tcpKeepalive, h2UpgradePolicy); nil: nothing.
+	Upstream     *seinev1.TrafficPolicy
+	DefaultRetry *seinev1.Retry // of HTTP rules that have none (MeshConfig defaultHttpRetryPolicy); nil: Istio's default
 }

@@ -33,7 +33,7 @@ func Service(s *mesh.Snapshot, w *mesh.Workload, key string) *seinev1.Service {
 	}
 	dr := DestinationRule(s, w, svc)
 	if dr == nil {
-		out.Policy = forCaller(s, w, nil)
+		out.Policy = forCaller(s, w, withDefaults(s, nil))
 		return out
 	}
 	out.Source = dr.Proto()
@@ -42,11 +42,11 @@ func Service(s *mesh.Snapshot, w *mesh.Workload, key string) *seinev1.Service {
 			out.Unsupported = append(out.Unsupported, u.Path)
 		}
 	}
-	out.Policy = forCaller(s, w, policyOn(p.Number, dr.Policy, dr.PortPolicies))
+	out.Policy = forCaller(s, w, withDefaults(s, policyOn(p.Number, dr.Policy, dr.PortPolicies)))
 	for i := range dr.Subsets {
 		sub := &dr.Subsets[i]
 		out.Subsets = append(out.Subsets, &seinev1.Subset{
-			Name: sub.Name, Labels: sub.Labels, Policy: forCaller(s, w, policyOn(p.Number, sub.Policy, sub.PortPolicies)),
+			Name: sub.Name, Labels: sub.Labels, Policy: forCaller(s, w, withDefaults(s, policyOn(p.Number, sub.Policy, sub.PortPolicies))),
 		})
 	}
 	return out
@@ -57,6 +57,34 @@ func policyOn(port uint32, policy *seinev1.TrafficPolicy, ports map[uint32]*sein
 		return p
 	}
 	return policy
+}
+
+// withDefaults completes a policy by the mesh's (MeshConfig): connectTimeout and
+// h2UpgradePolicy where it has none, tcpKeepalive field by field (Istio's
+// applyConnectionPool, shouldH2Upgrade and setTCPKeepalive).
+func withDefaults(s *mesh.Snapshot, p *seinev1.TrafficPolicy) *seinev1.TrafficPolicy {
+	u := s.Upstream
+	if u == nil {
+		return p
+	}
+	out := &seinev1.TrafficPolicy{}
+	if p != nil {
+		out = proto.Clone(p).(*seinev1.TrafficPolicy)
+	}
+	if out.ConnectTimeout == nil {
+		out.ConnectTimeout = u.ConnectTimeout
+	}
+	if out.H2Upgrade == seinev1.TrafficPolicy_H2_DEFAULT {
+		out.H2Upgrade = u.H2Upgrade
+	}
+	if k := u.Pool.GetKeepalive(); k != nil {
+		if out.Pool == nil {
+			out.Pool = &seinev1.ConnectionPool{}
+		}
+		own := out.Pool.Keepalive
+		out.Pool.Keepalive = &seinev1.ConnectionPool_Keepalive{Probes: cmp.Or(own.GetProbes(), k.Probes), Time: cmp.Or(own.GetTime(), k.Time), Interval: cmp.Or(own.GetInterval(), k.Interval)}
+	}
+	return out
 }
 
 // forCaller completes a policy's localityLbSetting by where w is: the mesh's

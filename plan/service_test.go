@@ -5,6 +5,10 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	seinev1 "github.com/seinemesh/seine/api/seine/v1"
 	"github.com/seinemesh/seine/mesh"
@@ -276,5 +280,31 @@ func TestForCaller(t *testing.T) {
 	}
 	if p := Service(s, &w, fqdn("ledger")+"/7000"); p.GetPolicy().GetLocality().GetCaller() != "eu/a/1" {
 		t.Errorf("without a DestinationRule: %v", p)
+	}
+}
+
+// TestMeshDefaults: what MeshConfig says of upstreams holds where the
+// DestinationRule says nothing, of keep-alive field by field.
+func TestMeshDefaults(t *testing.T) {
+	parts := fixture()
+	second, minute := durationpb.New(time.Second), durationpb.New(time.Minute)
+	alive := func(k *seinev1.ConnectionPool_Keepalive) *seinev1.ConnectionPool { return &seinev1.ConnectionPool{Keepalive: k} }
+	parts.Upstream = &seinev1.TrafficPolicy{ConnectTimeout: second, H2Upgrade: seinev1.TrafficPolicy_H2_UPGRADE, Pool: alive(&seinev1.ConnectionPool_Keepalive{Probes: 3, Time: minute})}
+	own := &seinev1.TrafficPolicy{ConnectTimeout: minute, H2Upgrade: seinev1.TrafficPolicy_H2_DO_NOT, Pool: alive(&seinev1.ConnectionPool_Keepalive{Time: second})}
+	parts.DestinationRules = []*mesh.DestinationRule{{
+		Ref: ref("DestinationRule", "default", "billing"), Host: fqdn("billing"), Policy: own,
+		Subsets: []mesh.Subset{{Name: "bare"}},
+	}}
+	s := snapshot(parts)
+	got := Service(s, caller(s), seinev1.ServiceKey(fqdn("billing"), 80))
+	want := &seinev1.TrafficPolicy{ConnectTimeout: minute, H2Upgrade: seinev1.TrafficPolicy_H2_DO_NOT, Pool: alive(&seinev1.ConnectionPool_Keepalive{Probes: 3, Time: second})}
+	if !proto.Equal(got.Policy, want) || !proto.Equal(got.Subsets[0].Policy, parts.Upstream) {
+		t.Errorf("%v", got)
+	}
+	if got := Service(s, caller(s), seinev1.ServiceKey(fqdn("one"), 8888)); !proto.Equal(got.Policy, parts.Upstream) {
+		t.Errorf("without a DestinationRule: %v", got.Policy)
+	}
+	if own.Pool.Keepalive.Probes != 0 {
+		t.Error("the Snapshot's policy was written to")
 	}
 }
