@@ -13,7 +13,7 @@ export function rate(perSecond: number | undefined): string {
 /** compact keeps about two or three digits: 0.04, 0.4, 5.2, 52, 1.2k, 3.4M. */
 export function compact(n: number): string {
   const a = Math.abs(n);
-  if (a === 0) return "0";
+  if (Number.isInteger(n) && a < 1000) return String(n);
   if (a < 0.1) return n.toFixed(2);
   if (a < 9.95) return n.toFixed(1);
   if (a < 999.5) return n.toFixed(0);
@@ -41,6 +41,7 @@ export function millis(ms: number | undefined): string {
 export function success(share: number | undefined): string {
   if (share === undefined || !Number.isFinite(share)) return NONE;
   if (share >= 1) return "100 %";
+  if (share > 0 && Math.abs(share * 100 - Math.round(share * 100)) < 1e-9) return `${Math.round(share * 100)} %`;
   if (share > 0.9999) return "99.99 %";
   if (share >= 0.99) return `${(Math.floor(share * 10_000) / 100).toFixed(2)} %`;
   if (share > 0) return `${(Math.floor(share * 1000) / 10).toFixed(1)} %`;
@@ -94,7 +95,8 @@ export function ago(at: string | undefined, now: number): string {
   const t = at ? Date.parse(at) : NaN;
   if (!Number.isFinite(t) || t <= 0) return NONE;
   const s = (now - t) / 1000;
-  return s < 1 ? "now" : `${span(s)} ago`;
+  // How long ago needs no seconds beside minutes.
+  return s < 1 ? "now" : `${span(s < 60 ? s : s < 3600 ? Math.floor(s / 60) * 60 : s)} ago`;
 }
 
 /** clock is the local time of day, HH:MM:SS. */

@@ -37,8 +37,9 @@ const hash = signal(typeof location === "undefined" ? "" : location.hash);
 /** route is where we are. */
 export const route = computed(() => parse(hash.value));
 
-/** follow keeps route in step with the address. It is called once. */
+/** follow keeps route in step with the address, as it is from now on. It is called once. */
 export function follow(): void {
+  hash.value = location.hash;
   addEventListener("hashchange", () => (hash.value = location.hash));
 }
 

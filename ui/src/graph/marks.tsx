@@ -62,11 +62,11 @@ export function nodeMark(s: Spot, at: Point, how: { dim: boolean; stop: boolean 
   const common = { key: n.id, class: cls, style: { transform: `translate(${at.x.toFixed(1)}px, ${at.y.toFixed(1)}px)` }, "data-id": n.id };
   const link = toNode(n);
   return link ? (
-    <a {...common} href={link} tabIndex={how.stop ? 0 : -1} aria-label={spoken(s)}>
+    <a {...common} href={link} tabindex={how.stop ? 0 : -1} aria-label={spoken(s)}>
       {body}
     </a>
   ) : (
-    <g {...common} role="img" tabIndex={how.stop ? 0 : -1} aria-label={spoken(s)}>
+    <g {...common} role="img" tabindex={how.stop ? 0 : -1} aria-label={spoken(s)}>
       {body}
     </g>
   );
@@ -102,6 +102,10 @@ export function thickness(rps: number): number {
   return 1 + Math.min(4, Math.log10(1 + Math.max(0, rps)));
 }
 
+// What a letter of a label and the lock before it take.
+const LETTER = 6.2;
+const LOCK = 12;
+
 /** protocolWord is a protocol as people write it. */
 export function protocolWord(p: string | undefined): string {
   return (p ?? "").split(",").filter(Boolean).map((x) => (x === "grpc" ? "gRPC" : x.toUpperCase())).join(", ");
@@ -126,9 +130,12 @@ export function edgeMark(e: Edge, wire: Layout["wires"][string], how: { dim: boo
   const width = thickness(e.rps);
   const { x, y } = wire.label;
   const second = quick || protocolWord(e.protocol);
-  const half = Math.max(34, (Math.max(numbers.length + ok.length + 9, second.length) * 5.9) / 2 + 6);
+  const protocol = idle ? "" : protocolWord(e.protocol);
+  const first = (numbers.length + ok.length + protocol.length + 1) * LETTER;
+  const half = Math.max(first + LOCK, second.length * LETTER) / 2 + 5;
+  const lock = x - (first + LOCK) / 2;
   return (
-    <a key={e.id} class={`edge ${idle ? "idle" : tone} ${how.dim ? "dimmed" : ""}`} href={toEdge(e.source_workload, e.service)} tabIndex={-1} aria-label={spoken}>
+    <a key={e.id} class={`edge ${idle ? "idle" : tone} ${how.dim ? "dimmed" : ""}`} href={toEdge(e.source_workload, e.service)} tabindex={-1} aria-label={spoken}>
       <title>{spoken}</title>
       <path class="hit" d={wire.path} />
       <path class="wire" d={wire.path} stroke-width={width} marker-end={`url(#tip${idle ? "" : tone})`} />
@@ -136,12 +143,12 @@ export function edgeMark(e: Edge, wire: Layout["wires"][string], how: { dim: boo
         <g class="label">
           <rect x={x - half} y={y - 16} width={2 * half} height={second ? 32 : 17} rx={4} />
           {!idle && (e.mtls === "yes" || open) && (
-            <path class={open ? "openmark" : "lockmark"} d={`M${x - half + 6} ${y - 7}h7v6h-7zm1.4 0v-2a2.1 2.1 0 0 1 ${open ? "4 -1" : "4.2 0v2"}`} />
+            <path class={open ? "openmark" : "lockmark"} d={`M${lock} ${y - 7.5}h7v5.5h-7zm1.4 0v-2a2.1 2.1 0 0 1 ${open ? "4 -1" : "4.2 0v2"}`} />
           )}
-          <text x={x + 6} y={y - 2}>
+          <text x={x + (idle ? 0 : LOCK / 2)} y={y - 2}>
             <tspan class="strong">{numbers}</tspan>
             {ok && <tspan class="strong">{ok}</tspan>}
-            {!idle && e.protocol && <tspan>{` ${protocolWord(e.protocol)}`}</tspan>}
+            {protocol && <tspan>{` ${protocol}`}</tspan>}
           </text>
           {quick && !idle && (
             <text x={x} y={y + 12}>

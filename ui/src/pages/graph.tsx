@@ -50,7 +50,7 @@ function Summary({ of: o }: { of: Overview }): JSX.Element {
         <Tile name="Mutual TLS" value={share(o.mtls_share)} tone={o.mtls_share !== undefined && o.mtls_share < 1 ? "warn" : ""} />
         <Tile name="Services" value={compact(o.services)} note={`${o.healthy} of ${o.instances} instances ready`} tone={o.healthy < o.instances ? "warn" : ""} />
         <Tile name="Proxies in step" value={`${p.current} of ${p.expected}`} tone={p.current < p.expected ? "warn" : ""} note={p.refusing > 0 ? `${p.refusing} refuse something` : ""} />
-        {o.certificate && <Tile name="Next certificate ends" value={ends(o.certificate.not_after)} note={o.certificate.what} />}
+        {o.certificate && <Tile name="Certificate ends" value={ends(o.certificate.not_after)} note={o.certificate.what} />}
       </dl>
     </>
   );

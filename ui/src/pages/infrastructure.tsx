@@ -39,7 +39,7 @@ export function InfrastructurePage(): JSX.Element {
             )}
             <Card title="Machines" aside="share of the time, in the last window" flush>
               {i.machines.length > 0 ? (
-                <Signals caption="Machines" rows={i.machines.map((m) => ({ id: m.node || m.id, note: `${m.proxies.length} ${m.proxies.length === 1 ? "proxy" : "proxies"}`, signals: m.signals }))} />
+                <Signals caption="Machines" rows={i.machines.map((m) => ({ id: m.node || m.id.slice(0, 8), note: `${m.proxies.length} ${m.proxies.length === 1 ? "proxy" : "proxies"}`, signals: m.signals }))} />
               ) : (
                 <Empty title="No machine is known yet">Proxies report the machine that they run on with their metrics.</Empty>
               )}

@@ -27,7 +27,7 @@ const columns: Column<Edge>[] = [
     title: "Versions",
     cell: (e) => (e.versions && e.versions.length > 1 ? e.versions.map((v) => `${v.version} ${share(v.share)}`).join(", ") : (e.versions?.[0]?.version ?? "–")),
   },
-  { id: "page", title: "", cell: (e) => <EdgeLink of={e}>over time<span class="hidden"> from {e.source_workload} to {hostOf(e.service)}</span></EdgeLink> },
+  { id: "page", title: "Call", cell: (e) => <EdgeLink of={e}>over time<span class="hidden"> from {e.source_workload} to {hostOf(e.service)}</span></EdgeLink> },
 ];
 
 interface Props {

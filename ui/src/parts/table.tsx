@@ -33,9 +33,9 @@ export function Table<T>({ caption, columns, rows, id, name = "sort", initial }:
     setParams({ [name]: writeOrder({ column: c.id, down }, initial) });
   };
   return (
-    // A region that scrolls must be reachable by keyboard.
+    // What scrolls must be reachable by keyboard.
     // eslint-disable-next-line jsx-a11y/no-noninteractive-tabindex
-    <div class="scroll" role="region" aria-label={caption} tabIndex={0}>
+    <div class="scroll" role="group" aria-label={caption} tabIndex={0}>
       <table>
         <caption class="hidden">{caption}</caption>
         <thead>
