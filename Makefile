@@ -7,7 +7,7 @@ CMDS   := seine seined seine-proxy
 # without its debug pages, 2 MB that no sidecar needs.
 BUILD  := CGO_ENABLED=0 $(GO) build -trimpath -tags grpcnotrace -ldflags '-s -w'
 
-.PHONY: all build demo test nightly unit lint wire e2e e2e-cluster conformance images cluster-up cluster-down fuzz bench soak generate clean help
+.PHONY: all build demo test nightly unit lint wire e2e e2e-cluster conformance ui images cluster-up cluster-down fuzz bench soak generate clean help
 
 all: build
 
@@ -44,6 +44,9 @@ e2e-cluster: ## the mesh on a real cluster: KUBECONFIG's, or one made here (root
 conformance: ## the Gateway API's conformance suite for meshes, on a cluster made here (root) or KUBECONFIG's
 	./test/conformance/run.sh
 
+ui: ## the dashboard into ui/dist, from ui/src (needs Node)
+	cd ui && npm ci --no-progress && npm run --silent build
+
 IMAGES ?=
 images: ## container images into bin/images; IMAGES='--repository registry.example.com/mesh --tag 1 --push'
 	$(GO) run ./install/images $(IMAGES)
@@ -69,7 +72,7 @@ generate: ## regenerate the wire types (needs protoc)
 	$(GO) generate ./api
 
 clean:
-	rm -rf $(BIN) .cache
+	rm -rf $(BIN) .cache ui/node_modules
 
 help:
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12

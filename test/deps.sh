@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what the tests need and the machine lacks (Debian and Ubuntu): a C
-# compiler for the race detector, Prometheus and, for root, what a node of the test cluster
-# is made of. Everything else is pinned in go.mod.
+# compiler for the race detector, Prometheus, Node, Chromium and, for root, what a
+# node of the test cluster is made of. Everything else is pinned in go.mod and
+# ui/package-lock.json.
 set -euo pipefail
 
 missing=()
@@ -12,6 +13,10 @@ need gcc gcc libc6-dev
 need make make
 need git git ca-certificates
 need promtool prometheus
+# The dashboard's tests. Node from elsewhere brings its own npm.
+need node nodejs
+need npm npm
+need chromium chromium fonts-dejavu-core
 if [ "$(id -u)" = 0 ]; then
   need containerd containerd
   need runc runc

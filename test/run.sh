@@ -38,6 +38,7 @@ step 'machine: what the tests need' 2 ./test/deps.sh
 step 'modules' 2 go mod download
 step 'lint: gofmt, vet, staticcheck' 5 ./test/lint.sh
 step 'unit tests, race detector, fuzz seeds' 10 go test -race -timeout 9m ./...
+step 'dashboard: the bundle byte for byte, and its pages in Chromium' 6 ./ui/run.sh
 step 'wire: h2spec and gRPC interoperability through the listeners' 3 \
   go -C test/wire test -count=1 -timeout 4m .
 step 'end to end: the demo as root and as an ordinary user' 7 \
