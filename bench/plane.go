@@ -81,8 +81,9 @@ func planes() []plane {
 	}
 	return []plane{
 		{name: "none", about: "no proxy at all", start: startNone, lacks: grown(none)},
-		{name: "seine", about: "two seine-proxy fed by seined: 90/10 route, strict mTLS, secure naming, metrics", start: startSeine(false)},
-		{name: "seine-shared", about: "seine with h2UpgradePolicy UPGRADE: HTTP/1.1 requests share HTTP/2 connections between the sidecars", start: startSeine(true), extra: true},
+		{name: "seine", about: "two seine-proxy fed by seined: 90/10 route, strict mTLS, secure naming, metrics", start: startSeine("")},
+		{name: "seine-shared", about: "seine with h2UpgradePolicy UPGRADE: all requests share HTTP/2 connections between the sidecars", start: startSeine("UPGRADE"), extra: true},
+		{name: "seine-single", about: "seine with h2UpgradePolicy DO_NOT_UPGRADE: each request of HTTP/1.1 has a connection of its own", start: startSeine("DO_NOT_UPGRADE"), extra: true},
 		{name: "envoy", about: "static configuration, SAN-checked mTLS, nothing else", start: startEnvoy("envoy-client.yaml", "envoy-server.yaml"),
 			lacks: map[string]string{"services-10000": "", "routes-10000": ""}},
 		{name: "envoy-istio", about: "as an Istio sidecar is: JSON access log, stats tags, retries, outlier detection, 90/10 route",

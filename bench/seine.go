@@ -30,11 +30,11 @@ const (
 // startSeine starts seined with the configuration in peers/seine.yaml and two
 // sidecars in explicit mode that join it. The pair's server stands for both
 // versions, so that as many processes are measured as of the peers.
-func startSeine(shared bool) func(context.Context, *env) (*pair, error) {
-	return func(ctx context.Context, e *env) (*pair, error) { return e.startSeine(ctx, shared) }
+func startSeine(upgrade string) func(context.Context, *env) (*pair, error) {
+	return func(ctx context.Context, e *env) (*pair, error) { return e.startSeine(ctx, upgrade) }
 }
 
-func (e *env) startSeine(ctx context.Context, shared bool) (*pair, error) {
+func (e *env) startSeine(ctx context.Context, upgrade string) (*pair, error) {
 	seined, proxy := filepath.Join(e.tools.bin, "seined"), filepath.Join(e.tools.bin, "seine-proxy")
 	for _, program := range []string{seined, proxy} {
 		if _, err := os.Stat(program); err != nil {
@@ -61,7 +61,7 @@ func (e *env) startSeine(ctx context.Context, shared bool) (*pair, error) {
 		return nil, err
 	}
 	if err := t.Execute(f, map[string]any{
-		"Client": client, "Server": server, "Shared": shared, "Services": count(e.mode.services), "Routes": count(e.mode.routes),
+		"Client": client, "Server": server, "Upgrade": upgrade, "Services": count(e.mode.services), "Routes": count(e.mode.routes),
 		"Port": strings.TrimSuffix(e.mode.proto, "1"),
 	}); err != nil {
 		return nil, err

@@ -78,7 +78,7 @@ func markdown(results []result, samples []sample, env environment, all []plane) 
 }
 
 func versionOf(env environment, plane string) string {
-	if v := env.Versions[strings.TrimSuffix(strings.TrimSuffix(plane, "-istio"), "-shared")]; v != "" {
+	if v := env.Versions[strings.SplitN(plane, "-", 2)[0]]; v != "" {
 		return " (" + v + ")"
 	}
 	return ""

@@ -21,10 +21,14 @@ type Options struct {
 	ServerALPN []string // in order of preference; nil: ServerALPN()
 }
 
+// ALPNShared is the protocol of a connection that carries exchanges of HTTP/1.1
+// as streams of HTTP/2, between two sidecars of ours.
+const ALPNShared = "seine-http/1.1-shared"
+
 // ServerALPN returns the protocols that a mesh server agrees to, best first:
 // our own, whose first bytes tell who calls, then Istio's.
 func ServerALPN() []string {
-	return []string{"seine-http/2", "seine-http/1.1", "seine-tcp", "istio-h2", "istio-http/1.1", "istio"}
+	return []string{"seine-http/2", ALPNShared, "seine-http/1.1", "seine-tcp", "istio-h2", "istio-http/1.1", "istio"}
 }
 
 // Factory makes sessions from the current certificate of a Source. It is safe

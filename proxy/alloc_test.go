@@ -97,9 +97,11 @@ func TestAllocationsPlain(t *testing.T) {
 // object for each record that it reads, so two for each request (the request's
 // record at the server, the response's at the client).
 func TestAllocationsPair(t *testing.T) {
-	p := startPair(t, quietApp(t), nil, nil)
-	if n := allocations(t, p.addr); n > 2.05 {
-		t.Errorf("%.3f allocations for each request", n)
+	for name, edit := range map[string]func(client, server *Options){"single": nil, "shared": alwaysCarry} {
+		p := startPair(t, quietApp(t), nil, edit)
+		if n := allocations(t, p.addr); n > 2.05 {
+			t.Errorf("%s connections: %.3f allocations for each request", name, n)
+		}
 	}
 }
 

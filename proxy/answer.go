@@ -122,6 +122,7 @@ func (x *exchange) answerHead1(e *http1.Edit, end bool) bool {
 	w.out = out[:0]
 	x.headSent = true
 	x.res.plain, x.res.chunk, x.res.open = d.socket, e.Chunk, true
+	x.res.trails = x.up != nil && x.up.pool.key.carries
 	d.send(out, nil)
 	if end {
 		x.res.end, x.res.done = true, true
@@ -186,6 +187,7 @@ func (x *exchange) pullResponse() bool {
 	}
 	moved := false
 	for x.phase == exchanging && len(u.data) > 0 {
+		section := x.resBody.Section()
 		p, n, done, perr := x.resBody.Decode(u.data)
 		if perr != nil {
 			x.cutShort(telemetry.FlagUPE, "upstream_protocol_error")
@@ -196,7 +198,14 @@ func (x *exchange) pullResponse() bool {
 		}
 		moved = true
 		x.pulling = true // the end of it must not come before its bytes are consumed
-		x.res.push(w, p, done)
+		if k := x.resBody.Section() - section; k > 0 && x.caller.carried() {
+			x.section = w.buffers.append(x.section, u.data[n-k:n])
+		}
+		if done && len(x.section) > len(http1.CRLF) {
+			x.trailers()
+		} else {
+			x.res.push(w, p, done)
+		}
 		w.settleLent()
 		x.pulling = false
 		if x.up != u {
@@ -212,6 +221,25 @@ func (x *exchange) pullResponse() bool {
 		}
 	}
 	return moved
+}
+
+// dropSection gives up the trailer section.
+func (x *exchange) dropSection() {
+	if x.section != nil {
+		x.w.buffers.put(x.section[:0])
+		x.section = nil
+	}
+}
+
+// trailers ends an answer by the trailer section that its upstream sent over
+// HTTP/1.1, and that goes on to a client of HTTP/1.1 behind the other sidecar.
+func (x *exchange) trailers() {
+	w := x.w
+	fields, perr := http1.ParseTrailers(x.section, w.fields[:0])
+	if w.fields = fields; perr != nil { // the body's own rules have seen to that
+		fields = nil
+	}
+	x.res.trail(w, fields)
 }
 
 // pullHead looks for the answer's head.

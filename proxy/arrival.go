@@ -336,7 +336,7 @@ func (a *arrival) protocol() seinev1.Protocol {
 		p := a.in.port.Proto.Protocol
 		if p == seinev1.Protocol_PROTOCOL_DETECT && a.session != nil {
 			switch a.session.ALPN() {
-			case "seine-http/1.1", "istio-http/1.1", "seine-http/2", "istio-h2":
+			case "seine-http/1.1", mtls.ALPNShared, "istio-http/1.1", "seine-http/2", "istio-h2":
 				return seinev1.Protocol_PROTOCOL_HTTP
 			}
 			// "seine-tcp" is the peer's word alone: requests that it calls opaque

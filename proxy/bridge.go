@@ -141,6 +141,12 @@ func (x *exchange) requestData(p []byte, end bool) {
 	w := x.w
 	x.reqExtra += int64(len(p))
 	x.moved = w.loop.Now()
+	if x.resending() { // it goes with what is sent again, within the stream's window
+		x.replay = w.buffers.append(x.replay, p)
+		x.req.end = x.req.end || end
+		x.copyBody(p)
+		return
+	}
 	x.remember(w, p)
 	x.copyBody(p)
 	x.req.push(w, p, end)
@@ -149,10 +155,15 @@ func (x *exchange) requestData(p []byte, end bool) {
 
 // requestTrailers takes trailers from an HTTP/2 client.
 func (x *exchange) requestTrailers(fields []message.Field) {
-	x.forget(x.w) // they are not kept for another try
+	if !x.resending() {
+		x.forget(x.w) // they are not kept for another try
+	}
 	x.req.trail(x.w, fields)
 	x.sentAll()
 }
+
+// resending reports whether the request is about to be sent once more.
+func (x *exchange) resending() bool { return x.transmitted && x.phase == connecting }
 
 // sentAll notes that the whole request has gone upstream.
 func (x *exchange) sentAll() {

@@ -231,7 +231,9 @@ func (b *bundle) request(ev *http2.Event) {
 	}
 	w.req = *ev.Request
 	w.joinCookies(&w.req)
-	w.req.Minor = 2
+	if w.req.Minor = 2; b.carried() {
+		w.req.Minor = 1
+	}
 	w.inflight.Add(1)
 	x.phase = deciding
 	x.framing = asked(&w.req, ev.End)

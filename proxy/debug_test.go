@@ -21,6 +21,10 @@ func (r *running) state() string {
 					if x, ok := s.Owner.(*exchange); ok {
 						fmt.Fprintf(&b, "    one: phase %d status %d request %+v response %+v rest %d window %d\n", x.phase, x.status,
 							[]any{x.req.open, x.req.end, x.req.done, len(x.req.held)}, []any{x.res.open, x.res.end, x.res.done, len(x.res.held)}, len(s.Rest()), s.Window())
+						if x.up != nil {
+							fmt.Fprintf(&b, "    upstream data %d %s up %v served %d user %v replay %d queued %v try %v\n", len(x.up.data), x.up.flags(), x.up.up, x.up.served, x.up.user == x, len(x.replay), x.queued,
+								[]any{x.transmitted, x.retried, x.replayable, x.resStarted, x.reqDone, x.framing})
+						}
 					}
 				}
 			}

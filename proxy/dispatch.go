@@ -32,6 +32,7 @@ func (x *exchange) end() {
 	x.kept.drop(x.w)
 	x.req.drop(x.w)
 	x.res.drop(x.w)
+	x.dropSection()
 	x.line.drop(x.w)
 	x.untap()
 	x.shape.drop(x.w)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/seinemesh/seine/decide"
 	"github.com/seinemesh/seine/message"
+	"github.com/seinemesh/seine/mtls"
 	"github.com/seinemesh/seine/proxy/control"
 	"github.com/seinemesh/seine/proxy/http1"
 	"github.com/seinemesh/seine/proxy/http2"
@@ -120,7 +121,8 @@ type exchange struct {
 	clocked    bool          // startClocks was called for the whole request
 	us         *http2.Stream // the upstream's
 	req, res   pipe
-	kept       kept // the request's head, if it waits or may be sent again
+	section    []byte // pooled: an answer's trailer section, as far as it has come
+	kept       kept   // the request's head, if it waits or may be sent again
 	grpc       bool
 	grpcStatus int      // of the answer; -1: none came
 	deadline   int64    // how long the caller waits (grpc-timeout); 0: for ever
@@ -207,7 +209,12 @@ func idempotent(method []byte) bool {
 
 // call is what the choice of the upstream's HTTP version looks at.
 func (x *exchange) call() decide.Call {
-	return decide.Call{HTTP2: x.h1 == nil, GRPC: x.grpc, Upgrade: x.framing.Upgrade}
+	return decide.Call{HTTP2: x.h1 == nil && !x.caller.carried(), GRPC: x.grpc, Upgrade: x.framing.Upgrade}
+}
+
+// carried reports whether the caller's streams are exchanges of HTTP/1.1.
+func (c *caller) carried() bool {
+	return c.in != nil && c.sock.session != nil && c.sock.session.ALPN() == mtls.ALPNShared
 }
 
 // wide reports whether a request to an address that no service is known of goes

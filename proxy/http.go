@@ -261,6 +261,12 @@ func (d *downstream) gone() bool {
 
 // over takes the next request, or ends the connection once everything has gone.
 func (d *downstream) over() {
+	if x := &d.x; x.bridged { // what was kept for another try, and what nobody took
+		x.kept.drop(d.w)
+		x.req.drop(d.w)
+		x.res.drop(d.w)
+		x.dropSection()
+	}
 	if d.x.last {
 		d.state, d.x.phase = closing, vacant
 		d.w.loop.Arm(&d.idle, d.w.loop.Now()+int64(closeTime))

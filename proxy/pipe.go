@@ -21,6 +21,9 @@ type pipe struct {
 	plain *socket // or a connection of HTTP/1 or a tunnel
 	chunk bool    // plain: in chunks
 	raw   bool    // plain: a tunnel, whose end is the end of the stream
+	// trails: plain, in chunks: trailers go with the last one, since both ends
+	// speak HTTP/1.1 and what the two say to each other is not ours to cut.
+	trails bool
 
 	open bool // the sink takes content
 	end  bool // the source has ended
@@ -33,7 +36,7 @@ type pipe struct {
 
 // reset leaves the sink; what is held stays.
 func (f *pipe) detach() {
-	f.open, f.done, f.lent = false, false, false
+	f.open, f.done, f.lent, f.trails = false, false, false, false
 	f.to, f.ts, f.plain = nil, nil, nil
 }
 
@@ -158,14 +161,31 @@ func (f *pipe) write(w *worker, p []byte) {
 		out := http1.AppendChunk(w.out[:0], len(p))
 		out = append(append(out, p...), http1.CRLF...)
 		if f.end {
-			out = append(out, http1.LastChunk...)
+			out = f.appendLast(w, out)
 		}
 		w.out = out[:0]
 		f.plain.send(out, nil)
 	} else if f.end {
-		f.plain.send(bytesOf(http1.LastChunk), nil)
+		out := f.appendLast(w, w.out[:0])
+		w.out = out[:0]
+		f.plain.send(out, nil)
 	}
 	f.done = f.end
+}
+
+// appendLast appends the last chunk, with the trailers if there are any.
+func (f *pipe) appendLast(w *worker, out []byte) []byte {
+	if !f.trailers.holds() {
+		return append(out, http1.LastChunk...)
+	}
+	out = append(out, "0\r\n"...)
+	w.fields = loadFields(w.fields[:0], f.trailers.buf)
+	for i := range w.fields {
+		out = append(append(append(out, w.fields[i].Name...), ": "...), w.fields[i].Value...)
+		out = append(out, http1.CRLF...)
+	}
+	f.trailers.drop(w)
+	return append(out, http1.CRLF...)
 }
 
 // drain gives what is held to a plain sink, if it takes it.
@@ -184,9 +204,12 @@ func (f *pipe) drain(w *worker) bool {
 }
 
 // trail takes the source's trailers, which end the content. An HTTP/1 sink gets
-// none: nobody has said that it takes them.
+// none unless trails is set: nobody has said that it takes them.
 func (f *pipe) trail(w *worker, fields []message.Field) {
 	if f.open && f.ts == nil {
+		if f.trails && f.chunk && len(fields) > 0 {
+			f.trailers.keepFields(w, fields)
+		}
 		f.push(w, nil, true)
 		return
 	}

@@ -95,6 +95,8 @@ type Options struct {
 	Taps      *tap.Reporter     // nil: nobody ever watches
 	Log       *slog.Logger
 	Resolver  Resolver // nil: net.DefaultResolver
+
+	carry carrying // zero: carryByDefault
 }
 
 // Forward is a listener of the workload's own port where nothing is
@@ -253,6 +255,9 @@ func (o *Options) defaults() {
 	}
 	if o.MaxConnections == 0 {
 		o.MaxConnections = 65536
+	}
+	if o.carry == (carrying{}) {
+		o.carry = carryByDefault
 	}
 	if o.Resolver == nil {
 		o.Resolver = net.DefaultResolver

@@ -254,6 +254,7 @@ func (x *exchange) upstreamEnded() {
 		x.replayable = x.retry.policy != nil
 		x.up = nil
 		u.drop(true)
+		x.req.detach()
 		w.p.counters.repeated.Inc()
 		x.phase = connecting
 		x.release()

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/seinemesh/seine/mtls"
 	"github.com/seinemesh/seine/proxy/http2"
 )
 
@@ -100,7 +101,7 @@ func (t *trunk) join(x *exchange) *upstream {
 func (t *trunk) connected(u *upstream) {
 	if s := u.session; s != nil {
 		switch s.ALPN() {
-		case "seine-http/2", "istio-h2", "istio", "h2", "":
+		case "seine-http/2", mtls.ALPNShared, "istio-h2", "istio", "h2", "":
 		default:
 			u.gaveUp(fmt.Errorf("%w: %q was agreed", errNotHTTP2, s.ALPN()))
 			return
@@ -131,6 +132,10 @@ func (t *trunk) connected(u *upstream) {
 }
 
 func (t *trunk) connectFailed(u *upstream, err error) {
+	if u.pool.key.carries && !u.connecting { // it is there, and TLS came to nothing
+		t.single()
+		return
+	}
 	waiting := t.waiting
 	t.waiting = nil
 	for _, x := range waiting {

@@ -41,6 +41,7 @@ type poolKey struct {
 	mutual   bool
 	origin   mtls.Origin // of TLS with a server outside the mesh; zero: none
 	h2       bool        // exchanges share the connections: trunks
+	carries  bool        // those of HTTP/1.1: see carrying
 	app      bool        // the workload's own application
 	sh       *shared     // the cluster, if a DestinationRule bounds or watches it
 }
@@ -76,9 +77,12 @@ type pool struct {
 	alts    []string
 	idle    *upstream // newest
 	trunks  []*trunk
-	streams int // of one trunk, if a DestinationRule bounds them
-	count   int // idle ones
-	open    int // all of them
+	streams int   // of one trunk, if a DestinationRule bounds them
+	seine   bool  // a sidecar of ours answered there
+	alone   bool  // and does not know shared connections
+	single  *pool // key.carries: connections for one exchange each
+	count   int   // idle ones
+	open    int   // all of them
 }
 
 // target is what a loop knows of a cluster: its balancing state and its
@@ -99,11 +103,13 @@ type edge struct {
 	ep   *decide.Endpoint
 	pool *pool
 	wide *pool // of HTTP/2; nil: not used yet
-	alts []string
-	http *metrics.Requests
-	grpc *metrics.Requests
-	tcp  *metrics.TCP
-	host *host // nil: nobody watches it
+	// carrier is of HTTP/2 that carries HTTP/1.1; nil: not used yet.
+	carrier *pool
+	alts    []string
+	http    *metrics.Requests
+	grpc    *metrics.Requests
+	tcp     *metrics.TCP
+	host    *host // nil: nobody watches it
 }
 
 func (w *worker) target(c *decide.Cluster) *target {
@@ -186,8 +192,11 @@ func (t *target) requests(w *worker, e *edge, grpc bool) *metrics.Requests {
 
 // to is the pool of connections to the edge's endpoint that x goes over.
 func (t *target) to(w *worker, e *edge, x *exchange) *pool {
-	if e.pool == nil || x.connects || !t.cluster.HTTP2(x.call()) {
+	if e.pool == nil || x.connects {
 		return e.pool
+	}
+	if !t.cluster.HTTP2(x.call()) {
+		return t.carrierFor(w, e, x)
 	}
 	if e.wide == nil {
 		k := e.pool.key
@@ -382,7 +391,9 @@ func (u *upstream) ready() {
 		}
 		if u.pool.key.mutual {
 			alpn := alpnHTTP
-			if u.pool.key.h2 {
+			if u.pool.key.carries {
+				alpn = alpnShared
+			} else if u.pool.key.h2 {
 				alpn = alpnHTTP2
 			} else if !u.http {
 				alpn = alpnTCP
@@ -403,8 +414,9 @@ func (u *upstream) ready() {
 	}
 	if u.session != nil {
 		switch a := u.session.ALPN(); a {
-		case "seine-http/2", "seine-http/1.1", "seine-tcp":
+		case "seine-http/2", mtls.ALPNShared, "seine-http/1.1", "seine-tcp":
 			u.greet = true
+			u.pool.seine = true
 		case "h2":
 		default:
 			if u.pool.key.h2 && u.pool.key.origin.Begin {

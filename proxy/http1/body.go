@@ -1,6 +1,7 @@
 package http1
 
 import (
+	"bytes"
 	"math"
 
 	"github.com/seinemesh/seine/message"
@@ -142,6 +143,20 @@ func (b *Body) Done() bool {
 
 // Payload is the number of payload bytes so far, framing not counted.
 func (b *Body) Payload() int64 { return b.payload }
+
+// Section is how many bytes of the trailer section were taken so far, the empty
+// line that ends it among them. They are the last of what a call took.
+func (b *Body) Section() int { return int(b.trailers) }
+
+// ParseTrailers appends the fields of a whole trailer section, which a Body has
+// taken, to fields. They lie in buf.
+func ParseTrailers(buf []byte, fields []message.Field) ([]message.Field, *Error) {
+	if !bytes.HasSuffix(buf, []byte(CRLF)) {
+		return fields, lawTrailersBig.on(response)
+	}
+	p, err := parseFields(buf, 0, fields, len(fields)+maxTrailers, response)
+	return p.fields, err
+}
 
 // Left is how many bytes are to come at least: of Kind Length the rest, of
 // Chunked the rest of the chunk's data.

@@ -1,0 +1,110 @@
+//go:build linux
+
+package proxy
+
+import (
+	seinev1 "github.com/seinemesh/seine/api/seine/v1"
+	"github.com/seinemesh/seine/message"
+	"github.com/seinemesh/seine/mtls"
+	"github.com/seinemesh/seine/proxy/http1"
+)
+
+// Requests of HTTP/1.1 share HTTP/2 connections between two sidecars while many
+// are under way: several heads then travel in one record, one write and one
+// wake-up. While few are, each has a connection of its own, which costs less
+// and answers sooner. What was measured is in bench/README.md, the decision in
+// docs/decisions/015-shared-connections.md.
+
+// alpnShared is agreed on for a connection whose streams are exchanges of
+// HTTP/1.1 on both ends: as far as the application can see they stay that.
+var alpnShared = []string{mtls.ALPNShared}
+
+// carrying says when exchanges with one endpoint share connections: as soon as
+// from are under way on this loop, until there are fewer than until.
+type carrying struct{ from, until int }
+
+// carryByDefault is where the gain was measured to begin (bench/README.md).
+var carryByDefault = carrying{from: 8, until: 4}
+
+// carrierFor returns the edge's pool of shared connections if x is to go over one,
+// and its own pool otherwise.
+func (t *target) carrierFor(w *worker, e *edge, x *exchange) *pool {
+	p := e.pool
+	if !p.seine || p.alone || e.ep.DNS != "" || !x.carriable() || !t.mayCarry(p) {
+		return p
+	}
+	single, streams, ready := p.open-p.count, 0, false
+	if e.carrier != nil {
+		for _, k := range e.carrier.trunks {
+			if streams += len(k.waiting); k.u.up {
+				streams += k.h2.Streams()
+				ready = true
+			}
+		}
+	}
+	least := w.p.o.carry.from
+	switch {
+	case x.transmitted: // another try of what is kept as HTTP/2 has it
+		least = 0
+	case streams > 0:
+		least = w.p.o.carry.until
+	}
+	switch {
+	case single+streams+1 < least: // this one counts, too
+		return p
+	case e.carrier != nil && !ready && len(e.carrier.trunks) > 0 && p.idle != nil:
+		return p // what is there need not wait for what is being opened
+	}
+	if e.carrier == nil {
+		k := p.key
+		k.h2, k.carries = true, true
+		e.carrier = w.pool(k, e.alts)
+	}
+	e.carrier.single = p
+	return e.carrier
+}
+
+// mayCarry reports whether the DestinationRule leaves the choice to us: it bounds
+// no connections, and does not say which HTTP is to be spoken.
+func (t *target) mayCarry(p *pool) bool {
+	policy := t.cluster.Policy
+	if policy.UseClientProtocol || policy.H2Upgrade != seinev1.TrafficPolicy_H2_DEFAULT {
+		return false
+	}
+	if p.lane == nil {
+		return true
+	}
+	l := p.lane.sh.limits.Load()
+	return l.MaxConnections == 0 && l.MaxPending == 0 && l.PerConnection == 0
+}
+
+// carriable reports whether nothing of the request in worker.req would be lost
+// over HTTP/2: what may become something else, wait for a 100, or carry trailers
+// in either direction has a connection of its own. So has another try of what
+// is kept in the form of HTTP/1.1.
+func (x *exchange) carriable() bool {
+	f := &x.framing
+	if x.h1 == nil || x.transmitted && !x.bridged || f.Upgrade || f.ExpectContinue || f.Asked&http1.AskedOld != 0 || f.Kind != http1.None && f.Kind != http1.Length {
+		return false
+	}
+	_, takes := message.Get(x.w.req.Fields, message.TE)
+	return !takes
+}
+
+// single sends what waits for a shared connection, which the peer has not agreed
+// to, over connections of their own, and asks that peer no more.
+func (t *trunk) single() {
+	p := t.u.pool.single
+	p.alone = true
+	waiting := t.waiting
+	t.waiting = nil
+	for _, x := range waiting {
+		if x.up != t.u {
+			continue
+		}
+		x.up = nil
+		x.release()
+		x.pool = p
+		x.forwardAgain()
+	}
+}
