@@ -13,13 +13,14 @@ import (
 	"strings"
 
 	"github.com/seinemesh/seine/local/process"
+	"github.com/seinemesh/seine/local/rundir"
 	"github.com/seinemesh/seine/local/sandbox"
 )
 
 // Names in the run folder.
 const (
 	dialSocket = "dial.sock" // hostdial, served by the outer process
-	logsDir    = "logs"
+	logsDir    = rundir.Logs
 	dnsSocket  = "dns.sock" // the host's resolver, served by the outer process
 )
 
@@ -33,7 +34,7 @@ const maxLog = 16 << 20
 // that is wanted, and the last line to last. It is made once for all runs of a
 // program.
 func (r *runner) sink(name, who string, colour int, last func(string)) func([]byte) {
-	file, err := process.OpenFile(filepath.Join(r.RunDir, logsDir, name+".log"), maxLog)
+	file, err := process.OpenFile(rundir.Log(r.RunDir, name), maxLog)
 	if err != nil {
 		r.print.event("%s: %v", name, err)
 	}

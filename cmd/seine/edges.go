@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"slices"
@@ -40,7 +39,8 @@ second, success and latency as the caller's sidecar saw them.`,
 	}
 	f := cmd.Flags()
 	s.control.add(f, "address")
-	f.StringVarP(&s.output, "output", "o", "text", "text, wide or json")
+	f.StringVarP(&s.output, "output", "o", "text", "text, wide, json or yaml")
+	completeOutput(cmd)
 	f.BoolVarP(&s.watch, "watch", "w", false, "show it again each second")
 	f.StringVar(&s.color, "color", "auto", "auto, always or never")
 	f.StringVarP(&namespace, "namespace", "n", "", "only edges from or to this namespace (default: all)")
@@ -67,13 +67,11 @@ func (s *statOptions) edges(cmd *cobra.Command, namespace string) error {
 				return e.Source.Namespace != namespace && e.Destination.Namespace != namespace
 			})
 		}
-		if s.output == "json" {
+		if isData(s.output) {
 			if t.Edges == nil {
 				t.Edges = []stat.Edge{}
 			}
-			e := json.NewEncoder(b)
-			e.SetIndent("", "  ")
-			return e.Encode(t.Edges)
+			return writeData(b, s.output, t.Edges)
 		}
 		return t.WriteEdges(b, text)
 	})

@@ -37,7 +37,7 @@ func TestEdges(t *testing.T) {
 			t.Errorf("%v: %v, want %q and not %q\n%s", c.args, err, c.want, c.none, out)
 		}
 	}
-	for _, c := range [][2]string{{"-o=yaml", "none of text, wide, json"}, {"--color=blue", "none of auto"}, {"more", "unknown command"}} {
+	for _, c := range [][2]string{{"-o=xml", "none of text, wide, json, yaml"}, {"--color=blue", "none of auto"}, {"more", "unknown command"}} {
 		if out, err := edgesOut(t, "--address", address, c[0]); err == nil || !strings.Contains(err.Error(), c[1]) {
 			t.Errorf("%v: %v\n%s", c, err, out)
 		}

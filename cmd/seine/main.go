@@ -52,7 +52,7 @@ routed, protected, measured and explained without a change to their code.`,
 		SilenceErrors: true,
 	}
 	cmd.AddCommand(
-		versionCommand(), upCommand(), statCommand(), edgesCommand(), tapCommand(), dashboardCommand(), proxiesCommand(), caCommand(), waitCommand(), analyzeCommand(), explainCommand(), diagnoseCommand(),
+		versionCommand(), upCommand(), statCommand(), edgesCommand(), tapCommand(), topCommand(), routesCommand(), authzCommand(), logsCommand(), dashboardCommand(), proxiesCommand(), caCommand(), waitCommand(), analyzeCommand(), explainCommand(), diagnoseCommand(),
 		injectCommand(), checkCommand(), installCommand(), upgradeCommand(), uninstallCommand(),
 	)
 	return cmd

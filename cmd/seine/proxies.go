@@ -19,6 +19,7 @@ import (
 func proxiesCommand() *cobra.Command {
 	var c controlFlags
 	var output string
+	watch := false
 	cmd := &cobra.Command{
 		Use:     "proxies",
 		Aliases: []string{"proxy-status", "ps"},
@@ -30,30 +31,41 @@ come from. Of a control plane with several replicas, the proxies of all.`,
   seine proxies -o json | jq '.[] | select(.current | not)'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if output != "text" && output != "json" {
-				return fmt.Errorf("-o %s: must be text or json", output)
-			}
-			list, err := c.proxies(cmd.Context())
-			if err != nil {
+			if err := checkOutput(output); err != nil {
 				return fmt.Errorf("proxies: %w", err)
 			}
-			if output == "json" {
-				enc := json.NewEncoder(cmd.OutOrStdout())
-				enc.SetIndent("", "  ")
-				return enc.Encode(list)
-			}
-			return writeProxies(cmd.OutOrStdout(), list, time.Now())
+			return again(cmd.Context(), cmd.OutOrStdout(), watch, output, func(w io.Writer) error {
+				list, err := c.proxies(cmd.Context())
+				if err != nil {
+					return fmt.Errorf("proxies: %w", err)
+				}
+				if isData(output) {
+					return writeData(w, output, list)
+				}
+				return writeProxies(w, list, time.Now(), output == "wide")
+			})
 		},
 	}
 	c.add(cmd.Flags(), "address")
-	cmd.Flags().StringVarP(&output, "output", "o", "text", "text or json")
+	cmd.Flags().StringVarP(&output, "output", "o", "text", "text, wide, json or yaml")
+	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "show it again each second")
+	completeOutput(cmd)
 	return cmd
 }
 
 // connectedProxy is one proxy, and the control plane's replica that it is connected to.
 type connectedProxy struct {
 	discovery.Proxy
-	Replica string `json:"replica,omitempty"`
+	Replica     string     `json:"replica,omitempty"`
+	Workload    string     `json:"workload,omitempty"`
+	Node        string     `json:"node,omitempty"`
+	Memory      float64    `json:"memory_bytes,omitempty"`
+	CPU         *float64   `json:"cpu_cores,omitempty"`
+	Certificate *time.Time `json:"certificate_not_after,omitempty"`
+	ScrapeError string     `json:"scrape_error,omitempty"`
+	// Elsewhere: the answering replica knows its metrics alone; the one that it is
+	// connected to says the rest.
+	Elsewhere bool `json:"elsewhere,omitempty"`
 }
 
 func (c *controlFlags) proxies(ctx context.Context) ([]connectedProxy, error) {
@@ -68,12 +80,16 @@ func (c *controlFlags) proxies(ctx context.Context) ([]connectedProxy, error) {
 		if err != nil {
 			return nil, err
 		}
-		var list []discovery.Proxy
+		var list []connectedProxy
 		if err := json.Unmarshal(body, &list); err != nil {
 			return nil, fmt.Errorf("the control plane's answer is not understood: %w; is it of the same version as this program?", err)
 		}
 		for _, p := range list {
-			out = append(out, connectedProxy{p, t.name})
+			if p.Elsewhere && len(targets) > 1 {
+				continue // its own replica is asked too
+			}
+			p.Replica = t.name
+			out = append(out, p)
 		}
 	}
 	slices.SortFunc(out, func(a, b connectedProxy) int {
@@ -82,13 +98,17 @@ func (c *controlFlags) proxies(ctx context.Context) ([]connectedProxy, error) {
 	return out, nil
 }
 
-func writeProxies(w io.Writer, list []connectedProxy, now time.Time) error {
+func writeProxies(w io.Writer, list []connectedProxy, now time.Time, wide bool) error {
 	if len(list) == 0 {
 		_, err := fmt.Fprintln(w, "No proxy is connected.")
 		return err
 	}
 	tw := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(tw, "PROXY\tCONFIGURATION\tVERSION\tCONNECTED\tCONTROL PLANE")
+	head := "PROXY\tCONFIGURATION\tLAST ACK\tVERSION\tMEMORY\tCONNECTED\tCONTROL PLANE"
+	if wide {
+		head += "\tIDENTITY\tNODE\tCPU\tCERTIFICATE UNTIL"
+	}
+	fmt.Fprintln(tw, head)
 	for _, p := range list {
 		state := "current"
 		if !p.Current {
@@ -101,7 +121,30 @@ func writeProxies(w io.Writer, list []connectedProxy, now time.Time) error {
 		if replica == "" {
 			replica = "-"
 		}
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", p.ID, state, cmp.Or(p.Version, "-"), now.Sub(p.Connected).Round(time.Second), replica)
+		acked, memory, connected := "-", "-", "-"
+		if !p.LastAck.IsZero() {
+			acked = now.Sub(p.LastAck).Round(time.Second).String() + " ago"
+		}
+		if p.Memory > 0 {
+			memory = fmt.Sprintf("%.1f MiB", p.Memory/(1<<20))
+		}
+		if p.Elsewhere {
+			state = "at another replica"
+		} else {
+			connected = now.Sub(p.Connected).Round(time.Second).String()
+		}
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s", p.ID, state, acked, cmp.Or(p.Version, "-"), memory, connected, replica)
+		if wide {
+			cpu, until := "-", "-"
+			if p.CPU != nil {
+				cpu = fmt.Sprintf("%.3f", *p.CPU)
+			}
+			if p.Certificate != nil {
+				until = p.Certificate.UTC().Format(time.RFC3339)
+			}
+			fmt.Fprintf(tw, "\t%s\t%s\t%s\t%s", p.Identity, cmp.Or(p.Node, "-"), cpu, until)
+		}
+		fmt.Fprintln(tw)
 	}
 	if err := tw.Flush(); err != nil {
 		return err

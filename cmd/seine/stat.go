@@ -39,7 +39,8 @@ which identities. -o wide adds a row for each edge with whole SPIFFE IDs.`,
 	}
 	f := cmd.Flags()
 	s.control.add(f, "address")
-	f.StringVarP(&s.output, "output", "o", "text", "text, wide or json")
+	f.StringVarP(&s.output, "output", "o", "text", "text, wide, json or yaml")
+	completeOutput(cmd)
 	f.BoolVarP(&s.watch, "watch", "w", false, "show it again each second")
 	f.StringVar(&s.color, "color", "auto", "auto, always or never")
 	return cmd
@@ -61,10 +62,13 @@ func (s *statOptions) run(ctx context.Context, out io.Writer) error {
 		if err != nil {
 			return err
 		}
-		if s.output == "json" {
+		switch s.output {
+		case "json":
 			b.Write(body)
 			b.WriteByte('\n')
 			return nil
+		case "yaml":
+			return writeData(b, s.output, t)
 		}
 		if err := t.WriteText(b, text); err != nil {
 			return err
@@ -84,9 +88,10 @@ func (s *statOptions) text(out io.Writer) (stat.TextOptions, error) {
 	switch s.output {
 	case "text":
 		text.Width = width
-	case "wide", "json":
 	default:
-		return text, fmt.Errorf("output %q is none of text, wide, json", s.output)
+		if err := checkOutput(s.output); err != nil {
+			return text, err
+		}
 	}
 	switch s.color {
 	case "auto":
@@ -110,7 +115,7 @@ func (s *statOptions) live(ctx context.Context, out io.Writer, show func(b *stri
 	_, terminal := terminalWidth(out)
 	once := func() error {
 		var b strings.Builder
-		if s.watch && terminal && s.output != "json" {
+		if s.watch && terminal && !isData(s.output) {
 			b.WriteString("\x1b[H\x1b[2J")
 		}
 		if err := show(&b, client, base); err != nil {

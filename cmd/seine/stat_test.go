@@ -90,7 +90,7 @@ func TestStatMistakes(t *testing.T) {
 		args []string
 		want string
 	}{
-		{[]string{"-o", "yaml"}, "none of text, wide, json"},
+		{[]string{"-o", "xml"}, "none of text, wide, json"},
 		{[]string{"--color", "blue"}, "none of auto, always, never"},
 		{[]string{"--socket", "a", "--address", "b"}, "not both"},
 		{[]string{"--address", "https://a"}, "is not http://HOST:PORT"},

@@ -131,6 +131,12 @@ func (t *tapOptions) run(ctx context.Context, out, notes io.Writer, args []strin
 	if err != nil {
 		return err
 	}
+	return t.watch(ctx, notes, q, show)
+}
+
+// watch calls show for each request that a tap shows, until ctx ends or show
+// fails. It is called by one goroutine.
+func (t *tapOptions) watch(ctx context.Context, notes io.Writer, q *tap.Query, show func(*tap.Request) error) error {
 	targets, err := t.control.targets(ctx, true)
 	if err != nil {
 		return err

@@ -20,6 +20,9 @@ const (
 	SocketName = "seined.sock"
 	linkName   = "dashboard"
 	lockName   = "lock"
+
+	// Logs is the folder of what the programs wrote.
+	Logs = "logs"
 )
 
 // maxPath is what fits in sockaddr_un.sun_path with its final zero byte.
@@ -50,6 +53,10 @@ func Socket(dir string) string { return filepath.Join(dir, SocketName) }
 // Dashboard is the file in run folder dir that holds the dashboard's link, with the
 // token of the run.
 func Dashboard(dir string) string { return filepath.Join(dir, linkName) }
+
+// Log is the file in run folder dir that holds what a program wrote: seined,
+// NAMESPACE.INSTANCE, NAMESPACE.INSTANCE.proxy.
+func Log(dir, program string) string { return filepath.Join(dir, Logs, program+".log") }
 
 func home() (string, bool) {
 	h, err := os.UserHomeDir()

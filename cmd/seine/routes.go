@@ -1,0 +1,125 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/seinemesh/seine/view"
+)
+
+// routesCommand is `seine routes`: the rules in force, and where they send.
+func routesCommand() *cobra.Command {
+	var c controlFlags
+	output, namespace := "", ""
+	cmd := &cobra.Command{
+		Use:   "routes [SERVICE]",
+		Short: "Show the rules of services, the shares that they want, and those that are measured",
+		Long: `Show the rules that hold for each port of each service, in the order in which they
+are tried, with the share of each destination as written and, where one rule alone
+sends requests to the service, as measured in the last seconds.
+
+SERVICE is a host, whole or as far as it names one service: billing-service,
+billing-service.shop. What is measured is of the service's versions: proxies count
+no requests by rule (seine tap shows each request's rule).`,
+		Example: `  seine routes
+  seine routes billing-service.shop -o wide
+  seine routes -n shop -o yaml`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkOutput(output); err != nil {
+				return fmt.Errorf("routes: %w", err)
+			}
+			var all view.Routes
+			if err := c.fetchJSON(cmd.Context(), "/api/v1/routes", &all); err != nil {
+				return fmt.Errorf("routes: %w", err)
+			}
+			list := []view.Route{}
+			for _, r := range all.Routes {
+				if (len(args) == 0 || names(r.Service, args[0])) && (namespace == "" || strings.Split(r.Service+"..", ".")[1] == namespace) {
+					list = append(list, r)
+				}
+			}
+			if len(args) > 0 && len(list) == 0 {
+				return fmt.Errorf("routes: no service %q has rules: `seine routes` lists those that have", args[0])
+			}
+			if isData(output) {
+				return writeData(cmd.OutOrStdout(), output, list)
+			}
+			return writeRoutes(cmd.OutOrStdout(), list, output == "wide")
+		},
+		ValidArgsFunction: completeNames(func(ctx context.Context) ([]string, error) {
+			var all view.Services
+			err := c.fetchJSON(ctx, "/api/v1/services", &all)
+			out := []string{}
+			for _, s := range all.Services {
+				out = append(out, s.Host)
+			}
+			return out, err
+		}),
+	}
+	f := cmd.Flags()
+	c.add(f, "address")
+	f.StringVarP(&namespace, "namespace", "n", "", "only services of this namespace")
+	f.StringVarP(&output, "output", "o", "text", "text, wide, json or yaml")
+	completeOutput(cmd)
+	return cmd
+}
+
+// names says whether text names a host, whole or by its first labels.
+func names(host, text string) bool { return host == text || strings.HasPrefix(host, text+".") }
+
+func writeRoutes(w io.Writer, list []view.Route, wide bool) error {
+	if len(list) == 0 {
+		_, err := fmt.Fprintln(w, "There are no rules.")
+		return err
+	}
+	tw := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+	head := "SERVICE\tPORT\tRULE\tMATCHES\tDESTINATION\tWANTED\tMEASURED"
+	if wide {
+		head += "\tTIMEOUT\tRETRIES\tFAULT\tMIRRORS"
+	}
+	fmt.Fprintln(tw, head)
+	for _, r := range list {
+		rows := len(r.Destinations)
+		for i := range max(rows, 1) {
+			lead, to, wanted, measured := fmt.Sprintf("%s\t%d\t%s\t%s", shortHost(r.Service), r.Port, r.ID, cmp.Or(strings.Join(r.Matches, " or "), "everything")), cmp.Or(r.Answer, "-"), "-", "-"
+			if i > 0 {
+				lead = "\t\t\t"
+			}
+			if i < rows {
+				d := r.Destinations[i]
+				to = shortHost(d.Host)
+				if d.Subset != "" {
+					to += " " + d.Subset
+				}
+				wanted = share(&d.Wanted)
+				measured = share(d.Measured)
+			}
+			line := lead + "\t" + to + "\t" + wanted + "\t" + measured
+			if wide && i == 0 {
+				timeout := "-"
+				if r.Timeout > 0 {
+					timeout = fmt.Sprintf("%g ms", r.Timeout)
+				}
+				line += fmt.Sprintf("\t%s\t%s\t%s\t%s", timeout, cmp.Or(r.Retries, "default"), cmp.Or(r.Fault, "-"), cmp.Or(strings.Join(r.Mirrors, ", "), "-"))
+			}
+			fmt.Fprintln(tw, line)
+		}
+	}
+	return tw.Flush()
+}
+
+func share(v *float64) string {
+	if v == nil {
+		return "-"
+	}
+	return fmt.Sprintf("%.1f%%", *v*100)
+}
+
+func shortHost(host string) string { return strings.TrimSuffix(host, ".svc.cluster.local") }
