@@ -53,6 +53,10 @@ metadata: {name: server}
 spec: {maxUnavailable: 1, selector: {matchLabels: {app: server}}}
 `
 
+// patient is how long a request may take where it is asked whether it fails at all,
+// not how quickly a busy machine answers.
+const patient = "20s"
+
 // TestLife has a steady load see no failure through what happens to a mesh.
 func TestLife(t *testing.T) {
 	c := kubetest.Connect(t)
@@ -60,8 +64,8 @@ func TestLife(t *testing.T) {
 	n := c.Namespace(t, "life", map[string]string{"seine.dev/inject": "enabled"})
 	n.Apply(t, replicas)
 	n.WaitReady(t, "server")
-	load := n.Load(t, "load", 50, "-host", "server", serviceURL(t, n, "server"))
-	fresh := n.Load(t, "fresh", 20, "-keepalive=false", "-host", "server", serviceURL(t, n, "server"))
+	load := n.Load(t, "load", 50, "-timeout", patient, "-host", "server", serviceURL(t, n, "server"))
+	fresh := n.Load(t, "fresh", 20, "-timeout", patient, "-keepalive=false", "-host", "server", serviceURL(t, n, "server"))
 
 	for _, event := range []struct {
 		name   string

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -23,13 +24,14 @@ import (
 // nobody a request. Then the root is replaced, through all of them.
 func TestReplicas(t *testing.T) {
 	c := kubetest.Connect(t)
-	c.Install(t, "--set", "ha=true")
-	t.Cleanup(func() { c.Install(t, "--set", "ha=false") })
+	c.Install(t)
+	t.Cleanup(func() { upgrade(t, c, "--reset-values") })
+	upgrade(t, c, "--set", "ha=true")
 	n := c.Namespace(t, "replicas", map[string]string{"seine.dev/inject": "enabled"})
 	n.Apply(t, replicas)
 	n.WaitReady(t, "server")
-	load := n.Load(t, "load", 20, "-host", "server", serviceURL(t, n, "server"))
-	fresh := n.Load(t, "fresh", 10, "-keepalive=false", "-host", "server", serviceURL(t, n, "server"))
+	load := n.Load(t, "load", 20, "-timeout", patient, "-host", "server", serviceURL(t, n, "server"))
+	fresh := n.Load(t, "fresh", 10, "-timeout", patient, "-keepalive=false", "-host", "server", serviceURL(t, n, "server"))
 	const sidecars = 5 // three servers, two loads
 
 	by := proxies(t, n, sidecars)
@@ -83,6 +85,16 @@ func TestReplicas(t *testing.T) {
 			n.WaitReady(t, "server")
 		})
 	})
+}
+
+// upgrade changes the installation's values.
+func upgrade(t *testing.T, c *kubetest.Cluster, args ...string) {
+	t.Helper()
+	args = append([]string{"upgrade", "--yes"}, args...)
+	if repository := os.Getenv("SEINE_REPOSITORY"); repository != "" {
+		args = append(args, "--set", "image.seined="+repository+"/seined", "--set", "image.proxy="+repository+"/seine-proxy")
+	}
+	c.Seine(t, args...)
 }
 
 // holder is who has the Lease of the control plane's leader.

@@ -37,8 +37,8 @@ func TestRevisions(t *testing.T) {
 	})
 	callers := c.Namespace(t, "rev", map[string]string{"istio.io/rev": canary})
 	at := serviceURL(t, servers, "server")
-	load := callers.Load(t, "load", 20, "-host", "server."+servers.Name, at)
-	fresh := callers.Load(t, "fresh", 10, "-keepalive=false", "-host", "server."+servers.Name, at)
+	load := callers.Load(t, "load", 20, "-timeout", patient, "-host", "server."+servers.Name, at)
+	fresh := callers.Load(t, "fresh", 10, "-timeout", patient, "-keepalive=false", "-host", "server."+servers.Name, at)
 	follows(t, callers, "app=load", canary)
 	follows(t, servers, "app=server", "default")
 
@@ -72,7 +72,7 @@ func TestRevisions(t *testing.T) {
 		t.Errorf("%d webhooks of the revision are left, %v", len(hooks.Items), err)
 	}
 	// The default one still injects and serves.
-	noFailure(t, callers.Load(t, "after", 20, "-host", "server."+servers.Name, at), callers.Load(t, "after2", 5, "-keepalive=false", "-host", "server."+servers.Name, at), func() {})
+	noFailure(t, callers.Load(t, "after", 20, "-timeout", patient, "-host", "server."+servers.Name, at), callers.Load(t, "after2", 5, "-timeout", patient, "-keepalive=false", "-host", "server."+servers.Name, at), func() {})
 }
 
 // follows waits until all pods that are selected have the sidecar of a revision, and
