@@ -69,7 +69,7 @@ func startControl(t *testing.T, a *Authority, own func(context.Context) (*mtls.I
 	}
 	c.address = l.Addr().String()
 	g := grpc.NewServer(grpc.Creds(credentials.NewTLS(src.ServerTLS())))
-	c.service = &Service{Authority: a, Attest: JoinTokens(c.secret, nil), Log: slog.New(slog.NewTextHandler(c.log, nil))}
+	c.service = &Service{Authority: a, Attest: JoinTokens(c.secret, nil), Log: slog.New(slog.NewTextHandler(c.log, nil)), Now: a.o.Now}
 	c.service.Register(g)
 	done := make(chan struct{})
 	go func() { defer close(done); g.Serve(l) }()
@@ -200,6 +200,26 @@ func TestTokenGoesToSeinedAlone(t *testing.T) {
 	l.Close()
 	if err == nil || bytes.Contains(<-heard, []byte(token)) {
 		t.Errorf("plaintext: %v", err)
+	}
+}
+
+// TestClocksDiffer: a control plane whose clock is off, over real sockets. Ahead by less
+// than what certificates are backdated by, or behind by less than they live, it serves.
+// Beyond that a workload refuses what it gets: TestClockSkew.
+func TestClocksDiffer(t *testing.T) {
+	for _, off := range []time.Duration{0, Backdate - 10*time.Second, -50 * time.Minute} {
+		a := openTest(t, func(o *Options) {
+			o.Intermediate = true
+			o.Now = func() time.Time { return time.Now().Add(off) }
+		})
+		c := startControl(t, a, a.Serve(time.Hour, caclient.DefaultServerName))
+		client, _ := c.client(t, nil)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		_, err := client.Request(ctx)
+		cancel()
+		if err != nil {
+			t.Errorf("a clock %s off: %v", off, err)
+		}
 	}
 }
 

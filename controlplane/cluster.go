@@ -68,8 +68,14 @@ func (c *Cluster) serviceNames() []string {
 // settingsName is the ConfigMap of this revision's settings.
 func (c *Cluster) settingsName() string { return kube.SettingsName + c.suffix() }
 
-// leaseName is the Lease by which replicas agree on one of them for what must be
-// done once: making the root, keeping bundles, writing status.
+// meshLease is the Lease by which the replicas of all revisions agree on one of them
+// for what the mesh has once, whoever serves it: the status of resources, and warnings.
+// Two revisions would write over each other's counts.
+const meshLease = "seined-mesh"
+
+// leaseName is the Lease by which the replicas of a revision agree on one of them for
+// what must be done once: making the root, keeping bundles and the webhooks'
+// certificates.
 func (c *Cluster) leaseName() string {
 	if c.Revision == "" || c.Revision == "default" {
 		return "seined-leader"
@@ -121,19 +127,19 @@ func (l *leadership) alone(ctx context.Context) { l.set(ctx) }
 
 // elect takes part in elections until ctx ends. It gives the Lease back at the end, so
 // that a successor need not wait for its time to run out.
-func (l *leadership) elect(ctx context.Context, c *Cluster) error {
-	lock, err := resourcelock.New(resourcelock.LeasesResourceLock, c.Namespace, c.leaseName(),
+func (l *leadership) elect(ctx context.Context, c *Cluster, lease string) error {
+	lock, err := resourcelock.New(resourcelock.LeasesResourceLock, c.Namespace, lease,
 		c.Client.CoreV1(), c.Client.CoordinationV1(), resourcelock.ResourceLockConfig{Identity: c.Pod})
 	if err != nil {
 		return fmt.Errorf("seined: leader election: %w", err)
 	}
-	lock.(*resourcelock.LeaseLock).LeaseMeta = metav1.ObjectMeta{Name: c.leaseName(), Namespace: c.Namespace}
+	lock.(*resourcelock.LeaseLock).LeaseMeta = metav1.ObjectMeta{Name: lease, Namespace: c.Namespace}
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
 		Lock: lock, ReleaseOnCancel: true, Name: "seined",
 		LeaseDuration: 15 * time.Second, RenewDeadline: 10 * time.Second, RetryPeriod: 2 * time.Second,
 		Callbacks: leaderelection.LeaderCallbacks{
 			OnStartedLeading: func(term context.Context) {
-				l.log.Info("this replica leads now", "lease", c.leaseName())
+				l.log.Info("this replica leads now", "lease", lease)
 				l.set(term)
 			},
 			OnStoppedLeading: l.end,

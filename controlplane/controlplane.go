@@ -86,7 +86,8 @@ const shutdown = 5 * time.Second
 type server struct {
 	opt       Options
 	log       *slog.Logger
-	lead      *leadership
+	lead      *leadership      // of this revision
+	mesh      *leadership      // of all revisions
 	roots     *authority.Roots // nil: the root is in a folder
 	authority *ca.Authority
 	rotator   *rotator
@@ -121,14 +122,16 @@ func Run(ctx context.Context, o Options) error {
 	case o.State == "" && o.Cluster == nil:
 		return errors.New("seined: --state is missing: say where the root certificate is kept")
 	}
-	s := &server{opt: o, log: o.Log, started: time.Now(), lead: newLeadership(o.Log), bundled: make(chan struct{}, 1)}
+	s := &server{opt: o, log: o.Log, started: time.Now(), lead: newLeadership(o.Log), mesh: newLeadership(o.Log), bundled: make(chan struct{}, 1)}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	g, ctx := errgroup.WithContext(ctx)
 	if o.Cluster == nil {
 		s.lead.alone(ctx)
+		s.mesh.alone(ctx)
 	} else {
-		g.Go(func() error { return s.lead.elect(ctx, o.Cluster) })
+		g.Go(func() error { return s.lead.elect(ctx, o.Cluster, o.Cluster.leaseName()) })
+		g.Go(func() error { return s.mesh.elect(ctx, o.Cluster, meshLease) })
 	}
 	err := s.run(ctx, g)
 	if err != nil {
@@ -157,8 +160,8 @@ func (s *server) run(ctx context.Context, g *errgroup.Group) error {
 	g.Go(func() error { return s.discovery.Run(ctx) })
 	g.Go(func() error { return unlessDone(ctx, source.Watch(ctx, s.config.take)) })
 	if s.cluster != nil {
-		g.Go(func() error { return s.lead.while(ctx, "writing the status of routes", s.writeRouteStatus) })
-		g.Go(func() error { return s.lead.while(ctx, "writing the status of resources", s.writeStatus) })
+		g.Go(func() error { return s.mesh.while(ctx, "writing the status of routes", s.writeRouteStatus) })
+		g.Go(func() error { return s.mesh.while(ctx, "writing the status of resources", s.writeStatus) })
 		g.Go(func() error { return s.reportProxies(ctx) })
 		g.Go(func() error { return s.countSiblings(ctx) })
 	}

@@ -165,7 +165,7 @@ func (s *server) trustChanged() {
 func (s *server) guard(ctx context.Context, g *errgroup.Group) {
 	g.Go(func() error { return unlessDone(ctx, s.source.Run(ctx)) })
 	s.rotate(ctx, g)
-	g.Go(func() error { return s.lead.while(ctx, "warning of what expires", s.keepWarning) })
+	g.Go(func() error { return s.mesh.while(ctx, "warning of what expires", s.keepWarning) })
 	c := s.opt.Cluster
 	if c == nil {
 		return

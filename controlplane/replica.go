@@ -90,7 +90,7 @@ func (s *server) writeReport(ctx context.Context, name string, r proxyReport) er
 	}
 	fill := func(l *coordinationv1.Lease) {
 		renew, holder := metav1.NowMicro(), c.Pod
-		l.Labels = map[string]string{replicaLabel: c.leaseName(), "app.kubernetes.io/name": "seined"}
+		l.Labels = map[string]string{replicaLabel: meshLease, "app.kubernetes.io/name": "seined"}
 		l.Annotations = map[string]string{reportAnnotation: string(text)}
 		l.Spec.HolderIdentity, l.Spec.RenewTime = &holder, &renew
 	}
@@ -112,7 +112,7 @@ func (s *server) writeReport(ctx context.Context, name string, r proxyReport) er
 // others reads what the other replicas report.
 func (s *server) others(ctx context.Context) ([]proxyReport, error) {
 	c := s.opt.Cluster
-	list, err := c.Client.CoordinationV1().Leases(c.Namespace).List(ctx, metav1.ListOptions{LabelSelector: replicaLabel + "=" + c.leaseName()})
+	list, err := c.Client.CoordinationV1().Leases(c.Namespace).List(ctx, metav1.ListOptions{LabelSelector: replicaLabel + "=" + meshLease})
 	if err != nil {
 		return nil, fmt.Errorf("what the other replicas' proxies have: %w", err)
 	}

@@ -9,7 +9,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
-	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -90,11 +90,7 @@ func TestReplicas(t *testing.T) {
 // upgrade changes the installation's values.
 func upgrade(t *testing.T, c *kubetest.Cluster, args ...string) {
 	t.Helper()
-	args = append([]string{"upgrade", "--yes"}, args...)
-	if repository := os.Getenv("SEINE_REPOSITORY"); repository != "" {
-		args = append(args, "--set", "image.seined="+repository+"/seined", "--set", "image.proxy="+repository+"/seine-proxy")
-	}
-	c.Seine(t, args...)
+	c.Seine(t, slices.Concat([]string{"upgrade", "--yes"}, args, kubetest.Images())...)
 }
 
 // holder is who has the Lease of the control plane's leader.

@@ -37,7 +37,7 @@ func TestVersions(t *testing.T) {
 	runs(t, n, "app=server", old, true)
 	proxies(t, n, sidecars)
 
-	for _, step := range []struct {
+	for i, step := range []struct {
 		name   string
 		happen func()
 	}{
@@ -52,7 +52,7 @@ func TestVersions(t *testing.T) {
 		t.Run(step.name, func(t *testing.T) {
 			noFailure(t, load, fresh, step.happen)
 			proxies(t, n, sidecars)
-			route(t, n, strings.ReplaceAll(step.name, " ", "-"), sidecars)
+			route(t, n, fmt.Sprintf("step-%d", i), sidecars)
 		})
 	}
 }

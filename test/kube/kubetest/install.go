@@ -48,7 +48,8 @@ type Ran struct {
 // Run runs the seine program against the cluster, until it ends by itself.
 func (c *Cluster) Run(t testing.TB, args ...string) Ran {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), Program(), args...)
+	// Also while a test cleans up, when its context has ended.
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), Program(), args...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()
