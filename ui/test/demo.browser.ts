@@ -28,11 +28,11 @@ const main = (): Promise<string> => page.locator("main").innerText();
 const nav = (name: string): Promise<void> => page.getByRole("navigation", { name: "Pages" }).getByRole("link", { name }).click();
 
 it("shows who calls whom, how fast, how well and how safely", async () => {
-  await page.locator('.node[aria-label^="billing-service in default, healthy"]').waitFor(PATIENCE);
+  await page.locator('.node[aria-label^="billing-service "][aria-label*="in default, healthy"]').waitFor(PATIENCE);
   // The canary: measured shares of both versions, and what the route wants.
   await expect.poll(() => page.locator('.node[aria-label*="v1 "][aria-label*="v2 "] .want').count(), PATIENCE).toBe(1);
-  const call = page.locator('.edge[aria-label^="default/frontend calls billing-service.default, HTTP"]');
-  await expect.poll(() => call.getAttribute("aria-label"), PATIENCE).toMatch(/\d\/s, success .*%, P50 .* ms, P99 .*s, mutual TLS, v1 .*v2/);
+  const call = page.locator('.edge[aria-label^="default/frontend calls billing-service.default: "]');
+  await expect.poll(() => call.getAttribute("aria-label"), PATIENCE).toMatch(/\d\/s HTTP .*, success .*%, P50 .* ms, P99 .*s, mutual TLS, v1 .*v2/);
   await expect.poll(async () => (await page.locator(".tiles").innerText()).replace(/\s+/g, " "), PATIENCE).toMatch(/Mutual TLS 100 %/);
   expect(await faults(page)).toEqual([]);
 });

@@ -100,8 +100,10 @@ export function Drawing({ view }: { view: View }): JSX.Element {
     if (e.type === "focusin" && id) setEntry(id);
   };
 
+  // A small graph takes no more of the page than it needs.
+  const height = layout && `max(380px, min(100vh - 268px, ${Math.round(layout.height * 1.1 + 130)}px))`;
   return (
-    <div class="mesh" ref={frame}>
+    <div class="mesh" ref={frame} style={height ? { height } : undefined}>
       <p class="hidden" id="mesh-help">
         Arrow keys go from service to service, Enter opens one, plus and minus zoom, 0 shows all. The table holds the same.
       </p>

@@ -60,7 +60,7 @@ interface Inner {
 
 function inner(name: string, boxes: Box[], wires: Wire[], label: Plan["label"]): Inner {
   const g = new Graph({ multigraph: true });
-  g.setGraph({ rankdir: "LR", nodesep: 22, edgesep: 16, ranksep: label ? 34 : 64, ranker: boxes.length > 60 ? "longest-path" : "network-simplex" });
+  g.setGraph({ rankdir: "LR", nodesep: 22, edgesep: 16, ranksep: label ? 18 : 64, ranker: boxes.length > 60 ? "longest-path" : "network-simplex" });
   for (const b of boxes) g.setNode(b.id, { width: b.width, height: b.height });
   for (const w of wires) {
     if (w.from !== w.to) g.setEdge(w.from, w.to, label ? { ...label, labelpos: "c" } : {}, w.id);

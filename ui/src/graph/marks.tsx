@@ -23,50 +23,62 @@ export function clip(text: string, letters: number): string {
 
 function traffic(s: Spot): string {
   const n = s.node;
-  if (n.requests > 0) return [rate(n.rps), success(n.success), `P99 ${millis(n.latency?.p99_ms)}`].join("  ·  ");
+  if (n.requests > 0) return [rate(n.rps), success(n.success), `P99 ${millis(n.latency?.p99_ms)}`].join(" · ");
   if (n.tcp && n.tcp.open > 0) return `${n.tcp.open} open connections`;
   return "no requests now";
 }
 
-function spoken(s: Spot): string {
+function sharesLine(s: Spot): string {
+  return clip(s.shares.slice(0, 4).map((v) => `${v.version || "?"} ${share(v.share)}`).join(" · "), 34);
+}
+
+// A name begins with what is seen (WCAG 2.5.3): who speaks to their machine says
+// what they read.
+function spoken(s: Spot, seen: string[]): string {
   const n = s.node;
-  const words = [`${n.name}${n.namespace ? ` in ${n.namespace}` : ""}`, healthWord(n.health)];
-  if (n.requests > 0) words.push(rate(n.rps).replace("/s", " requests per second"), `success ${success(n.success)}`, `P99 ${millis(n.latency?.p99_ms)}`);
-  for (const v of s.shares) words.push(`${v.version} ${share(v.share)}`);
-  return words.join(", ");
+  const more = [n.namespace && `in ${n.namespace}`, healthWord(n.health), seen[0] === n.name ? "" : n.name];
+  return [seen.filter(Boolean).join(" "), ...more].filter(Boolean).join(", ");
 }
 
 export function nodeMark(s: Spot, at: Point, how: { dim: boolean; stop: boolean }): JSX.Element {
   const n = s.node;
   const h = heightOf(s);
+  const bad = troubled(n);
+  const seen = [clip(n.name, bad ? 15 : 24), bad ? n.health : "", clip(traffic(s), 34), s.shares.length > 0 ? sharesLine(s) : ""];
   const cls = ["node", n.health, n.kind === "outside" ? "outside" : "", n.external ? "external" : "", how.dim ? "dimmed" : ""].join(" ");
   const body = (
     <>
       <rect class="ring" x={-4} y={-4} width={WIDTH + 8} height={h + 8} rx={11} />
       <rect class="box" width={WIDTH} height={h} rx={8} />
       <text class="name" x={12} y={22}>
-        {clip(n.name, troubled(n) ? 15 : 24)}
-      </text>
-      {troubled(n) && (
+        {seen[0]}
+      </text>{" "}
+      {bad && (
         <text class="flag" x={WIDTH - 12} y={22} text-anchor="end">
-          {n.health === "slow" ? "slow" : n.health}
+          {seen[1]}
         </text>
-      )}
+      )}{" "}
       <text class="line" x={12} y={41}>
-        {clip(traffic(s), 34)}
-      </text>
+        {seen[2]}
+      </text>{" "}
       {s.shares.length > 0 && <Shares of={s} />}
     </>
   );
   // A transform as a property moves smoothly where motion is welcome.
-  const common = { key: n.id, class: cls, style: { transform: `translate(${at.x.toFixed(1)}px, ${at.y.toFixed(1)}px)` }, "data-id": n.id };
+  const common = {
+    class: cls,
+    style: { transform: `translate(${at.x.toFixed(1)}px, ${at.y.toFixed(1)}px)` },
+    "data-id": n.id,
+    tabindex: how.stop ? 0 : -1,
+    "aria-label": spoken(s, seen),
+  };
   const link = toNode(n);
   return link ? (
-    <a {...common} href={link} tabindex={how.stop ? 0 : -1} aria-label={spoken(s)}>
+    <a key={n.id} {...common} href={link}>
       {body}
     </a>
   ) : (
-    <g {...common} role="img" tabindex={how.stop ? 0 : -1} aria-label={spoken(s)}>
+    <g key={n.id} {...common} role="img">
       {body}
     </g>
   );
@@ -91,7 +103,7 @@ function Shares({ of: s }: { of: Spot }): JSX.Element {
         return Number.isFinite(wanted) && <rect key={v.version} class="want" x={12 + wanted * width - 1} y={48} width={2} height={12} fill="var(--ink)" />;
       })}
       <text class="line" x={12} y={73}>
-        {clip(parts.map((v) => `${v.version || "?"} ${share(v.share)}`).join("  ·  "), 34)}
+        {sharesLine(s)}
       </text>
     </>
   );
@@ -118,10 +130,9 @@ export function edgeMark(e: Edge, wire: Layout["wires"][string], how: { dim: boo
   const quick = e.latency ? `${millis(e.latency.p50_ms)} / ${millis(e.latency.p99_ms)}` : "";
   const numbers = idle ? "idle" : e.requests > 0 ? rate(e.rps) : `${e.tcp?.open ?? 0} open`;
   const ok = e.success !== undefined && e.success < 1 ? ` ${success(e.success)}` : "";
+  const protocol = idle ? "" : protocolWord(e.protocol);
   const spoken = [
-    `${e.source_workload} calls ${hostOf(e.service)}`,
-    protocolWord(e.protocol),
-    numbers,
+    [`${e.source_workload} calls ${hostOf(e.service)}:`, `${numbers}${ok}`, protocol, idle ? "" : quick].filter(Boolean).join(" "),
     e.success === undefined ? "" : `success ${success(e.success)}`,
     e.latency ? `P50 ${millis(e.latency.p50_ms)}, P99 ${millis(e.latency.p99_ms)}` : "",
     mtlsWord(e.mtls),
@@ -130,7 +141,6 @@ export function edgeMark(e: Edge, wire: Layout["wires"][string], how: { dim: boo
   const width = thickness(e.rps);
   const { x, y } = wire.label;
   const second = quick || protocolWord(e.protocol);
-  const protocol = idle ? "" : protocolWord(e.protocol);
   const first = (numbers.length + ok.length + protocol.length + 1) * LETTER;
   const half = Math.max(first + LOCK, second.length * LETTER) / 2 + 5;
   const lock = x - (first + LOCK) / 2;
@@ -149,7 +159,7 @@ export function edgeMark(e: Edge, wire: Layout["wires"][string], how: { dim: boo
             <tspan class="strong">{numbers}</tspan>
             {ok && <tspan class="strong">{ok}</tspan>}
             {protocol && <tspan>{` ${protocol}`}</tspan>}
-          </text>
+          </text>{" "}
           {quick && !idle && (
             <text x={x} y={y + 12}>
               {quick}

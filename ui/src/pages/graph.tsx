@@ -46,7 +46,7 @@ function Summary({ of: o }: { of: Overview }): JSX.Element {
       <dl class="tiles">
         <Tile name="Requests" value={rate(o.rps)} />
         <Tile name="Success" value={success(o.success)} tone={o.success !== undefined && o.success < 0.99 ? "bad" : ""} />
-        <Tile name="P50 / P99" value={o.latency ? `${millis(o.latency.p50_ms)} / ${millis(o.latency.p99_ms)}` : "–"} />
+        <Tile name="P50 / P99" value={o.latency ? pair(millis(o.latency.p50_ms), millis(o.latency.p99_ms)) : "–"} />
         <Tile name="Mutual TLS" value={share(o.mtls_share)} tone={o.mtls_share !== undefined && o.mtls_share < 1 ? "warn" : ""} />
         <Tile name="Services" value={compact(o.services)} note={`${o.healthy} of ${o.instances} instances ready`} tone={o.healthy < o.instances ? "warn" : ""} />
         <Tile name="Proxies in step" value={`${p.current} of ${p.expected}`} tone={p.current < p.expected ? "warn" : ""} note={p.refusing > 0 ? `${p.refusing} refuse something` : ""} />
@@ -56,9 +56,16 @@ function Summary({ of: o }: { of: Overview }): JSX.Element {
   );
 }
 
+// pair says a unit once: "1.4 / 88 ms".
+function pair(a: string, b: string): string {
+  const [number, unit] = a.split(" ");
+  return `${unit && b.endsWith(` ${unit}`) ? (number ?? a) : a} / ${b}`;
+}
+
 function ends(at: string): string {
   const left = (Date.parse(at) - Date.now()) / 1000;
-  return left > 0 ? `in ${span(left)}` : ago(at, Date.now());
+  // Its larger unit says enough here; the page of certificates has the rest.
+  return left > 0 ? `in ${span(left).split(" ").slice(0, 2).join(" ")}` : ago(at, Date.now());
 }
 
 function Tile({ name, value, note, tone }: { name: string; value: string; note?: string; tone?: string }): JSX.Element {
