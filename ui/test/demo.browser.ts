@@ -16,6 +16,7 @@ beforeAll(async () => {
   demo = await up();
   browser = await launch();
   page = await browser.newPage({ viewport: { width: 1360, height: 860 }, reducedMotion: "reduce" });
+  page.setDefaultTimeout(PATIENCE.timeout); // a busy machine, no promise
   said = complaints(page);
   await page.goto(demo.url);
 }, 180_000);
