@@ -204,7 +204,12 @@ func (s *Status) ready(w http.ResponseWriter, q *http.Request) {
 	_ = json.NewEncoder(w).Encode(r)
 }
 
-func (s *Status) stats(w http.ResponseWriter, _ *http.Request) {
+func (s *Status) stats(w http.ResponseWriter, r *http.Request) {
+	if metrics.WantsProtobuf(r.Header.Get("Accept")) {
+		w.Header().Set("Content-Type", metrics.ContentTypeProtobuf)
+		_, _ = s.Registry.WriteProtobuf(w)
+		return
+	}
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 	_, _ = s.Registry.WriteTo(w)
 }

@@ -21,6 +21,10 @@ const (
 	// enough for a quantile below a millisecond; it has the labels of
 	// RequestDuration without those of the outcome.
 	FineDuration = "seine_request_duration_seconds"
+	// NativeDuration is the same as a native histogram of Prometheus, which only
+	// its protobuf format has. It has a name of its own as a Prometheus that takes
+	// native histograms drops the buckets of the same name, which dashboards read.
+	NativeDuration = "seine_request_duration_native_seconds"
 	// OutlierEjectedUntil is when an ejected endpoint returns; it has the labels
 	// cluster (Envoy's name), endpoint, address and cause, and a series only
 	// while the endpoint is out.
@@ -28,6 +32,8 @@ const (
 	// MetricsOverflow counts label sets and outcomes that were folded into
 	// an overflow series because a bound was met.
 	MetricsOverflow = "seine_metrics_overflow_total"
+	// MetricsExpired counts label sets that went because nobody used them.
+	MetricsExpired = "seine_metrics_expired_total"
 )
 
 // Names of labels.

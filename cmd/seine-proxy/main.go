@@ -166,6 +166,7 @@ func run(ctx context.Context, o *options, log *slog.Logger) error {
 	if redirected != nil {
 		go redirected.Run(life)
 	}
+	go sweep(life, registry)
 	go keepSmall(life, factory.Bursts(), log)
 	log.Info("serving", "workload", o.workload, "identity", identity, "mode", o.mode, "loops", o.loops, "listeners", p.Addresses())
 	err = p.Run(ctx, o.drain, o.drain+o.drainLimit)

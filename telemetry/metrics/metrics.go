@@ -34,8 +34,12 @@ type Registry struct {
 	maxSeries          int
 	foldedLabels       *Counter
 	foldedOutcomes     *Counter
+	gone               *Counter
 
-	mu       sync.Mutex // held on first use of a label set, and by a scrape
+	native atomic.Bool // a scrape has asked for native histograms: see Requests.wide
+
+	sweeps   atomic.Uint64 // that expired something
+	mu       sync.Mutex    // held on first use of a label set, by a scrape and by Sweep
 	requests []*labelSet[Requests]
 	tcp      []*labelSet[TCP]
 	byKey    map[string]*labelSet[Requests]
@@ -67,6 +71,7 @@ func New(o Options) *Registry {
 	const help = "Label sets and outcomes that were counted in an overflow series because a bound was met."
 	r.foldedLabels = r.Counter(telemetry.MetricsOverflow, help, "kind", "labels")
 	r.foldedOutcomes = r.Counter(telemetry.MetricsOverflow, help, "kind", "outcomes")
+	r.gone = r.Counter(telemetry.MetricsExpired, "Label sets that went because nobody used them; one that is used again begins at zero.")
 	return r
 }
 
@@ -84,6 +89,7 @@ type Shard struct {
 	registry *Registry
 	requests map[string]*Requests
 	tcp      map[string]*TCP
+	swept    uint64 // Registry.sweeps, when the maps were last looked through
 	scratch  []byte
 }
 
@@ -94,24 +100,20 @@ func (s *Shard) Requests(l *telemetry.RequestLabels) *Requests {
 	if h := s.requests[string(s.scratch)]; h != nil {
 		return h
 	}
+	s.forget()
 	r := s.registry
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	set := r.byKey[string(s.scratch)]
-	if set == nil && len(r.requests)+len(r.tcp) >= r.maxSeries {
-		r.foldedLabels.Inc()
-		s.scratch = appendLabels(s.scratch[:0], overflow(l))
-		if h := s.requests[string(s.scratch)]; h != nil {
+	set, folded := r.requestSet(string(s.scratch), l)
+	if folded {
+		if h := s.requests[set.labels]; h != nil && h.state.Load() != expired {
 			return h
 		}
-		set = r.byKey[string(s.scratch)]
 	}
-	if set == nil {
-		set = &labelSet[Requests]{labels: string(s.scratch)}
-		r.requests = append(r.requests, set)
-		r.byKey[set.labels] = set
+	h := &Requests{registry: r, labels: string(s.scratch), few: few{l.Reporter, l.Protocol, l.Security}}
+	if folded {
+		h.labels = set.labels
 	}
-	h := &Requests{folded: r.foldedOutcomes}
 	set.handles = append(set.handles, h)
 	s.requests[set.labels] = h
 	return h
@@ -123,27 +125,54 @@ func (s *Shard) TCP(l *telemetry.RequestLabels) *TCP {
 	if h := s.tcp[string(s.scratch)]; h != nil {
 		return h
 	}
+	s.forget()
 	r := s.registry
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	set := r.tcpByKey[string(s.scratch)]
-	if set == nil && len(r.requests)+len(r.tcp) >= r.maxSeries {
-		r.foldedLabels.Inc()
-		s.scratch = appendLabels(s.scratch[:0], overflow(l))
-		if h := s.tcp[string(s.scratch)]; h != nil {
+	set, folded := r.tcpSet(string(s.scratch), l)
+	if folded {
+		if h := s.tcp[set.labels]; h != nil && h.state.Load() != expired {
 			return h
 		}
-		set = r.tcpByKey[string(s.scratch)]
 	}
-	if set == nil {
-		set = &labelSet[TCP]{labels: string(s.scratch)}
-		r.tcp = append(r.tcp, set)
-		r.tcpByKey[set.labels] = set
+	h := &TCP{registry: r, labels: string(s.scratch), few: few{l.Reporter, l.Protocol, l.Security}}
+	if folded {
+		h.labels = set.labels
 	}
-	h := &TCP{}
 	set.handles = append(set.handles, h)
 	s.tcp[set.labels] = h
 	return h
+}
+
+// requestSet finds or makes the set of labels, or the overflow set if there are
+// too many. r.mu is held.
+func (r *Registry) requestSet(labels string, l *telemetry.RequestLabels) (set *labelSet[Requests], folded bool) {
+	if set = r.byKey[labels]; set == nil && len(r.requests)+len(r.tcp) >= r.maxSeries {
+		r.foldedLabels.Inc()
+		labels, folded = string(appendLabels(nil, overflow(l))), true
+		set = r.byKey[labels]
+	}
+	if set == nil {
+		set = &labelSet[Requests]{labels: labels}
+		r.requests = append(r.requests, set)
+		r.byKey[labels] = set
+	}
+	return set, folded
+}
+
+// tcpSet is requestSet for connections.
+func (r *Registry) tcpSet(labels string, l *telemetry.RequestLabels) (set *labelSet[TCP], folded bool) {
+	if set = r.tcpByKey[labels]; set == nil && len(r.requests)+len(r.tcp) >= r.maxSeries {
+		r.foldedLabels.Inc()
+		labels, folded = string(appendLabels(nil, overflow(l))), true
+		set = r.tcpByKey[labels]
+	}
+	if set == nil {
+		set = &labelSet[TCP]{labels: labels}
+		r.tcp = append(r.tcp, set)
+		r.tcpByKey[labels] = set
+	}
+	return set, folded
 }
 
 // overflow returns the labels that stand for all sets over the bound: only
@@ -167,11 +196,15 @@ const maxOutcomes = 48
 
 // Requests counts the HTTP requests of one label set. One writer.
 type Requests struct {
-	last   *outcome // the writer's: the most recent one
-	tail   *outcome
-	first  atomic.Pointer[outcome] // oldest first; only ever appended to
-	n      int
-	folded *Counter
+	state    atomic.Uint32               // see expire.go
+	last     *outcome                    // the writer's: the most recent one
+	wide     atomic.Pointer[exponential] // the writer's, once somebody reads native histograms
+	tail     *outcome
+	first    atomic.Pointer[outcome] // oldest first; only ever appended to, until it expires
+	n        int
+	registry *Registry
+	labels   string
+	few      few
 }
 
 // outcome counts the requests that ended alike. Requests are not counted by
@@ -217,14 +250,24 @@ func status(code int) uint32 {
 }
 
 func (h *Requests) observe(key uint32, micros, reqBytes, respBytes int64) {
+	if h.state.Load() != fresh {
+		h.touch()
+	}
 	o := h.last
 	if o == nil || o.key != key {
 		o = h.find(key)
 		h.last = o
 	}
 	micros, reqBytes, respBytes = max(micros, 0), max(reqBytes, 0), max(respBytes, 0)
+	e := h.wide.Load()
+	if e == nil && h.registry.native.Load() {
+		e = h.widen()
+	}
 	o.duration[durationBucket(micros)].Add(1)
 	o.durationSum.Add(uint64(micros))
+	if e != nil {
+		e.add(micros)
+	}
 	o.request[sizeBucket(reqBytes)].Add(1)
 	if reqBytes != 0 { // most requests have no body; an addition is a locked instruction
 		o.reqSum.Add(uint64(reqBytes))
@@ -238,7 +281,7 @@ func (h *Requests) find(key uint32) *outcome {
 		return o
 	}
 	if h.n >= maxOutcomes {
-		h.folded.Inc()
+		h.registry.foldedOutcomes.Inc()
 		class := key >> 16 / 100
 		if class < 1 || class > 5 {
 			class = 0
@@ -270,24 +313,33 @@ func (h *Requests) lookup(key uint32) *outcome {
 
 // TCP counts the connections of one label set. One writer.
 type TCP struct {
+	state                  atomic.Uint32 // see expire.go
 	opened, sent, received counter
 	closed                 [telemetry.NumFlags]counter
+	registry               *Registry
+	labels                 string
+	few                    few
 }
 
 // Opened counts a connection that was opened.
-func (t *TCP) Opened() { t.opened.Add(1) }
+func (t *TCP) Opened() {
+	t.use()
+	t.opened.Add(1)
+}
 
 // Closed counts a connection that was closed, and why.
 func (t *TCP) Closed(flag telemetry.Flag) {
 	if flag >= telemetry.NumFlags {
 		flag = telemetry.FlagNone
 	}
+	t.use()
 	t.closed[flag].Add(1)
 }
 
 // Sent counts bytes sent downstream (to the client), as Istio does.
 func (t *TCP) Sent(n int64) {
 	if n > 0 {
+		t.use()
 		t.sent.Add(uint64(n))
 	}
 }
@@ -295,6 +347,7 @@ func (t *TCP) Sent(n int64) {
 // Received counts bytes received from downstream.
 func (t *TCP) Received(n int64) {
 	if n > 0 {
+		t.use()
 		t.received.Add(uint64(n))
 	}
 }

@@ -2,6 +2,7 @@ package metrics
 
 import (
 	"io"
+	"math"
 	"strconv"
 	"strings"
 
@@ -17,18 +18,21 @@ func (r *Registry) WriteTo(w io.Writer) (int64, error) { return r.WriteOnly(w) }
 // WriteOnly writes the metrics of the given names, all if there are none. It
 // is what a reader that needs few of them (the control plane) asks for.
 func (r *Registry) WriteOnly(w io.Writer, names ...string) (int64, error) {
-	return r.write(w, true, names)
+	return r.write(newWriter(w, names), true)
 }
 
 // WriteMesh writes all but the metrics of this process and its runtime, for
 // an exposition that another program's are joined to.
-func (r *Registry) WriteMesh(w io.Writer) (int64, error) { return r.write(w, false, nil) }
+func (r *Registry) WriteMesh(w io.Writer) (int64, error) { return r.write(newWriter(w, nil), false) }
 
-func (r *Registry) write(w io.Writer, process bool, names []string) (int64, error) {
-	out := &writer{w: w, names: names, buf: make([]byte, 0, flushAt+8<<10)}
+func newWriter(w io.Writer, names []string) *writer {
+	return &writer{w: w, names: names, buf: make([]byte, 0, flushAt+8<<10)}
+}
+
+func (r *Registry) write(out *writer, process bool) (int64, error) {
 	r.mu.Lock()
-	// Sets are only ever appended, and so are their handles: a copy of the
-	// slices is all that the lock has to cover.
+	// Sets are only ever appended or left out of a new slice, and handles only
+	// ever appended: a copy of the slices is all that the lock has to cover.
 	requests := snapshot(r.requests)
 	tcp := snapshot(r.tcp)
 	scalars := make([]family, len(r.families))
@@ -45,6 +49,9 @@ func (r *Registry) write(w io.Writer, process bool, names []string) (int64, erro
 	}
 	if process {
 		out.process()
+	}
+	if out.proto != nil {
+		out.buf = out.proto.end(out.buf)
 	}
 	out.flush()
 	return out.n, out.err
@@ -64,6 +71,7 @@ const flushAt = 32 << 10
 type writer struct {
 	w     io.Writer
 	names []string
+	proto *message // the format is protobuf
 	buf   []byte
 	block []byte // labels of the series being written
 	n     int64
@@ -90,6 +98,14 @@ func (o *writer) head(name, kind, help string) bool {
 			return false
 		}
 	}
+	if o.proto != nil {
+		o.buf = o.proto.end(o.buf)
+		if len(o.buf) >= flushAt {
+			o.flush()
+		}
+		o.proto.begin(name, kind, help)
+		return true
+	}
 	o.buf = append(o.buf, "# HELP "...)
 	o.buf = append(o.buf, name...)
 	o.buf = append(o.buf, ' ')
@@ -106,6 +122,12 @@ var helpEscaper = strings.NewReplacer("\\", `\\`, "\n", `\n`)
 
 // start begins a line up to and with the space before the value. le may be "".
 func (o *writer) start(name, suffix string, labels []byte, le string) {
+	if o.proto != nil {
+		if o.proto.suffix, o.proto.le = suffix, le; suffix != "_bucket" {
+			o.proto.labels = string(labels)
+		}
+		return
+	}
 	if len(o.buf) >= flushAt {
 		o.flush()
 	}
@@ -128,17 +150,38 @@ func (o *writer) start(name, suffix string, labels []byte, le string) {
 }
 
 func (o *writer) uint(v uint64) {
+	if o.proto != nil {
+		o.proto.value(float64(v))
+		return
+	}
 	o.buf = strconv.AppendUint(o.buf, v, 10)
 	o.buf = append(o.buf, '\n')
 }
 
+func (o *writer) int(v int64) {
+	if o.proto != nil {
+		o.proto.value(float64(v))
+		return
+	}
+	o.buf = strconv.AppendInt(o.buf, v, 10)
+	o.buf = append(o.buf, '\n')
+}
+
 func (o *writer) float(v float64) {
+	if o.proto != nil {
+		o.proto.value(v)
+		return
+	}
 	o.buf = strconv.AppendFloat(o.buf, v, 'g', -1, 64)
 	o.buf = append(o.buf, '\n')
 }
 
 // fixed writes v / 10^digits.
 func (o *writer) fixed(v uint64, digits int) {
+	if o.proto != nil {
+		o.proto.value(float64(v) / math.Pow10(digits))
+		return
+	}
 	o.buf = appendFixed(o.buf, v, digits)
 	o.buf = append(o.buf, '\n')
 }
@@ -215,6 +258,16 @@ func (o *writer) requests(sets []labelSet[Requests]) {
 				o.uint(total)
 			}
 			o.end(telemetry.FineDuration, total+fine[len(fine)-1], sum, 6)
+		}
+	}
+	if o.proto != nil && o.head(telemetry.NativeDuration, "histogram", "Duration of requests as a native histogram, without the labels of the outcome.") {
+		for i := range sets {
+			var sum exponentialSum
+			for _, h := range sets[i].handles {
+				sum.add(h)
+			}
+			sum.count += sum.zero
+			o.proto.native(sets[i].labels, &sum)
 		}
 	}
 }
@@ -369,8 +422,7 @@ func (o *writer) scalar(f *family) {
 		case s.counter != nil:
 			o.uint(s.counter.Value())
 		default:
-			o.buf = strconv.AppendInt(o.buf, s.gauge.Value(), 10)
-			o.buf = append(o.buf, '\n')
+			o.int(s.gauge.Value())
 		}
 	}
 	if f.each != nil {

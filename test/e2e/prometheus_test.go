@@ -85,21 +85,25 @@ type prometheus struct{ base string }
 
 // newPrometheus starts one that finds its targets where docs/metrics.md says.
 func newPrometheus(t *testing.T, web string) *prometheus {
-	dir := t.TempDir()
 	rules, err := filepath.Abs("../../install/prometheus/rules.yaml")
 	must(t, err)
-	config := fmt.Sprintf(`
+	return runPrometheus(t, fmt.Sprintf(`
 global: {scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}
 rule_files: ["%s"]
 scrape_configs:
 - job_name: seine
   http_sd_configs: [{url: "http://%s/api/v1/sd", refresh_interval: 1s}]
-`, rules, web)
+`, rules, web))
+}
+
+// runPrometheus starts one with this configuration, for as long as the test runs.
+func runPrometheus(t *testing.T, config string, flags ...string) *prometheus {
+	dir := t.TempDir()
 	must(t, os.WriteFile(filepath.Join(dir, "prometheus.yml"), []byte(config), 0o644))
 	at := fmt.Sprintf("127.0.0.1:%d", freePort(t))
 	said := &tail{}
-	cmd := exec.Command("prometheus", "--config.file", filepath.Join(dir, "prometheus.yml"), "--storage.tsdb.path", filepath.Join(dir, "data"),
-		"--web.listen-address", at, "--log.level", "warn")
+	cmd := exec.Command("prometheus", append([]string{"--config.file", filepath.Join(dir, "prometheus.yml"), "--storage.tsdb.path", filepath.Join(dir, "data"),
+		"--web.listen-address", at, "--log.level", "warn"}, flags...)...)
 	cmd.Stdout, cmd.Stderr = said, said
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	must(t, cmd.Start())
