@@ -51,7 +51,8 @@ func (r *Registry) WriteProtobuf(w io.Writer) (int64, error) {
 }
 
 // message is the MetricFamily that is being written. The format is written by
-// hand: client_model with its generated code would make the proxy 0.4 MB larger.
+// hand: client_model would make the proxy only 37 KB larger, but a scrape would
+// make an object for each bucket and label of its ten thousand series.
 type message struct {
 	family  []byte // fields of the MetricFamily so far
 	kind    string
