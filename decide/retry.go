@@ -175,6 +175,21 @@ const (
 	TryTimeout                   // the time for one try has passed
 )
 
+// String says it in a word or two.
+func (f Failure) String() string {
+	switch f {
+	case ConnectFailed:
+		return "no connection"
+	case Reset:
+		return "connection ended"
+	case Refused:
+		return "stream refused"
+	case TryTimeout:
+		return "perTryTimeout"
+	}
+	return "answered"
+}
+
 // Try is what there is to know of a try that ended.
 type Try struct {
 	Failure Failure

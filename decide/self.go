@@ -11,6 +11,9 @@ import (
 // Self is what a proxy knows of its own workload.
 type Self struct {
 	Proto *seinev1.Self
+	// Client and Server are how requests are traced that the workload makes, and
+	// those that it serves; nil: not at all.
+	Client, Server *Tracing
 
 	limits   []*RateLimit
 	ports    map[uint16]*InboundPort
@@ -35,6 +38,13 @@ func CompileSelf(s *seinev1.Self) (*Self, error) {
 			return nil, invalid("mesh prefix: %v", err)
 		}
 		c.prefixes = append(c.prefixes, p.Masked())
+	}
+	var err error
+	if c.Client, err = CompileTracing(s.TraceClient); err != nil {
+		return nil, err
+	}
+	if c.Server, err = CompileTracing(s.TraceServer); err != nil {
+		return nil, err
 	}
 	for _, p := range s.RateLimits {
 		l, err := CompileRateLimit(p)

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/seinemesh/seine/telemetry/accesslog"
+	"github.com/seinemesh/seine/telemetry/span"
 
 	seinev1 "github.com/seinemesh/seine/api/seine/v1"
 )
@@ -128,5 +129,34 @@ func TestAllocationsTapped(t *testing.T) {
 		billingTable(t, []*seinev1.HttpRule{toBilling()}, endpoint("1", quietApp(t), workload("billing", ""))).build())
 	if n := allocations(t, p.Addresses()[0].String()); n >= 0.05 {
 		t.Errorf("%.3f allocations for each request", n)
+	}
+}
+
+// TestAllocationsTraced: a request that is traced and not sampled allocates
+// nothing, and neither does its loop for one that is.
+func TestAllocationsTraced(t *testing.T) {
+	c := newCollector(t)
+	p := start(t, Options{Loops: 1, Explicit: localhost()},
+		billingTable(t, []*seinev1.HttpRule{toBilling()}, endpoint("1", quietApp(t), workload("billing", ""))).build())
+	tr := c.tracing(0)
+	tr.KeepSlower = durationpb.New(time.Minute)
+	c.trace(t, p, tr, nil)
+	if n := allocations(t, p.Addresses()[0].String()); n >= 0.05 {
+		t.Errorf("%.3f allocations for each request that is not sampled", n)
+	}
+	w := p.workers[0]
+	done := make(chan float64)
+	w.loop.Post(func() {
+		x := &exchange{w: w, caller: &caller{door: &door{}}}
+		x.trace.on = w.tracer.sides.client
+		done <- testing.AllocsPerRun(1000, func() {
+			x.trace.on, x.trace.sampled = w.tracer.sides.client, true
+			x.tells(span.Retry, span.Event{Attempt: 2})
+			x.endTrace(w.loop.Now(), 0, 0)
+			x.trace.drop(w)
+		})
+	})
+	if n := <-done; n != 0 {
+		t.Errorf("%.3f allocations on the loop for each span", n)
 	}
 }

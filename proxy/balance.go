@@ -126,6 +126,10 @@ func (x *exchange) begun() {
 
 // took tells the balancer how long the endpoint took to begin its answer.
 func (x *exchange) took(now int64) {
+	if x.trace.on != nil {
+		x.trace.head = now
+		x.ejects()
+	}
 	if x.counted {
 		x.target.balance.Took(x.ep, now-x.sentAt, now, x.means() >= 500)
 	}

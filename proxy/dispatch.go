@@ -5,6 +5,7 @@ package proxy
 import (
 	"github.com/seinemesh/seine/decide"
 	"github.com/seinemesh/seine/telemetry"
+	"github.com/seinemesh/seine/telemetry/span"
 )
 
 // reset makes x ready for a request whose first byte was seen at start. What
@@ -35,6 +36,7 @@ func (x *exchange) end() {
 	x.dropSection()
 	x.line.drop(x.w)
 	x.untap()
+	x.trace.drop(x.w)
 	x.shape.drop(x.w)
 	delete(x.w.parked, x)
 	x.dropTimers()
@@ -75,6 +77,11 @@ func (x *exchange) park() {
 			return
 		}
 		x.phase = waiting
+		if x.resolving {
+			x.waits(span.WaitName)
+		} else {
+			x.waits(span.WaitLookup)
+		}
 		w.loop.Arm(&x.limit, w.loop.Now()+int64(w.p.o.AnswerWait))
 	}
 	w.parked[x] = struct{}{}

@@ -160,6 +160,7 @@ type exchange struct {
 	resExtra int64 // body bytes of a local reply
 	line     logLine
 	tapped   *tapped // somebody watches
+	trace    traced
 }
 
 // tooLargeToRepeat bounds what is kept of a request, head and body, for another

@@ -20,6 +20,7 @@ var neverBack = message.SetOf(message.XEnvoyPeerMetadata, message.XEnvoyPeerMeta
 func (x *exchange) forward() {
 	w := x.w
 	x.begun()
+	x.resumes()
 	if x.phase == waiting {
 		w.loop.Disarm(&x.limit)
 	}
@@ -32,6 +33,7 @@ func (x *exchange) forward() {
 		return
 	}
 	if x.up = u; u == nil || !u.up {
+		x.waitsFor(u)
 		x.phase = connecting
 		if u == nil { // queued
 			w.loop.Arm(x.stall, w.loop.Now()+int64(w.p.o.StreamIdle))
@@ -46,6 +48,7 @@ func (x *exchange) connected(u *upstream) {
 	if !x.live() || x.up != u {
 		return
 	}
+	x.resumes()
 	switch {
 	case x.connects:
 		x.established()
@@ -65,6 +68,7 @@ func (x *exchange) connectFailed(u *upstream, err error) {
 		return
 	}
 	x.up = nil
+	x.resumes()
 	x.failed(x.w.loop.Now())
 	x.host.failed(503)
 	x.release()
@@ -283,6 +287,9 @@ func (x *exchange) requestEdit() *http1.Edit {
 		}
 	}
 	dropWishes(req.Fields)
+	if x.trace.on != nil {
+		x.tellTrace(e)
+	}
 	if x.rule == nil {
 		return e
 	}

@@ -283,7 +283,7 @@ func (l *lane) Resume() {
 			}
 		}
 		x.up = u
-		if u.up {
+		if x.waitsFor(u); u.up {
 			x.connected(u)
 		}
 	}

@@ -29,6 +29,10 @@ func (x *exchange) observe() {
 	reqBytes := x.reqBody.Payload() + x.reqExtra
 	resBytes := x.resBody.Payload() + x.resExtra
 	x.flag = x.outcome()
+	if x.caller.door.inner { // the proxy's own requests are nobody's traffic
+		x.shape.drop(w)
+		return
+	}
 	if x.grpc && x.grpcStatus >= 0 {
 		h.ObserveGRPC(x.status, x.grpcStatus, x.flag, (now-x.start)/1000, reqBytes, resBytes)
 	} else {
@@ -36,6 +40,10 @@ func (x *exchange) observe() {
 	}
 	if x.tapped != nil {
 		x.show(now, reqBytes, resBytes)
+	}
+	if x.trace.on != nil {
+		x.endTrace(now, reqBytes, resBytes)
+		x.trace.drop(w)
 	}
 	if w.ring != nil {
 		x.log(now, reqBytes, resBytes)
@@ -47,11 +55,17 @@ func (x *exchange) observe() {
 // note keeps of a request's head what is told of it at its end, if anybody is told.
 func (x *exchange) note(req *message.Request) {
 	w := x.w
+	if x.caller.door.inner {
+		return
+	}
 	if taps := w.p.o.Taps.Set(); taps != nil {
 		x.tap(taps, req)
 	}
-	if w.ring != nil || x.tapped != nil {
+	if w.ring != nil || x.tapped != nil || w.tracer != nil {
 		x.line.keep(w, req)
+	}
+	if w.tracer != nil {
+		x.beginTrace()
 	}
 }
 
@@ -97,13 +111,36 @@ func (t *target) name() string {
 
 func (s *socket) localAddr() netip.AddrPort { return localAddrOf(s.fd) }
 
-// logLine keeps what the access log and taps say of a request's head until the
+// logLine keeps what access log, taps and spans say of a request's head until the
 // exchange is over. It holds memory only if there is one of them.
 type logLine struct {
 	text  []byte
-	ends  [6]uint16
+	ends  [lineParts]uint16
 	minor uint8
 	used  bool
+}
+
+// The parts of a line.
+const (
+	lineMethod = iota
+	linePath
+	lineAuthority
+	lineAgent
+	lineForwarded
+	lineID
+	lineParts
+)
+
+// part is one of them; empty if nothing was kept.
+func (l *logLine) part(i int) []byte {
+	if !l.used {
+		return nil
+	}
+	from := uint16(0)
+	if i > 0 {
+		from = l.ends[i-1]
+	}
+	return l.text[from:l.ends[i]]
 }
 
 func (l *logLine) keep(w *worker, req *message.Request) {
@@ -123,19 +160,14 @@ func (l *logLine) keep(w *worker, req *message.Request) {
 // setID notes the request ID that the proxy made.
 func (l *logLine) setID(w *worker, id []byte) {
 	if l.used {
-		l.text = w.buffers.append(l.text[:l.ends[4]], id)
-		l.ends[5] = uint16(len(l.text))
+		l.text = w.buffers.append(l.text[:l.ends[lineForwarded]], id)
+		l.ends[lineID] = uint16(len(l.text))
 	}
 }
 
 func (l *logLine) fill(e *accesslog.Entry) {
-	if !l.used {
-		return
-	}
-	at := uint16(0)
-	for i, to := range [...]*[]byte{&e.Method, &e.Path, &e.Authority, &e.UserAgent, &e.ForwardedFor, &e.RequestID} {
-		*to = l.text[at:l.ends[i]]
-		at = l.ends[i]
+	for i, to := range [lineParts]*[]byte{&e.Method, &e.Path, &e.Authority, &e.UserAgent, &e.ForwardedFor, &e.RequestID} {
+		*to = l.part(i)
 	}
 }
 

@@ -152,6 +152,7 @@ type door struct {
 	port   uint16         // doorPublished: of the service; doorFixed: of the workload
 	limits http1.Limits
 	fd     int
+	inner  bool // of the proxy itself: what goes through is not measured
 }
 
 // Proxy is one data plane. Make it with New, run it with Run.
@@ -169,6 +170,7 @@ type Proxy struct {
 	budgets  budgets
 	shares   shares
 	warden   *warden
+	tracing  *tracing
 	workers  []*worker
 	doors    []*door
 	ports    map[uint16]bool // our own listeners' ports
@@ -191,6 +193,8 @@ func New(o Options, tables Tables) (*Proxy, error) {
 	o.defaults()
 	p := &Proxy{o: o, tables: tables, factory: o.Factory, registry: o.Registry, log: o.Log, ports: map[uint16]bool{}, original: capture.OriginalDst}
 	p.warden = newWarden(p)
+	p.tracing = newTracing(p)
+	p.tracing.published(tables.Table())
 	r := p.registry
 	p.counters = counters{
 		selfCalls:        r.Counter("seine_proxy_self_calls_total", "Connections refused because their destination is this proxy."),
@@ -226,6 +230,7 @@ func New(o Options, tables Tables) (*Proxy, error) {
 	}
 	tables.Notify(func(t *decide.Table) {
 		p.warden.published(t)
+		p.tracing.published(t)
 		for _, w := range p.workers {
 			w.loop.Post(w.published)
 		}
@@ -268,6 +273,7 @@ func (o *Options) defaults() {
 }
 
 func (p *Proxy) discard() {
+	p.tracing.close()
 	for _, w := range p.workers {
 		w.loop.Discard()
 	}
@@ -321,6 +327,7 @@ func (p *Proxy) Run(ctx context.Context, minimum, limit time.Duration) error {
 	case err = <-failed:
 		err = fmt.Errorf("proxy: event loop: %w", err)
 	}
+	p.tracing.close()
 	for _, w := range p.workers {
 		w.loop.Post(w.shut)
 		w.loop.Stop()

@@ -7,6 +7,7 @@ import (
 	"github.com/seinemesh/seine/message"
 	"github.com/seinemesh/seine/proxy/http1"
 	"github.com/seinemesh/seine/telemetry"
+	"github.com/seinemesh/seine/telemetry/span"
 )
 
 // meshResponse are the limits of a response that may have come through another
@@ -278,6 +279,8 @@ func (x *exchange) forwardAgain() {
 	if !ok {
 		return
 	}
+	x.tells(span.Resend, span.Event{})
+	x.waitsFor(u)
 	if x.up = u; u != nil && u.up { // a place on a shared connection
 		x.connected(u)
 	}

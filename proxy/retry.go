@@ -14,6 +14,7 @@ import (
 	"github.com/seinemesh/seine/proxy/http1"
 	"github.com/seinemesh/seine/telemetry"
 	"github.com/seinemesh/seine/telemetry/metrics"
+	"github.com/seinemesh/seine/telemetry/span"
 )
 
 // maxTried is how many endpoints an exchange remembers as tried.
@@ -175,6 +176,7 @@ func (x *exchange) retriesFailure(f decide.Failure) bool {
 	if !x.another(x.retry.policy.Next(&t)) {
 		return false
 	}
+	x.tells(span.Retry, span.Event{Attempt: x.retry.number + 1, Text: f.String()})
 	x.pause()
 	return true
 }
@@ -211,6 +213,7 @@ func (x *exchange) retriesAnswer(n int, f http1.Framing) bool {
 		}
 		return false
 	}
+	x.tells(span.Retry, span.Event{Attempt: x.retry.number + 1, Status: x.status})
 	x.discard(n, f)
 	x.pause()
 	return true
@@ -321,6 +324,7 @@ func (x *exchange) again() {
 	x.up = u
 	switch {
 	case u == nil || !u.up:
+		x.waitsFor(u)
 		x.phase = connecting
 	case x.transmitted:
 		x.repeat()

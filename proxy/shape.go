@@ -11,6 +11,7 @@ import (
 	"github.com/seinemesh/seine/proxy/http1"
 	"github.com/seinemesh/seine/telemetry"
 	"github.com/seinemesh/seine/telemetry/metrics"
+	"github.com/seinemesh/seine/telemetry/span"
 )
 
 // shape is what a rule, a limit or the caller itself makes of an exchange
@@ -78,6 +79,7 @@ func (x *exchange) faulted(r *decide.Rule) bool {
 	if s.delayed {
 		flag = telemetry.FlagDIFI
 	}
+	x.tells(span.FaultAbort, span.Event{Status: status})
 	x.details = "fault_filter_abort"
 	cause := "fault.abort of " + r.ID
 	extra := append(w.extra[:0], message.Field{Name: bytesOf("x-seine-cause"), Value: bytesOf(cause)})
@@ -113,6 +115,7 @@ func (x *exchange) hold(pause time.Duration) {
 	w := x.w
 	x.shape.injecting, x.shape.delayed = holding, true
 	w.p.shapes.delays.Inc()
+	x.tells(span.FaultDelay, span.Event{Took: pause})
 	x.phase = waiting
 	delete(w.parked, x)
 	w.loop.Disarm(&x.limit)

@@ -74,6 +74,7 @@ type host struct {
 	sh      *shared
 	key     string
 	counter *outlier.Counter
+	met     outlier.Causes // the bounds that the last outcome met; the loop's, for the span
 }
 
 // shares finds the shared part of a cluster by its name.
@@ -205,7 +206,7 @@ func (sh *shared) host(e *decide.Endpoint, s *outlier.Settings) *host {
 		sh.watch()
 	}
 	key := endpointKey(e)
-	return &host{sh, key, sh.detector.Counter(key)}
+	return &host{sh: sh, key: key, counter: sh.detector.Counter(key)}
 }
 
 // endpointKey is what tells endpoints apart for outlier detection: the
@@ -221,6 +222,7 @@ func (h *host) status(code int) {
 	}
 	if s := h.sh.outlier.Load(); s != nil {
 		if met := h.counter.Status(s, code); met != 0 {
+			h.met = met
 			h.sh.p.warden.tell(h, met)
 		}
 	}
@@ -234,6 +236,7 @@ func (h *host) failed(status int) {
 	}
 	if s := h.sh.outlier.Load(); s != nil {
 		if met := h.counter.Failed(s, status); met != 0 {
+			h.met = met
 			h.sh.p.warden.tell(h, met)
 		}
 	}

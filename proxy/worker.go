@@ -17,6 +17,7 @@ import (
 	"github.com/seinemesh/seine/proxy/tap"
 	"github.com/seinemesh/seine/telemetry/accesslog"
 	"github.com/seinemesh/seine/telemetry/metrics"
+	"github.com/seinemesh/seine/telemetry/span"
 )
 
 const scratchSize = 64 << 10
@@ -76,8 +77,10 @@ type worker struct {
 	passed    *metrics.Requests
 	entry     accesslog.Entry
 	shown     tap.Event
-	record    []byte  // of a tap
-	untapped  *tapped // unused ones
+	record    []byte     // of a tap
+	untapped  *tapped    // unused ones
+	tracer    *tracer    // nil: nothing is traced
+	spans     *span.Ring // the tracer's, which outlives it
 	names     map[string]*resolution
 	// Copies of requests for mirrors.
 	copies  map[*shadow]struct{} // under way
@@ -122,6 +125,7 @@ func newWorker(p *Proxy, seed1, seed2 uint64) (*worker, error) {
 	}
 	w.pipes.off = p.o.NoSplice
 	l.AtEnd(w.flush)
+	w.retrace()
 	w.wake = func(s *mtls.Session) {
 		l.Post(func() {
 			if k, ok := s.Tag.(*socket); ok {
@@ -164,6 +168,7 @@ func (w *worker) current() *decide.Table {
 // published runs when the control plane has sent something: what waited for it
 // looks again.
 func (w *worker) published() {
+	w.retrace()
 	if s := w.current().Self; s != w.enforced {
 		w.enforced = s
 		w.enforce(s)

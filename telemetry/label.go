@@ -29,6 +29,8 @@ const (
 	// cluster (Envoy's name), endpoint, address and cause, and a series only
 	// while the endpoint is out.
 	OutlierEjectedUntil = "seine_outlier_ejected_until_timestamp_seconds"
+	// TraceSpans counts spans by what became of them (label outcome).
+	TraceSpans = "seine_trace_spans_total"
 	// MetricsOverflow counts label sets and outcomes that were folded into
 	// an overflow series because a bound was met.
 	MetricsOverflow = "seine_metrics_overflow_total"

@@ -145,6 +145,55 @@ func (MtlsMode) EnumDescriptor() ([]byte, []int) {
 	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{1}
 }
 
+type Collector_Protocol int32
+
+const (
+	Collector_OTLP_GRPC Collector_Protocol = 0
+	Collector_OTLP_HTTP Collector_Protocol = 1
+	Collector_ZIPKIN    Collector_Protocol = 2
+)
+
+// Enum value maps for Collector_Protocol.
+var (
+	Collector_Protocol_name = map[int32]string{
+		0: "OTLP_GRPC",
+		1: "OTLP_HTTP",
+		2: "ZIPKIN",
+	}
+	Collector_Protocol_value = map[string]int32{
+		"OTLP_GRPC": 0,
+		"OTLP_HTTP": 1,
+		"ZIPKIN":    2,
+	}
+)
+
+func (x Collector_Protocol) Enum() *Collector_Protocol {
+	p := new(Collector_Protocol)
+	*p = x
+	return p
+}
+
+func (x Collector_Protocol) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Collector_Protocol) Descriptor() protoreflect.EnumDescriptor {
+	return file_seine_v1_mesh_proto_enumTypes[2].Descriptor()
+}
+
+func (Collector_Protocol) Type() protoreflect.EnumType {
+	return &file_seine_v1_mesh_proto_enumTypes[2]
+}
+
+func (x Collector_Protocol) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Collector_Protocol.Descriptor instead.
+func (Collector_Protocol) EnumDescriptor() ([]byte, []int) {
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{4, 0}
+}
+
 type AccessLog_Format int32
 
 const (
@@ -178,11 +227,11 @@ func (x AccessLog_Format) String() string {
 }
 
 func (AccessLog_Format) Descriptor() protoreflect.EnumDescriptor {
-	return file_seine_v1_mesh_proto_enumTypes[2].Descriptor()
+	return file_seine_v1_mesh_proto_enumTypes[3].Descriptor()
 }
 
 func (AccessLog_Format) Type() protoreflect.EnumType {
-	return &file_seine_v1_mesh_proto_enumTypes[2]
+	return &file_seine_v1_mesh_proto_enumTypes[3]
 }
 
 func (x AccessLog_Format) Number() protoreflect.EnumNumber {
@@ -191,7 +240,7 @@ func (x AccessLog_Format) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use AccessLog_Format.Descriptor instead.
 func (AccessLog_Format) EnumDescriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{5, 0}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{8, 0}
 }
 
 type Answer_Kind int32
@@ -230,11 +279,11 @@ func (x Answer_Kind) String() string {
 }
 
 func (Answer_Kind) Descriptor() protoreflect.EnumDescriptor {
-	return file_seine_v1_mesh_proto_enumTypes[3].Descriptor()
+	return file_seine_v1_mesh_proto_enumTypes[4].Descriptor()
 }
 
 func (Answer_Kind) Type() protoreflect.EnumType {
-	return &file_seine_v1_mesh_proto_enumTypes[3]
+	return &file_seine_v1_mesh_proto_enumTypes[4]
 }
 
 func (x Answer_Kind) Number() protoreflect.EnumNumber {
@@ -243,7 +292,7 @@ func (x Answer_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Answer_Kind.Descriptor instead.
 func (Answer_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{6, 0}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{9, 0}
 }
 
 type Service_Resolution int32
@@ -279,11 +328,11 @@ func (x Service_Resolution) String() string {
 }
 
 func (Service_Resolution) Descriptor() protoreflect.EnumDescriptor {
-	return file_seine_v1_mesh_proto_enumTypes[4].Descriptor()
+	return file_seine_v1_mesh_proto_enumTypes[5].Descriptor()
 }
 
 func (Service_Resolution) Type() protoreflect.EnumType {
-	return &file_seine_v1_mesh_proto_enumTypes[4]
+	return &file_seine_v1_mesh_proto_enumTypes[5]
 }
 
 func (x Service_Resolution) Number() protoreflect.EnumNumber {
@@ -292,7 +341,7 @@ func (x Service_Resolution) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Service_Resolution.Descriptor instead.
 func (Service_Resolution) EnumDescriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{24, 0}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{27, 0}
 }
 
 type TrafficPolicy_Balancer int32
@@ -334,11 +383,11 @@ func (x TrafficPolicy_Balancer) String() string {
 }
 
 func (TrafficPolicy_Balancer) Descriptor() protoreflect.EnumDescriptor {
-	return file_seine_v1_mesh_proto_enumTypes[5].Descriptor()
+	return file_seine_v1_mesh_proto_enumTypes[6].Descriptor()
 }
 
 func (TrafficPolicy_Balancer) Type() protoreflect.EnumType {
-	return &file_seine_v1_mesh_proto_enumTypes[5]
+	return &file_seine_v1_mesh_proto_enumTypes[6]
 }
 
 func (x TrafficPolicy_Balancer) Number() protoreflect.EnumNumber {
@@ -347,7 +396,7 @@ func (x TrafficPolicy_Balancer) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use TrafficPolicy_Balancer.Descriptor instead.
 func (TrafficPolicy_Balancer) EnumDescriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{26, 0}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{29, 0}
 }
 
 type TrafficPolicy_Tls int32
@@ -389,11 +438,11 @@ func (x TrafficPolicy_Tls) String() string {
 }
 
 func (TrafficPolicy_Tls) Descriptor() protoreflect.EnumDescriptor {
-	return file_seine_v1_mesh_proto_enumTypes[6].Descriptor()
+	return file_seine_v1_mesh_proto_enumTypes[7].Descriptor()
 }
 
 func (TrafficPolicy_Tls) Type() protoreflect.EnumType {
-	return &file_seine_v1_mesh_proto_enumTypes[6]
+	return &file_seine_v1_mesh_proto_enumTypes[7]
 }
 
 func (x TrafficPolicy_Tls) Number() protoreflect.EnumNumber {
@@ -402,7 +451,7 @@ func (x TrafficPolicy_Tls) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use TrafficPolicy_Tls.Descriptor instead.
 func (TrafficPolicy_Tls) EnumDescriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{26, 1}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{29, 1}
 }
 
 type TrafficPolicy_H2Upgrade int32
@@ -438,11 +487,11 @@ func (x TrafficPolicy_H2Upgrade) String() string {
 }
 
 func (TrafficPolicy_H2Upgrade) Descriptor() protoreflect.EnumDescriptor {
-	return file_seine_v1_mesh_proto_enumTypes[7].Descriptor()
+	return file_seine_v1_mesh_proto_enumTypes[8].Descriptor()
 }
 
 func (TrafficPolicy_H2Upgrade) Type() protoreflect.EnumType {
-	return &file_seine_v1_mesh_proto_enumTypes[7]
+	return &file_seine_v1_mesh_proto_enumTypes[8]
 }
 
 func (x TrafficPolicy_H2Upgrade) Number() protoreflect.EnumNumber {
@@ -451,7 +500,7 @@ func (x TrafficPolicy_H2Upgrade) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use TrafficPolicy_H2Upgrade.Descriptor instead.
 func (TrafficPolicy_H2Upgrade) EnumDescriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{26, 2}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{29, 2}
 }
 
 // Ref names the user's resource that a decision comes from.
@@ -671,6 +720,10 @@ type Self struct {
 	// The name of the root that certificates lead to that are signed now: a proxy whose
 	// own leads to another one asks for a new one.
 	SigningRootId string `protobuf:"bytes,62,opt,name=signing_root_id,json=signingRootId,proto3" json:"signing_root_id,omitempty"`
+	// How requests are traced that the workload makes, and those that it serves.
+	// Unset: they are not, and what they say of a trace passes untouched.
+	TraceClient   *Tracing `protobuf:"bytes,70,opt,name=trace_client,json=traceClient,proto3" json:"trace_client,omitempty"`
+	TraceServer   *Tracing `protobuf:"bytes,71,opt,name=trace_server,json=traceServer,proto3" json:"trace_server,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -796,6 +849,363 @@ func (x *Self) GetSigningRootId() string {
 	return ""
 }
 
+func (x *Self) GetTraceClient() *Tracing {
+	if x != nil {
+		return x.TraceClient
+	}
+	return nil
+}
+
+func (x *Self) GetTraceServer() *Tracing {
+	if x != nil {
+		return x.TraceServer
+	}
+	return nil
+}
+
+// Tracing of one side of a workload.
+type Tracing struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Collector    *Collector             `protobuf:"bytes,1,opt,name=collector,proto3" json:"collector,omitempty"`                              // unset: spans are not reported, only propagated
+	Sampling     float64                `protobuf:"fixed64,2,opt,name=sampling,proto3" json:"sampling,omitempty"`                              // percent of the traces that begin here
+	Tags         []*TraceTag            `protobuf:"bytes,3,rep,name=tags,proto3" json:"tags,omitempty"`                                        // what a user adds to each span
+	MeshTags     bool                   `protobuf:"varint,4,opt,name=mesh_tags,json=meshTags,proto3" json:"mesh_tags,omitempty"`               // istio.canonical_service and the like
+	MaxTagLength uint32                 `protobuf:"varint,5,opt,name=max_tag_length,json=maxTagLength,proto3" json:"max_tag_length,omitempty"` // of http.url; 0: 256, Istio's
+	W3C          bool                   `protobuf:"varint,6,opt,name=w3c,proto3" json:"w3c,omitempty"`                                         // how a trace that begins here is told: traceparent
+	B3           bool                   `protobuf:"varint,7,opt,name=b3,proto3" json:"b3,omitempty"`                                           // x-b3-traceid and the like
+	ShortIds     bool                   `protobuf:"varint,8,opt,name=short_ids,json=shortIds,proto3" json:"short_ids,omitempty"`               // traces that begin here have 64 bits (zipkin enable64bitTraceId)
+	DropContext  bool                   `protobuf:"varint,9,opt,name=drop_context,json=dropContext,proto3" json:"drop_context,omitempty"`      // what requests say of a trace ends here (disableContextPropagation)
+	// Requests that are not sampled and yet reported, once they are known to have
+	// failed or to be slow.
+	KeepErrors    bool                 `protobuf:"varint,10,opt,name=keep_errors,json=keepErrors,proto3" json:"keep_errors,omitempty"`
+	KeepSlower    *durationpb.Duration `protobuf:"bytes,11,opt,name=keep_slower,json=keepSlower,proto3" json:"keep_slower,omitempty"` // unset: none
+	Source        *Ref                 `protobuf:"bytes,12,opt,name=source,proto3" json:"source,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Tracing) Reset() {
+	*x = Tracing{}
+	mi := &file_seine_v1_mesh_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Tracing) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Tracing) ProtoMessage() {}
+
+func (x *Tracing) ProtoReflect() protoreflect.Message {
+	mi := &file_seine_v1_mesh_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Tracing.ProtoReflect.Descriptor instead.
+func (*Tracing) Descriptor() ([]byte, []int) {
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Tracing) GetCollector() *Collector {
+	if x != nil {
+		return x.Collector
+	}
+	return nil
+}
+
+func (x *Tracing) GetSampling() float64 {
+	if x != nil {
+		return x.Sampling
+	}
+	return 0
+}
+
+func (x *Tracing) GetTags() []*TraceTag {
+	if x != nil {
+		return x.Tags
+	}
+	return nil
+}
+
+func (x *Tracing) GetMeshTags() bool {
+	if x != nil {
+		return x.MeshTags
+	}
+	return false
+}
+
+func (x *Tracing) GetMaxTagLength() uint32 {
+	if x != nil {
+		return x.MaxTagLength
+	}
+	return 0
+}
+
+func (x *Tracing) GetW3C() bool {
+	if x != nil {
+		return x.W3C
+	}
+	return false
+}
+
+func (x *Tracing) GetB3() bool {
+	if x != nil {
+		return x.B3
+	}
+	return false
+}
+
+func (x *Tracing) GetShortIds() bool {
+	if x != nil {
+		return x.ShortIds
+	}
+	return false
+}
+
+func (x *Tracing) GetDropContext() bool {
+	if x != nil {
+		return x.DropContext
+	}
+	return false
+}
+
+func (x *Tracing) GetKeepErrors() bool {
+	if x != nil {
+		return x.KeepErrors
+	}
+	return false
+}
+
+func (x *Tracing) GetKeepSlower() *durationpb.Duration {
+	if x != nil {
+		return x.KeepSlower
+	}
+	return nil
+}
+
+func (x *Tracing) GetSource() *Ref {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+// Collector takes spans.
+type Collector struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Protocol      Collector_Protocol     `protobuf:"varint,1,opt,name=protocol,proto3,enum=seine.v1.Collector_Protocol" json:"protocol,omitempty"`
+	Host          string                 `protobuf:"bytes,2,opt,name=host,proto3" json:"host,omitempty"` // a service of the mesh, a name outside of it, or an address
+	Port          uint32                 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
+	Path          string                 `protobuf:"bytes,4,opt,name=path,proto3" json:"path,omitempty"`       // "/v1/traces", "/api/v2/spans"
+	Headers       []*TraceTag            `protobuf:"bytes,5,rep,name=headers,proto3" json:"headers,omitempty"` // literal or environment
+	Timeout       *durationpb.Duration   `protobuf:"bytes,6,opt,name=timeout,proto3" json:"timeout,omitempty"` // of one batch; unset: the default
+	Name          string                 `protobuf:"bytes,7,opt,name=name,proto3" json:"name,omitempty"`       // of the extension provider; for messages
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Collector) Reset() {
+	*x = Collector{}
+	mi := &file_seine_v1_mesh_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Collector) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Collector) ProtoMessage() {}
+
+func (x *Collector) ProtoReflect() protoreflect.Message {
+	mi := &file_seine_v1_mesh_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Collector.ProtoReflect.Descriptor instead.
+func (*Collector) Descriptor() ([]byte, []int) {
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Collector) GetProtocol() Collector_Protocol {
+	if x != nil {
+		return x.Protocol
+	}
+	return Collector_OTLP_GRPC
+}
+
+func (x *Collector) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *Collector) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *Collector) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *Collector) GetHeaders() []*TraceTag {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
+func (x *Collector) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+func (x *Collector) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// TraceTag is an attribute of spans, or a header of what takes them there.
+type TraceTag struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Types that are valid to be assigned to Value:
+	//
+	//	*TraceTag_Literal
+	//	*TraceTag_Environment
+	//	*TraceTag_Header
+	Value         isTraceTag_Value `protobuf_oneof:"value"`
+	Fallback      string           `protobuf:"bytes,5,opt,name=fallback,proto3" json:"fallback,omitempty"` // where there is no such variable or header; empty: no tag
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TraceTag) Reset() {
+	*x = TraceTag{}
+	mi := &file_seine_v1_mesh_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TraceTag) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TraceTag) ProtoMessage() {}
+
+func (x *TraceTag) ProtoReflect() protoreflect.Message {
+	mi := &file_seine_v1_mesh_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TraceTag.ProtoReflect.Descriptor instead.
+func (*TraceTag) Descriptor() ([]byte, []int) {
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *TraceTag) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *TraceTag) GetValue() isTraceTag_Value {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+func (x *TraceTag) GetLiteral() string {
+	if x != nil {
+		if x, ok := x.Value.(*TraceTag_Literal); ok {
+			return x.Literal
+		}
+	}
+	return ""
+}
+
+func (x *TraceTag) GetEnvironment() string {
+	if x != nil {
+		if x, ok := x.Value.(*TraceTag_Environment); ok {
+			return x.Environment
+		}
+	}
+	return ""
+}
+
+func (x *TraceTag) GetHeader() string {
+	if x != nil {
+		if x, ok := x.Value.(*TraceTag_Header); ok {
+			return x.Header
+		}
+	}
+	return ""
+}
+
+func (x *TraceTag) GetFallback() string {
+	if x != nil {
+		return x.Fallback
+	}
+	return ""
+}
+
+type isTraceTag_Value interface {
+	isTraceTag_Value()
+}
+
+type TraceTag_Literal struct {
+	Literal string `protobuf:"bytes,2,opt,name=literal,proto3,oneof"`
+}
+
+type TraceTag_Environment struct {
+	Environment string `protobuf:"bytes,3,opt,name=environment,proto3,oneof"` // a variable of the proxy's
+}
+
+type TraceTag_Header struct {
+	Header string `protobuf:"bytes,4,opt,name=header,proto3,oneof"` // of the request; lower case
+}
+
+func (*TraceTag_Literal) isTraceTag_Value() {}
+
+func (*TraceTag_Environment) isTraceTag_Value() {}
+
+func (*TraceTag_Header) isTraceTag_Value() {}
+
 // RateLimit is a bucket of tokens that all event loops of a proxy share; or,
 // with a key, one for each of the key's values.
 type RateLimit struct {
@@ -819,7 +1229,7 @@ type RateLimit struct {
 
 func (x *RateLimit) Reset() {
 	*x = RateLimit{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[3]
+	mi := &file_seine_v1_mesh_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -831,7 +1241,7 @@ func (x *RateLimit) String() string {
 func (*RateLimit) ProtoMessage() {}
 
 func (x *RateLimit) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[3]
+	mi := &file_seine_v1_mesh_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -844,7 +1254,7 @@ func (x *RateLimit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RateLimit.ProtoReflect.Descriptor instead.
 func (*RateLimit) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{3}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RateLimit) GetId() string {
@@ -960,7 +1370,7 @@ type InboundPort struct {
 
 func (x *InboundPort) Reset() {
 	*x = InboundPort{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[4]
+	mi := &file_seine_v1_mesh_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -972,7 +1382,7 @@ func (x *InboundPort) String() string {
 func (*InboundPort) ProtoMessage() {}
 
 func (x *InboundPort) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[4]
+	mi := &file_seine_v1_mesh_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -985,7 +1395,7 @@ func (x *InboundPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InboundPort.ProtoReflect.Descriptor instead.
 func (*InboundPort) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{4}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *InboundPort) GetPort() uint32 {
@@ -1053,7 +1463,7 @@ type AccessLog struct {
 
 func (x *AccessLog) Reset() {
 	*x = AccessLog{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[5]
+	mi := &file_seine_v1_mesh_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1065,7 +1475,7 @@ func (x *AccessLog) String() string {
 func (*AccessLog) ProtoMessage() {}
 
 func (x *AccessLog) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[5]
+	mi := &file_seine_v1_mesh_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1078,7 +1488,7 @@ func (x *AccessLog) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessLog.ProtoReflect.Descriptor instead.
 func (*AccessLog) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{5}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *AccessLog) GetFormat() AccessLog_Format {
@@ -1117,7 +1527,7 @@ type Answer struct {
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[6]
+	mi := &file_seine_v1_mesh_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1129,7 +1539,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[6]
+	mi := &file_seine_v1_mesh_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1142,7 +1552,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{6}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Answer) GetKind() Answer_Kind {
@@ -1238,7 +1648,7 @@ type StringMatch struct {
 
 func (x *StringMatch) Reset() {
 	*x = StringMatch{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[7]
+	mi := &file_seine_v1_mesh_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1250,7 +1660,7 @@ func (x *StringMatch) String() string {
 func (*StringMatch) ProtoMessage() {}
 
 func (x *StringMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[7]
+	mi := &file_seine_v1_mesh_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1263,7 +1673,7 @@ func (x *StringMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StringMatch.ProtoReflect.Descriptor instead.
 func (*StringMatch) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{7}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *StringMatch) GetMatch() isStringMatch_Match {
@@ -1355,7 +1765,7 @@ type HeaderMatch struct {
 
 func (x *HeaderMatch) Reset() {
 	*x = HeaderMatch{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[8]
+	mi := &file_seine_v1_mesh_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1367,7 +1777,7 @@ func (x *HeaderMatch) String() string {
 func (*HeaderMatch) ProtoMessage() {}
 
 func (x *HeaderMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[8]
+	mi := &file_seine_v1_mesh_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1380,7 +1790,7 @@ func (x *HeaderMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeaderMatch.ProtoReflect.Descriptor instead.
 func (*HeaderMatch) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{8}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *HeaderMatch) GetName() string {
@@ -1414,7 +1824,7 @@ type QueryMatch struct {
 
 func (x *QueryMatch) Reset() {
 	*x = QueryMatch{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[9]
+	mi := &file_seine_v1_mesh_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1426,7 +1836,7 @@ func (x *QueryMatch) String() string {
 func (*QueryMatch) ProtoMessage() {}
 
 func (x *QueryMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[9]
+	mi := &file_seine_v1_mesh_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1439,7 +1849,7 @@ func (x *QueryMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryMatch.ProtoReflect.Descriptor instead.
 func (*QueryMatch) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{9}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *QueryMatch) GetName() string {
@@ -1481,7 +1891,7 @@ type HttpMatch struct {
 
 func (x *HttpMatch) Reset() {
 	*x = HttpMatch{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[10]
+	mi := &file_seine_v1_mesh_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1493,7 +1903,7 @@ func (x *HttpMatch) String() string {
 func (*HttpMatch) ProtoMessage() {}
 
 func (x *HttpMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[10]
+	mi := &file_seine_v1_mesh_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1506,7 +1916,7 @@ func (x *HttpMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HttpMatch.ProtoReflect.Descriptor instead.
 func (*HttpMatch) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{10}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *HttpMatch) GetName() string {
@@ -1626,7 +2036,7 @@ type HttpRule struct {
 
 func (x *HttpRule) Reset() {
 	*x = HttpRule{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[11]
+	mi := &file_seine_v1_mesh_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1638,7 +2048,7 @@ func (x *HttpRule) String() string {
 func (*HttpRule) ProtoMessage() {}
 
 func (x *HttpRule) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[11]
+	mi := &file_seine_v1_mesh_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1651,7 +2061,7 @@ func (x *HttpRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HttpRule.ProtoReflect.Descriptor instead.
 func (*HttpRule) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{11}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *HttpRule) GetName() string {
@@ -1792,7 +2202,7 @@ type Fault struct {
 
 func (x *Fault) Reset() {
 	*x = Fault{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[12]
+	mi := &file_seine_v1_mesh_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1804,7 +2214,7 @@ func (x *Fault) String() string {
 func (*Fault) ProtoMessage() {}
 
 func (x *Fault) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[12]
+	mi := &file_seine_v1_mesh_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1817,7 +2227,7 @@ func (x *Fault) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fault.ProtoReflect.Descriptor instead.
 func (*Fault) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{12}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Fault) GetDelay() *Fault_Delay {
@@ -1851,7 +2261,7 @@ type Cors struct {
 
 func (x *Cors) Reset() {
 	*x = Cors{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[13]
+	mi := &file_seine_v1_mesh_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1863,7 +2273,7 @@ func (x *Cors) String() string {
 func (*Cors) ProtoMessage() {}
 
 func (x *Cors) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[13]
+	mi := &file_seine_v1_mesh_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1876,7 +2286,7 @@ func (x *Cors) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cors.ProtoReflect.Descriptor instead.
 func (*Cors) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{13}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Cors) GetOrigins() []*StringMatch {
@@ -1938,7 +2348,7 @@ type Mirror struct {
 
 func (x *Mirror) Reset() {
 	*x = Mirror{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[14]
+	mi := &file_seine_v1_mesh_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1950,7 +2360,7 @@ func (x *Mirror) String() string {
 func (*Mirror) ProtoMessage() {}
 
 func (x *Mirror) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[14]
+	mi := &file_seine_v1_mesh_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1963,7 +2373,7 @@ func (x *Mirror) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mirror.ProtoReflect.Descriptor instead.
 func (*Mirror) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{14}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Mirror) GetDestination() *Destination {
@@ -1997,7 +2407,7 @@ type Retry struct {
 
 func (x *Retry) Reset() {
 	*x = Retry{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[15]
+	mi := &file_seine_v1_mesh_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2009,7 +2419,7 @@ func (x *Retry) String() string {
 func (*Retry) ProtoMessage() {}
 
 func (x *Retry) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[15]
+	mi := &file_seine_v1_mesh_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2022,7 +2432,7 @@ func (x *Retry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Retry.ProtoReflect.Descriptor instead.
 func (*Retry) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{15}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Retry) GetAttempts() uint32 {
@@ -2091,7 +2501,7 @@ type TcpMatch struct {
 
 func (x *TcpMatch) Reset() {
 	*x = TcpMatch{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[16]
+	mi := &file_seine_v1_mesh_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2103,7 +2513,7 @@ func (x *TcpMatch) String() string {
 func (*TcpMatch) ProtoMessage() {}
 
 func (x *TcpMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[16]
+	mi := &file_seine_v1_mesh_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2116,7 +2526,7 @@ func (x *TcpMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TcpMatch.ProtoReflect.Descriptor instead.
 func (*TcpMatch) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{16}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *TcpMatch) GetPort() uint32 {
@@ -2174,7 +2584,7 @@ type TcpRule struct {
 
 func (x *TcpRule) Reset() {
 	*x = TcpRule{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[17]
+	mi := &file_seine_v1_mesh_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2186,7 +2596,7 @@ func (x *TcpRule) String() string {
 func (*TcpRule) ProtoMessage() {}
 
 func (x *TcpRule) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[17]
+	mi := &file_seine_v1_mesh_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2199,7 +2609,7 @@ func (x *TcpRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TcpRule.ProtoReflect.Descriptor instead.
 func (*TcpRule) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{17}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *TcpRule) GetIndex() int32 {
@@ -2255,7 +2665,7 @@ type Destination struct {
 
 func (x *Destination) Reset() {
 	*x = Destination{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[18]
+	mi := &file_seine_v1_mesh_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2267,7 +2677,7 @@ func (x *Destination) String() string {
 func (*Destination) ProtoMessage() {}
 
 func (x *Destination) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[18]
+	mi := &file_seine_v1_mesh_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2280,7 +2690,7 @@ func (x *Destination) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Destination.ProtoReflect.Descriptor instead.
 func (*Destination) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{18}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Destination) GetHost() string {
@@ -2357,7 +2767,7 @@ type Redirect struct {
 
 func (x *Redirect) Reset() {
 	*x = Redirect{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[19]
+	mi := &file_seine_v1_mesh_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2369,7 +2779,7 @@ func (x *Redirect) String() string {
 func (*Redirect) ProtoMessage() {}
 
 func (x *Redirect) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[19]
+	mi := &file_seine_v1_mesh_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2382,7 +2792,7 @@ func (x *Redirect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Redirect.ProtoReflect.Descriptor instead.
 func (*Redirect) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{19}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Redirect) GetUri() string {
@@ -2451,7 +2861,7 @@ type DirectResponse struct {
 
 func (x *DirectResponse) Reset() {
 	*x = DirectResponse{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[20]
+	mi := &file_seine_v1_mesh_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2463,7 +2873,7 @@ func (x *DirectResponse) String() string {
 func (*DirectResponse) ProtoMessage() {}
 
 func (x *DirectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[20]
+	mi := &file_seine_v1_mesh_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2476,7 +2886,7 @@ func (x *DirectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirectResponse.ProtoReflect.Descriptor instead.
 func (*DirectResponse) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{20}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DirectResponse) GetStatus() uint32 {
@@ -2506,7 +2916,7 @@ type Rewrite struct {
 
 func (x *Rewrite) Reset() {
 	*x = Rewrite{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[21]
+	mi := &file_seine_v1_mesh_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2518,7 +2928,7 @@ func (x *Rewrite) String() string {
 func (*Rewrite) ProtoMessage() {}
 
 func (x *Rewrite) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[21]
+	mi := &file_seine_v1_mesh_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2531,7 +2941,7 @@ func (x *Rewrite) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rewrite.ProtoReflect.Descriptor instead.
 func (*Rewrite) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{21}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Rewrite) GetUri() string {
@@ -2581,7 +2991,7 @@ type HeaderOps struct {
 
 func (x *HeaderOps) Reset() {
 	*x = HeaderOps{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[22]
+	mi := &file_seine_v1_mesh_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2593,7 +3003,7 @@ func (x *HeaderOps) String() string {
 func (*HeaderOps) ProtoMessage() {}
 
 func (x *HeaderOps) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[22]
+	mi := &file_seine_v1_mesh_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2606,7 +3016,7 @@ func (x *HeaderOps) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeaderOps.ProtoReflect.Descriptor instead.
 func (*HeaderOps) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{22}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *HeaderOps) GetSet() []*Header {
@@ -2640,7 +3050,7 @@ type Header struct {
 
 func (x *Header) Reset() {
 	*x = Header{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[23]
+	mi := &file_seine_v1_mesh_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2652,7 +3062,7 @@ func (x *Header) String() string {
 func (*Header) ProtoMessage() {}
 
 func (x *Header) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[23]
+	mi := &file_seine_v1_mesh_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2665,7 +3075,7 @@ func (x *Header) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Header.ProtoReflect.Descriptor instead.
 func (*Header) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{23}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Header) GetName() string {
@@ -2704,7 +3114,7 @@ type Service struct {
 
 func (x *Service) Reset() {
 	*x = Service{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[24]
+	mi := &file_seine_v1_mesh_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2716,7 +3126,7 @@ func (x *Service) String() string {
 func (*Service) ProtoMessage() {}
 
 func (x *Service) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[24]
+	mi := &file_seine_v1_mesh_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2729,7 +3139,7 @@ func (x *Service) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Service.ProtoReflect.Descriptor instead.
 func (*Service) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{24}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Service) GetHost() string {
@@ -2834,7 +3244,7 @@ type Subset struct {
 
 func (x *Subset) Reset() {
 	*x = Subset{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[25]
+	mi := &file_seine_v1_mesh_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2846,7 +3256,7 @@ func (x *Subset) String() string {
 func (*Subset) ProtoMessage() {}
 
 func (x *Subset) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[25]
+	mi := &file_seine_v1_mesh_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2859,7 +3269,7 @@ func (x *Subset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Subset.ProtoReflect.Descriptor instead.
 func (*Subset) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{25}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Subset) GetName() string {
@@ -2906,7 +3316,7 @@ type TrafficPolicy struct {
 
 func (x *TrafficPolicy) Reset() {
 	*x = TrafficPolicy{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[26]
+	mi := &file_seine_v1_mesh_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2918,7 +3328,7 @@ func (x *TrafficPolicy) String() string {
 func (*TrafficPolicy) ProtoMessage() {}
 
 func (x *TrafficPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[26]
+	mi := &file_seine_v1_mesh_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2931,7 +3341,7 @@ func (x *TrafficPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrafficPolicy.ProtoReflect.Descriptor instead.
 func (*TrafficPolicy) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{26}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *TrafficPolicy) GetBalancer() TrafficPolicy_Balancer {
@@ -3053,7 +3463,7 @@ type OriginateTls struct {
 
 func (x *OriginateTls) Reset() {
 	*x = OriginateTls{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[27]
+	mi := &file_seine_v1_mesh_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3065,7 +3475,7 @@ func (x *OriginateTls) String() string {
 func (*OriginateTls) ProtoMessage() {}
 
 func (x *OriginateTls) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[27]
+	mi := &file_seine_v1_mesh_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3078,7 +3488,7 @@ func (x *OriginateTls) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OriginateTls.ProtoReflect.Descriptor instead.
 func (*OriginateTls) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{27}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *OriginateTls) GetCaCertificates() string {
@@ -3121,7 +3531,7 @@ type RetryBudget struct {
 
 func (x *RetryBudget) Reset() {
 	*x = RetryBudget{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[28]
+	mi := &file_seine_v1_mesh_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3133,7 +3543,7 @@ func (x *RetryBudget) String() string {
 func (*RetryBudget) ProtoMessage() {}
 
 func (x *RetryBudget) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[28]
+	mi := &file_seine_v1_mesh_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3146,7 +3556,7 @@ func (x *RetryBudget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryBudget.ProtoReflect.Descriptor instead.
 func (*RetryBudget) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{28}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RetryBudget) GetPercent() float64 {
@@ -3182,7 +3592,7 @@ type ConsistentHash struct {
 
 func (x *ConsistentHash) Reset() {
 	*x = ConsistentHash{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[29]
+	mi := &file_seine_v1_mesh_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3194,7 +3604,7 @@ func (x *ConsistentHash) String() string {
 func (*ConsistentHash) ProtoMessage() {}
 
 func (x *ConsistentHash) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[29]
+	mi := &file_seine_v1_mesh_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3207,7 +3617,7 @@ func (x *ConsistentHash) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsistentHash.ProtoReflect.Descriptor instead.
 func (*ConsistentHash) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{29}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ConsistentHash) GetKey() isConsistentHash_Key {
@@ -3307,7 +3717,7 @@ type Warmup struct {
 
 func (x *Warmup) Reset() {
 	*x = Warmup{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[30]
+	mi := &file_seine_v1_mesh_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3319,7 +3729,7 @@ func (x *Warmup) String() string {
 func (*Warmup) ProtoMessage() {}
 
 func (x *Warmup) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[30]
+	mi := &file_seine_v1_mesh_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3332,7 +3742,7 @@ func (x *Warmup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Warmup.ProtoReflect.Descriptor instead.
 func (*Warmup) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{30}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Warmup) GetDuration() *durationpb.Duration {
@@ -3373,7 +3783,7 @@ type Locality struct {
 
 func (x *Locality) Reset() {
 	*x = Locality{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[31]
+	mi := &file_seine_v1_mesh_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3385,7 +3795,7 @@ func (x *Locality) String() string {
 func (*Locality) ProtoMessage() {}
 
 func (x *Locality) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[31]
+	mi := &file_seine_v1_mesh_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3398,7 +3808,7 @@ func (x *Locality) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Locality.ProtoReflect.Descriptor instead.
 func (*Locality) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{31}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Locality) GetDistribute() []*Locality_Distribute {
@@ -3469,7 +3879,7 @@ type ConnectionPool struct {
 
 func (x *ConnectionPool) Reset() {
 	*x = ConnectionPool{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[32]
+	mi := &file_seine_v1_mesh_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3481,7 +3891,7 @@ func (x *ConnectionPool) String() string {
 func (*ConnectionPool) ProtoMessage() {}
 
 func (x *ConnectionPool) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[32]
+	mi := &file_seine_v1_mesh_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3494,7 +3904,7 @@ func (x *ConnectionPool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectionPool.ProtoReflect.Descriptor instead.
 func (*ConnectionPool) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{32}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ConnectionPool) GetMaxConnections() uint32 {
@@ -3579,7 +3989,7 @@ type OutlierDetection struct {
 
 func (x *OutlierDetection) Reset() {
 	*x = OutlierDetection{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[33]
+	mi := &file_seine_v1_mesh_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3591,7 +4001,7 @@ func (x *OutlierDetection) String() string {
 func (*OutlierDetection) ProtoMessage() {}
 
 func (x *OutlierDetection) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[33]
+	mi := &file_seine_v1_mesh_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3604,7 +4014,7 @@ func (x *OutlierDetection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutlierDetection.ProtoReflect.Descriptor instead.
 func (*OutlierDetection) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{33}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *OutlierDetection) GetConsecutive_5Xx() uint32 {
@@ -3688,7 +4098,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[34]
+	mi := &file_seine_v1_mesh_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3700,7 +4110,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[34]
+	mi := &file_seine_v1_mesh_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3713,7 +4123,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{34}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Endpoint) GetId() string {
@@ -3796,7 +4206,7 @@ type Fault_Delay struct {
 
 func (x *Fault_Delay) Reset() {
 	*x = Fault_Delay{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[37]
+	mi := &file_seine_v1_mesh_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3808,7 +4218,7 @@ func (x *Fault_Delay) String() string {
 func (*Fault_Delay) ProtoMessage() {}
 
 func (x *Fault_Delay) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[37]
+	mi := &file_seine_v1_mesh_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3821,7 +4231,7 @@ func (x *Fault_Delay) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fault_Delay.ProtoReflect.Descriptor instead.
 func (*Fault_Delay) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{12, 0}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{15, 0}
 }
 
 func (x *Fault_Delay) GetPerMillion() uint32 {
@@ -3849,7 +4259,7 @@ type Fault_Abort struct {
 
 func (x *Fault_Abort) Reset() {
 	*x = Fault_Abort{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[38]
+	mi := &file_seine_v1_mesh_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3861,7 +4271,7 @@ func (x *Fault_Abort) String() string {
 func (*Fault_Abort) ProtoMessage() {}
 
 func (x *Fault_Abort) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[38]
+	mi := &file_seine_v1_mesh_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3874,7 +4284,7 @@ func (x *Fault_Abort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fault_Abort.ProtoReflect.Descriptor instead.
 func (*Fault_Abort) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{12, 1}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{15, 1}
 }
 
 func (x *Fault_Abort) GetPerMillion() uint32 {
@@ -3910,7 +4320,7 @@ type ConsistentHash_Cookie struct {
 
 func (x *ConsistentHash_Cookie) Reset() {
 	*x = ConsistentHash_Cookie{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[41]
+	mi := &file_seine_v1_mesh_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3922,7 +4332,7 @@ func (x *ConsistentHash_Cookie) String() string {
 func (*ConsistentHash_Cookie) ProtoMessage() {}
 
 func (x *ConsistentHash_Cookie) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[41]
+	mi := &file_seine_v1_mesh_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3935,7 +4345,7 @@ func (x *ConsistentHash_Cookie) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsistentHash_Cookie.ProtoReflect.Descriptor instead.
 func (*ConsistentHash_Cookie) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{29, 0}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{32, 0}
 }
 
 func (x *ConsistentHash_Cookie) GetName() string {
@@ -3976,7 +4386,7 @@ type Locality_Distribute struct {
 
 func (x *Locality_Distribute) Reset() {
 	*x = Locality_Distribute{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[42]
+	mi := &file_seine_v1_mesh_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3988,7 +4398,7 @@ func (x *Locality_Distribute) String() string {
 func (*Locality_Distribute) ProtoMessage() {}
 
 func (x *Locality_Distribute) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[42]
+	mi := &file_seine_v1_mesh_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4001,7 +4411,7 @@ func (x *Locality_Distribute) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Locality_Distribute.ProtoReflect.Descriptor instead.
 func (*Locality_Distribute) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{31, 0}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{34, 0}
 }
 
 func (x *Locality_Distribute) GetFrom() string {
@@ -4028,7 +4438,7 @@ type Locality_Failover struct {
 
 func (x *Locality_Failover) Reset() {
 	*x = Locality_Failover{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[43]
+	mi := &file_seine_v1_mesh_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4040,7 +4450,7 @@ func (x *Locality_Failover) String() string {
 func (*Locality_Failover) ProtoMessage() {}
 
 func (x *Locality_Failover) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[43]
+	mi := &file_seine_v1_mesh_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4053,7 +4463,7 @@ func (x *Locality_Failover) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Locality_Failover.ProtoReflect.Descriptor instead.
 func (*Locality_Failover) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{31, 1}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{34, 1}
 }
 
 func (x *Locality_Failover) GetFrom() string {
@@ -4082,7 +4492,7 @@ type ConnectionPool_Keepalive struct {
 
 func (x *ConnectionPool_Keepalive) Reset() {
 	*x = ConnectionPool_Keepalive{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[46]
+	mi := &file_seine_v1_mesh_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4094,7 +4504,7 @@ func (x *ConnectionPool_Keepalive) String() string {
 func (*ConnectionPool_Keepalive) ProtoMessage() {}
 
 func (x *ConnectionPool_Keepalive) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[46]
+	mi := &file_seine_v1_mesh_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4107,7 +4517,7 @@ func (x *ConnectionPool_Keepalive) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectionPool_Keepalive.ProtoReflect.Descriptor instead.
 func (*ConnectionPool_Keepalive) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{32, 0}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{35, 0}
 }
 
 func (x *ConnectionPool_Keepalive) GetProbes() uint32 {
@@ -4153,7 +4563,7 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\x03app\x18\b \x01(\tR\x03app\x12\x18\n" +
 	"\aversion\x18\t \x01(\tR\aversion\x12\x18\n" +
 	"\acluster\x18\n" +
-	" \x01(\tR\acluster\"\x98\x05\n" +
+	" \x01(\tR\acluster\"\x84\x06\n" +
 	"\x04Self\x12.\n" +
 	"\bworkload\x18\x01 \x01(\v2\x12.seine.v1.WorkloadR\bworkload\x122\n" +
 	"\x06labels\x18\x02 \x03(\v2\x1a.seine.v1.Self.LabelsEntryR\x06labels\x12!\n" +
@@ -4169,10 +4579,48 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"rateLimits\x12!\n" +
 	"\ftrust_bundle\x18< \x01(\fR\vtrustBundle\x12&\n" +
 	"\x0ftrust_bundle_id\x18= \x01(\tR\rtrustBundleId\x12&\n" +
-	"\x0fsigning_root_id\x18> \x01(\tR\rsigningRootId\x1a9\n" +
+	"\x0fsigning_root_id\x18> \x01(\tR\rsigningRootId\x124\n" +
+	"\ftrace_client\x18F \x01(\v2\x11.seine.v1.TracingR\vtraceClient\x124\n" +
+	"\ftrace_server\x18G \x01(\v2\x11.seine.v1.TracingR\vtraceServer\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb8\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa9\x03\n" +
+	"\aTracing\x121\n" +
+	"\tcollector\x18\x01 \x01(\v2\x13.seine.v1.CollectorR\tcollector\x12\x1a\n" +
+	"\bsampling\x18\x02 \x01(\x01R\bsampling\x12&\n" +
+	"\x04tags\x18\x03 \x03(\v2\x12.seine.v1.TraceTagR\x04tags\x12\x1b\n" +
+	"\tmesh_tags\x18\x04 \x01(\bR\bmeshTags\x12$\n" +
+	"\x0emax_tag_length\x18\x05 \x01(\rR\fmaxTagLength\x12\x10\n" +
+	"\x03w3c\x18\x06 \x01(\bR\x03w3c\x12\x0e\n" +
+	"\x02b3\x18\a \x01(\bR\x02b3\x12\x1b\n" +
+	"\tshort_ids\x18\b \x01(\bR\bshortIds\x12!\n" +
+	"\fdrop_context\x18\t \x01(\bR\vdropContext\x12\x1f\n" +
+	"\vkeep_errors\x18\n" +
+	" \x01(\bR\n" +
+	"keepErrors\x12:\n" +
+	"\vkeep_slower\x18\v \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"keepSlower\x12%\n" +
+	"\x06source\x18\f \x01(\v2\r.seine.v1.RefR\x06source\"\xae\x02\n" +
+	"\tCollector\x128\n" +
+	"\bprotocol\x18\x01 \x01(\x0e2\x1c.seine.v1.Collector.ProtocolR\bprotocol\x12\x12\n" +
+	"\x04host\x18\x02 \x01(\tR\x04host\x12\x12\n" +
+	"\x04port\x18\x03 \x01(\rR\x04port\x12\x12\n" +
+	"\x04path\x18\x04 \x01(\tR\x04path\x12,\n" +
+	"\aheaders\x18\x05 \x03(\v2\x12.seine.v1.TraceTagR\aheaders\x123\n" +
+	"\atimeout\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12\x12\n" +
+	"\x04name\x18\a \x01(\tR\x04name\"4\n" +
+	"\bProtocol\x12\r\n" +
+	"\tOTLP_GRPC\x10\x00\x12\r\n" +
+	"\tOTLP_HTTP\x10\x01\x12\n" +
+	"\n" +
+	"\x06ZIPKIN\x10\x02\"\x9d\x01\n" +
+	"\bTraceTag\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
+	"\aliteral\x18\x02 \x01(\tH\x00R\aliteral\x12\"\n" +
+	"\venvironment\x18\x03 \x01(\tH\x00R\venvironment\x12\x18\n" +
+	"\x06header\x18\x04 \x01(\tH\x00R\x06header\x12\x1a\n" +
+	"\bfallback\x18\x05 \x01(\tR\bfallbackB\a\n" +
+	"\x05value\"\xb8\x02\n" +
 	"\tRateLimit\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12%\n" +
 	"\x06source\x18\x02 \x01(\v2\r.seine.v1.RefR\x06source\x12\x14\n" +
@@ -4553,167 +5001,180 @@ func file_seine_v1_mesh_proto_rawDescGZIP() []byte {
 	return file_seine_v1_mesh_proto_rawDescData
 }
 
-var file_seine_v1_mesh_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
-var file_seine_v1_mesh_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
+var file_seine_v1_mesh_proto_enumTypes = make([]protoimpl.EnumInfo, 9)
+var file_seine_v1_mesh_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
 var file_seine_v1_mesh_proto_goTypes = []any{
 	(Protocol)(0),                    // 0: seine.v1.Protocol
 	(MtlsMode)(0),                    // 1: seine.v1.MtlsMode
-	(AccessLog_Format)(0),            // 2: seine.v1.AccessLog.Format
-	(Answer_Kind)(0),                 // 3: seine.v1.Answer.Kind
-	(Service_Resolution)(0),          // 4: seine.v1.Service.Resolution
-	(TrafficPolicy_Balancer)(0),      // 5: seine.v1.TrafficPolicy.Balancer
-	(TrafficPolicy_Tls)(0),           // 6: seine.v1.TrafficPolicy.Tls
-	(TrafficPolicy_H2Upgrade)(0),     // 7: seine.v1.TrafficPolicy.H2Upgrade
-	(*Ref)(nil),                      // 8: seine.v1.Ref
-	(*Workload)(nil),                 // 9: seine.v1.Workload
-	(*Self)(nil),                     // 10: seine.v1.Self
-	(*RateLimit)(nil),                // 11: seine.v1.RateLimit
-	(*InboundPort)(nil),              // 12: seine.v1.InboundPort
-	(*AccessLog)(nil),                // 13: seine.v1.AccessLog
-	(*Answer)(nil),                   // 14: seine.v1.Answer
-	(*StringMatch)(nil),              // 15: seine.v1.StringMatch
-	(*HeaderMatch)(nil),              // 16: seine.v1.HeaderMatch
-	(*QueryMatch)(nil),               // 17: seine.v1.QueryMatch
-	(*HttpMatch)(nil),                // 18: seine.v1.HttpMatch
-	(*HttpRule)(nil),                 // 19: seine.v1.HttpRule
-	(*Fault)(nil),                    // 20: seine.v1.Fault
-	(*Cors)(nil),                     // 21: seine.v1.Cors
-	(*Mirror)(nil),                   // 22: seine.v1.Mirror
-	(*Retry)(nil),                    // 23: seine.v1.Retry
-	(*TcpMatch)(nil),                 // 24: seine.v1.TcpMatch
-	(*TcpRule)(nil),                  // 25: seine.v1.TcpRule
-	(*Destination)(nil),              // 26: seine.v1.Destination
-	(*Redirect)(nil),                 // 27: seine.v1.Redirect
-	(*DirectResponse)(nil),           // 28: seine.v1.DirectResponse
-	(*Rewrite)(nil),                  // 29: seine.v1.Rewrite
-	(*HeaderOps)(nil),                // 30: seine.v1.HeaderOps
-	(*Header)(nil),                   // 31: seine.v1.Header
-	(*Service)(nil),                  // 32: seine.v1.Service
-	(*Subset)(nil),                   // 33: seine.v1.Subset
-	(*TrafficPolicy)(nil),            // 34: seine.v1.TrafficPolicy
-	(*OriginateTls)(nil),             // 35: seine.v1.OriginateTls
-	(*RetryBudget)(nil),              // 36: seine.v1.RetryBudget
-	(*ConsistentHash)(nil),           // 37: seine.v1.ConsistentHash
-	(*Warmup)(nil),                   // 38: seine.v1.Warmup
-	(*Locality)(nil),                 // 39: seine.v1.Locality
-	(*ConnectionPool)(nil),           // 40: seine.v1.ConnectionPool
-	(*OutlierDetection)(nil),         // 41: seine.v1.OutlierDetection
-	(*Endpoint)(nil),                 // 42: seine.v1.Endpoint
-	nil,                              // 43: seine.v1.Self.LabelsEntry
-	nil,                              // 44: seine.v1.HttpMatch.SourceLabelsEntry
-	(*Fault_Delay)(nil),              // 45: seine.v1.Fault.Delay
-	(*Fault_Abort)(nil),              // 46: seine.v1.Fault.Abort
-	nil,                              // 47: seine.v1.TcpMatch.SourceLabelsEntry
-	nil,                              // 48: seine.v1.Subset.LabelsEntry
-	(*ConsistentHash_Cookie)(nil),    // 49: seine.v1.ConsistentHash.Cookie
-	(*Locality_Distribute)(nil),      // 50: seine.v1.Locality.Distribute
-	(*Locality_Failover)(nil),        // 51: seine.v1.Locality.Failover
-	nil,                              // 52: seine.v1.Locality.CallerLabelsEntry
-	nil,                              // 53: seine.v1.Locality.Distribute.ToEntry
-	(*ConnectionPool_Keepalive)(nil), // 54: seine.v1.ConnectionPool.Keepalive
-	nil,                              // 55: seine.v1.Endpoint.LabelsEntry
-	(*durationpb.Duration)(nil),      // 56: google.protobuf.Duration
+	(Collector_Protocol)(0),          // 2: seine.v1.Collector.Protocol
+	(AccessLog_Format)(0),            // 3: seine.v1.AccessLog.Format
+	(Answer_Kind)(0),                 // 4: seine.v1.Answer.Kind
+	(Service_Resolution)(0),          // 5: seine.v1.Service.Resolution
+	(TrafficPolicy_Balancer)(0),      // 6: seine.v1.TrafficPolicy.Balancer
+	(TrafficPolicy_Tls)(0),           // 7: seine.v1.TrafficPolicy.Tls
+	(TrafficPolicy_H2Upgrade)(0),     // 8: seine.v1.TrafficPolicy.H2Upgrade
+	(*Ref)(nil),                      // 9: seine.v1.Ref
+	(*Workload)(nil),                 // 10: seine.v1.Workload
+	(*Self)(nil),                     // 11: seine.v1.Self
+	(*Tracing)(nil),                  // 12: seine.v1.Tracing
+	(*Collector)(nil),                // 13: seine.v1.Collector
+	(*TraceTag)(nil),                 // 14: seine.v1.TraceTag
+	(*RateLimit)(nil),                // 15: seine.v1.RateLimit
+	(*InboundPort)(nil),              // 16: seine.v1.InboundPort
+	(*AccessLog)(nil),                // 17: seine.v1.AccessLog
+	(*Answer)(nil),                   // 18: seine.v1.Answer
+	(*StringMatch)(nil),              // 19: seine.v1.StringMatch
+	(*HeaderMatch)(nil),              // 20: seine.v1.HeaderMatch
+	(*QueryMatch)(nil),               // 21: seine.v1.QueryMatch
+	(*HttpMatch)(nil),                // 22: seine.v1.HttpMatch
+	(*HttpRule)(nil),                 // 23: seine.v1.HttpRule
+	(*Fault)(nil),                    // 24: seine.v1.Fault
+	(*Cors)(nil),                     // 25: seine.v1.Cors
+	(*Mirror)(nil),                   // 26: seine.v1.Mirror
+	(*Retry)(nil),                    // 27: seine.v1.Retry
+	(*TcpMatch)(nil),                 // 28: seine.v1.TcpMatch
+	(*TcpRule)(nil),                  // 29: seine.v1.TcpRule
+	(*Destination)(nil),              // 30: seine.v1.Destination
+	(*Redirect)(nil),                 // 31: seine.v1.Redirect
+	(*DirectResponse)(nil),           // 32: seine.v1.DirectResponse
+	(*Rewrite)(nil),                  // 33: seine.v1.Rewrite
+	(*HeaderOps)(nil),                // 34: seine.v1.HeaderOps
+	(*Header)(nil),                   // 35: seine.v1.Header
+	(*Service)(nil),                  // 36: seine.v1.Service
+	(*Subset)(nil),                   // 37: seine.v1.Subset
+	(*TrafficPolicy)(nil),            // 38: seine.v1.TrafficPolicy
+	(*OriginateTls)(nil),             // 39: seine.v1.OriginateTls
+	(*RetryBudget)(nil),              // 40: seine.v1.RetryBudget
+	(*ConsistentHash)(nil),           // 41: seine.v1.ConsistentHash
+	(*Warmup)(nil),                   // 42: seine.v1.Warmup
+	(*Locality)(nil),                 // 43: seine.v1.Locality
+	(*ConnectionPool)(nil),           // 44: seine.v1.ConnectionPool
+	(*OutlierDetection)(nil),         // 45: seine.v1.OutlierDetection
+	(*Endpoint)(nil),                 // 46: seine.v1.Endpoint
+	nil,                              // 47: seine.v1.Self.LabelsEntry
+	nil,                              // 48: seine.v1.HttpMatch.SourceLabelsEntry
+	(*Fault_Delay)(nil),              // 49: seine.v1.Fault.Delay
+	(*Fault_Abort)(nil),              // 50: seine.v1.Fault.Abort
+	nil,                              // 51: seine.v1.TcpMatch.SourceLabelsEntry
+	nil,                              // 52: seine.v1.Subset.LabelsEntry
+	(*ConsistentHash_Cookie)(nil),    // 53: seine.v1.ConsistentHash.Cookie
+	(*Locality_Distribute)(nil),      // 54: seine.v1.Locality.Distribute
+	(*Locality_Failover)(nil),        // 55: seine.v1.Locality.Failover
+	nil,                              // 56: seine.v1.Locality.CallerLabelsEntry
+	nil,                              // 57: seine.v1.Locality.Distribute.ToEntry
+	(*ConnectionPool_Keepalive)(nil), // 58: seine.v1.ConnectionPool.Keepalive
+	nil,                              // 59: seine.v1.Endpoint.LabelsEntry
+	(*durationpb.Duration)(nil),      // 60: google.protobuf.Duration
 }
 var file_seine_v1_mesh_proto_depIdxs = []int32{
-	9,  // 0: seine.v1.Self.workload:type_name -> seine.v1.Workload
-	43, // 1: seine.v1.Self.labels:type_name -> seine.v1.Self.LabelsEntry
-	12, // 2: seine.v1.Self.inbound:type_name -> seine.v1.InboundPort
-	1,  // 3: seine.v1.Self.default_mtls:type_name -> seine.v1.MtlsMode
-	8,  // 4: seine.v1.Self.default_mtls_source:type_name -> seine.v1.Ref
-	13, // 5: seine.v1.Self.access_log:type_name -> seine.v1.AccessLog
-	11, // 6: seine.v1.Self.rate_limits:type_name -> seine.v1.RateLimit
-	8,  // 7: seine.v1.RateLimit.source:type_name -> seine.v1.Ref
-	18, // 8: seine.v1.RateLimit.match:type_name -> seine.v1.HttpMatch
-	56, // 9: seine.v1.RateLimit.per:type_name -> google.protobuf.Duration
-	0,  // 10: seine.v1.InboundPort.protocol:type_name -> seine.v1.Protocol
-	1,  // 11: seine.v1.InboundPort.mtls:type_name -> seine.v1.MtlsMode
-	8,  // 12: seine.v1.InboundPort.mtls_source:type_name -> seine.v1.Ref
-	2,  // 13: seine.v1.AccessLog.format:type_name -> seine.v1.AccessLog.Format
-	3,  // 14: seine.v1.Answer.kind:type_name -> seine.v1.Answer.Kind
-	0,  // 15: seine.v1.Answer.protocol:type_name -> seine.v1.Protocol
-	19, // 16: seine.v1.Answer.http:type_name -> seine.v1.HttpRule
-	25, // 17: seine.v1.Answer.tcp:type_name -> seine.v1.TcpRule
-	8,  // 18: seine.v1.Answer.source:type_name -> seine.v1.Ref
-	15, // 19: seine.v1.HeaderMatch.value:type_name -> seine.v1.StringMatch
-	15, // 20: seine.v1.QueryMatch.value:type_name -> seine.v1.StringMatch
-	15, // 21: seine.v1.HttpMatch.uri:type_name -> seine.v1.StringMatch
-	15, // 22: seine.v1.HttpMatch.scheme:type_name -> seine.v1.StringMatch
-	15, // 23: seine.v1.HttpMatch.method:type_name -> seine.v1.StringMatch
-	15, // 24: seine.v1.HttpMatch.authority:type_name -> seine.v1.StringMatch
-	16, // 25: seine.v1.HttpMatch.headers:type_name -> seine.v1.HeaderMatch
-	17, // 26: seine.v1.HttpMatch.query:type_name -> seine.v1.QueryMatch
-	44, // 27: seine.v1.HttpMatch.source_labels:type_name -> seine.v1.HttpMatch.SourceLabelsEntry
-	18, // 28: seine.v1.HttpRule.match:type_name -> seine.v1.HttpMatch
-	8,  // 29: seine.v1.HttpRule.source:type_name -> seine.v1.Ref
-	26, // 30: seine.v1.HttpRule.destinations:type_name -> seine.v1.Destination
-	27, // 31: seine.v1.HttpRule.redirect:type_name -> seine.v1.Redirect
-	28, // 32: seine.v1.HttpRule.direct_response:type_name -> seine.v1.DirectResponse
-	29, // 33: seine.v1.HttpRule.rewrite:type_name -> seine.v1.Rewrite
-	30, // 34: seine.v1.HttpRule.request_headers:type_name -> seine.v1.HeaderOps
-	30, // 35: seine.v1.HttpRule.response_headers:type_name -> seine.v1.HeaderOps
-	56, // 36: seine.v1.HttpRule.timeout:type_name -> google.protobuf.Duration
-	23, // 37: seine.v1.HttpRule.retry:type_name -> seine.v1.Retry
-	20, // 38: seine.v1.HttpRule.fault:type_name -> seine.v1.Fault
-	21, // 39: seine.v1.HttpRule.cors:type_name -> seine.v1.Cors
-	22, // 40: seine.v1.HttpRule.mirrors:type_name -> seine.v1.Mirror
-	8,  // 41: seine.v1.HttpRule.delegate:type_name -> seine.v1.Ref
-	45, // 42: seine.v1.Fault.delay:type_name -> seine.v1.Fault.Delay
-	46, // 43: seine.v1.Fault.abort:type_name -> seine.v1.Fault.Abort
-	15, // 44: seine.v1.Cors.origins:type_name -> seine.v1.StringMatch
-	56, // 45: seine.v1.Cors.max_age:type_name -> google.protobuf.Duration
-	26, // 46: seine.v1.Mirror.destination:type_name -> seine.v1.Destination
-	56, // 47: seine.v1.Retry.per_try_timeout:type_name -> google.protobuf.Duration
-	56, // 48: seine.v1.Retry.backoff:type_name -> google.protobuf.Duration
-	47, // 49: seine.v1.TcpMatch.source_labels:type_name -> seine.v1.TcpMatch.SourceLabelsEntry
-	24, // 50: seine.v1.TcpRule.match:type_name -> seine.v1.TcpMatch
-	8,  // 51: seine.v1.TcpRule.source:type_name -> seine.v1.Ref
-	26, // 52: seine.v1.TcpRule.destinations:type_name -> seine.v1.Destination
-	30, // 53: seine.v1.Destination.request_headers:type_name -> seine.v1.HeaderOps
-	30, // 54: seine.v1.Destination.response_headers:type_name -> seine.v1.HeaderOps
-	31, // 55: seine.v1.HeaderOps.set:type_name -> seine.v1.Header
-	31, // 56: seine.v1.HeaderOps.add:type_name -> seine.v1.Header
-	0,  // 57: seine.v1.Service.protocol:type_name -> seine.v1.Protocol
-	4,  // 58: seine.v1.Service.resolution:type_name -> seine.v1.Service.Resolution
-	34, // 59: seine.v1.Service.policy:type_name -> seine.v1.TrafficPolicy
-	33, // 60: seine.v1.Service.subsets:type_name -> seine.v1.Subset
-	8,  // 61: seine.v1.Service.source:type_name -> seine.v1.Ref
-	48, // 62: seine.v1.Subset.labels:type_name -> seine.v1.Subset.LabelsEntry
-	34, // 63: seine.v1.Subset.policy:type_name -> seine.v1.TrafficPolicy
-	5,  // 64: seine.v1.TrafficPolicy.balancer:type_name -> seine.v1.TrafficPolicy.Balancer
-	6,  // 65: seine.v1.TrafficPolicy.tls:type_name -> seine.v1.TrafficPolicy.Tls
-	56, // 66: seine.v1.TrafficPolicy.connect_timeout:type_name -> google.protobuf.Duration
-	40, // 67: seine.v1.TrafficPolicy.pool:type_name -> seine.v1.ConnectionPool
-	41, // 68: seine.v1.TrafficPolicy.outlier:type_name -> seine.v1.OutlierDetection
-	37, // 69: seine.v1.TrafficPolicy.hash:type_name -> seine.v1.ConsistentHash
-	38, // 70: seine.v1.TrafficPolicy.warmup:type_name -> seine.v1.Warmup
-	39, // 71: seine.v1.TrafficPolicy.locality:type_name -> seine.v1.Locality
-	35, // 72: seine.v1.TrafficPolicy.originate:type_name -> seine.v1.OriginateTls
-	36, // 73: seine.v1.TrafficPolicy.retry_budget:type_name -> seine.v1.RetryBudget
-	7,  // 74: seine.v1.TrafficPolicy.h2_upgrade:type_name -> seine.v1.TrafficPolicy.H2Upgrade
-	49, // 75: seine.v1.ConsistentHash.cookie:type_name -> seine.v1.ConsistentHash.Cookie
-	56, // 76: seine.v1.Warmup.duration:type_name -> google.protobuf.Duration
-	50, // 77: seine.v1.Locality.distribute:type_name -> seine.v1.Locality.Distribute
-	51, // 78: seine.v1.Locality.failover:type_name -> seine.v1.Locality.Failover
-	52, // 79: seine.v1.Locality.caller_labels:type_name -> seine.v1.Locality.CallerLabelsEntry
-	56, // 80: seine.v1.ConnectionPool.idle_timeout:type_name -> google.protobuf.Duration
-	56, // 81: seine.v1.ConnectionPool.tcp_idle_timeout:type_name -> google.protobuf.Duration
-	56, // 82: seine.v1.ConnectionPool.max_connection_duration:type_name -> google.protobuf.Duration
-	54, // 83: seine.v1.ConnectionPool.keepalive:type_name -> seine.v1.ConnectionPool.Keepalive
-	56, // 84: seine.v1.OutlierDetection.interval:type_name -> google.protobuf.Duration
-	56, // 85: seine.v1.OutlierDetection.base_ejection_time:type_name -> google.protobuf.Duration
-	9,  // 86: seine.v1.Endpoint.workload:type_name -> seine.v1.Workload
-	55, // 87: seine.v1.Endpoint.labels:type_name -> seine.v1.Endpoint.LabelsEntry
-	56, // 88: seine.v1.Fault.Delay.fixed:type_name -> google.protobuf.Duration
-	56, // 89: seine.v1.ConsistentHash.Cookie.ttl:type_name -> google.protobuf.Duration
-	31, // 90: seine.v1.ConsistentHash.Cookie.attributes:type_name -> seine.v1.Header
-	53, // 91: seine.v1.Locality.Distribute.to:type_name -> seine.v1.Locality.Distribute.ToEntry
-	56, // 92: seine.v1.ConnectionPool.Keepalive.time:type_name -> google.protobuf.Duration
-	56, // 93: seine.v1.ConnectionPool.Keepalive.interval:type_name -> google.protobuf.Duration
-	94, // [94:94] is the sub-list for method output_type
-	94, // [94:94] is the sub-list for method input_type
-	94, // [94:94] is the sub-list for extension type_name
-	94, // [94:94] is the sub-list for extension extendee
-	0,  // [0:94] is the sub-list for field type_name
+	10,  // 0: seine.v1.Self.workload:type_name -> seine.v1.Workload
+	47,  // 1: seine.v1.Self.labels:type_name -> seine.v1.Self.LabelsEntry
+	16,  // 2: seine.v1.Self.inbound:type_name -> seine.v1.InboundPort
+	1,   // 3: seine.v1.Self.default_mtls:type_name -> seine.v1.MtlsMode
+	9,   // 4: seine.v1.Self.default_mtls_source:type_name -> seine.v1.Ref
+	17,  // 5: seine.v1.Self.access_log:type_name -> seine.v1.AccessLog
+	15,  // 6: seine.v1.Self.rate_limits:type_name -> seine.v1.RateLimit
+	12,  // 7: seine.v1.Self.trace_client:type_name -> seine.v1.Tracing
+	12,  // 8: seine.v1.Self.trace_server:type_name -> seine.v1.Tracing
+	13,  // 9: seine.v1.Tracing.collector:type_name -> seine.v1.Collector
+	14,  // 10: seine.v1.Tracing.tags:type_name -> seine.v1.TraceTag
+	60,  // 11: seine.v1.Tracing.keep_slower:type_name -> google.protobuf.Duration
+	9,   // 12: seine.v1.Tracing.source:type_name -> seine.v1.Ref
+	2,   // 13: seine.v1.Collector.protocol:type_name -> seine.v1.Collector.Protocol
+	14,  // 14: seine.v1.Collector.headers:type_name -> seine.v1.TraceTag
+	60,  // 15: seine.v1.Collector.timeout:type_name -> google.protobuf.Duration
+	9,   // 16: seine.v1.RateLimit.source:type_name -> seine.v1.Ref
+	22,  // 17: seine.v1.RateLimit.match:type_name -> seine.v1.HttpMatch
+	60,  // 18: seine.v1.RateLimit.per:type_name -> google.protobuf.Duration
+	0,   // 19: seine.v1.InboundPort.protocol:type_name -> seine.v1.Protocol
+	1,   // 20: seine.v1.InboundPort.mtls:type_name -> seine.v1.MtlsMode
+	9,   // 21: seine.v1.InboundPort.mtls_source:type_name -> seine.v1.Ref
+	3,   // 22: seine.v1.AccessLog.format:type_name -> seine.v1.AccessLog.Format
+	4,   // 23: seine.v1.Answer.kind:type_name -> seine.v1.Answer.Kind
+	0,   // 24: seine.v1.Answer.protocol:type_name -> seine.v1.Protocol
+	23,  // 25: seine.v1.Answer.http:type_name -> seine.v1.HttpRule
+	29,  // 26: seine.v1.Answer.tcp:type_name -> seine.v1.TcpRule
+	9,   // 27: seine.v1.Answer.source:type_name -> seine.v1.Ref
+	19,  // 28: seine.v1.HeaderMatch.value:type_name -> seine.v1.StringMatch
+	19,  // 29: seine.v1.QueryMatch.value:type_name -> seine.v1.StringMatch
+	19,  // 30: seine.v1.HttpMatch.uri:type_name -> seine.v1.StringMatch
+	19,  // 31: seine.v1.HttpMatch.scheme:type_name -> seine.v1.StringMatch
+	19,  // 32: seine.v1.HttpMatch.method:type_name -> seine.v1.StringMatch
+	19,  // 33: seine.v1.HttpMatch.authority:type_name -> seine.v1.StringMatch
+	20,  // 34: seine.v1.HttpMatch.headers:type_name -> seine.v1.HeaderMatch
+	21,  // 35: seine.v1.HttpMatch.query:type_name -> seine.v1.QueryMatch
+	48,  // 36: seine.v1.HttpMatch.source_labels:type_name -> seine.v1.HttpMatch.SourceLabelsEntry
+	22,  // 37: seine.v1.HttpRule.match:type_name -> seine.v1.HttpMatch
+	9,   // 38: seine.v1.HttpRule.source:type_name -> seine.v1.Ref
+	30,  // 39: seine.v1.HttpRule.destinations:type_name -> seine.v1.Destination
+	31,  // 40: seine.v1.HttpRule.redirect:type_name -> seine.v1.Redirect
+	32,  // 41: seine.v1.HttpRule.direct_response:type_name -> seine.v1.DirectResponse
+	33,  // 42: seine.v1.HttpRule.rewrite:type_name -> seine.v1.Rewrite
+	34,  // 43: seine.v1.HttpRule.request_headers:type_name -> seine.v1.HeaderOps
+	34,  // 44: seine.v1.HttpRule.response_headers:type_name -> seine.v1.HeaderOps
+	60,  // 45: seine.v1.HttpRule.timeout:type_name -> google.protobuf.Duration
+	27,  // 46: seine.v1.HttpRule.retry:type_name -> seine.v1.Retry
+	24,  // 47: seine.v1.HttpRule.fault:type_name -> seine.v1.Fault
+	25,  // 48: seine.v1.HttpRule.cors:type_name -> seine.v1.Cors
+	26,  // 49: seine.v1.HttpRule.mirrors:type_name -> seine.v1.Mirror
+	9,   // 50: seine.v1.HttpRule.delegate:type_name -> seine.v1.Ref
+	49,  // 51: seine.v1.Fault.delay:type_name -> seine.v1.Fault.Delay
+	50,  // 52: seine.v1.Fault.abort:type_name -> seine.v1.Fault.Abort
+	19,  // 53: seine.v1.Cors.origins:type_name -> seine.v1.StringMatch
+	60,  // 54: seine.v1.Cors.max_age:type_name -> google.protobuf.Duration
+	30,  // 55: seine.v1.Mirror.destination:type_name -> seine.v1.Destination
+	60,  // 56: seine.v1.Retry.per_try_timeout:type_name -> google.protobuf.Duration
+	60,  // 57: seine.v1.Retry.backoff:type_name -> google.protobuf.Duration
+	51,  // 58: seine.v1.TcpMatch.source_labels:type_name -> seine.v1.TcpMatch.SourceLabelsEntry
+	28,  // 59: seine.v1.TcpRule.match:type_name -> seine.v1.TcpMatch
+	9,   // 60: seine.v1.TcpRule.source:type_name -> seine.v1.Ref
+	30,  // 61: seine.v1.TcpRule.destinations:type_name -> seine.v1.Destination
+	34,  // 62: seine.v1.Destination.request_headers:type_name -> seine.v1.HeaderOps
+	34,  // 63: seine.v1.Destination.response_headers:type_name -> seine.v1.HeaderOps
+	35,  // 64: seine.v1.HeaderOps.set:type_name -> seine.v1.Header
+	35,  // 65: seine.v1.HeaderOps.add:type_name -> seine.v1.Header
+	0,   // 66: seine.v1.Service.protocol:type_name -> seine.v1.Protocol
+	5,   // 67: seine.v1.Service.resolution:type_name -> seine.v1.Service.Resolution
+	38,  // 68: seine.v1.Service.policy:type_name -> seine.v1.TrafficPolicy
+	37,  // 69: seine.v1.Service.subsets:type_name -> seine.v1.Subset
+	9,   // 70: seine.v1.Service.source:type_name -> seine.v1.Ref
+	52,  // 71: seine.v1.Subset.labels:type_name -> seine.v1.Subset.LabelsEntry
+	38,  // 72: seine.v1.Subset.policy:type_name -> seine.v1.TrafficPolicy
+	6,   // 73: seine.v1.TrafficPolicy.balancer:type_name -> seine.v1.TrafficPolicy.Balancer
+	7,   // 74: seine.v1.TrafficPolicy.tls:type_name -> seine.v1.TrafficPolicy.Tls
+	60,  // 75: seine.v1.TrafficPolicy.connect_timeout:type_name -> google.protobuf.Duration
+	44,  // 76: seine.v1.TrafficPolicy.pool:type_name -> seine.v1.ConnectionPool
+	45,  // 77: seine.v1.TrafficPolicy.outlier:type_name -> seine.v1.OutlierDetection
+	41,  // 78: seine.v1.TrafficPolicy.hash:type_name -> seine.v1.ConsistentHash
+	42,  // 79: seine.v1.TrafficPolicy.warmup:type_name -> seine.v1.Warmup
+	43,  // 80: seine.v1.TrafficPolicy.locality:type_name -> seine.v1.Locality
+	39,  // 81: seine.v1.TrafficPolicy.originate:type_name -> seine.v1.OriginateTls
+	40,  // 82: seine.v1.TrafficPolicy.retry_budget:type_name -> seine.v1.RetryBudget
+	8,   // 83: seine.v1.TrafficPolicy.h2_upgrade:type_name -> seine.v1.TrafficPolicy.H2Upgrade
+	53,  // 84: seine.v1.ConsistentHash.cookie:type_name -> seine.v1.ConsistentHash.Cookie
+	60,  // 85: seine.v1.Warmup.duration:type_name -> google.protobuf.Duration
+	54,  // 86: seine.v1.Locality.distribute:type_name -> seine.v1.Locality.Distribute
+	55,  // 87: seine.v1.Locality.failover:type_name -> seine.v1.Locality.Failover
+	56,  // 88: seine.v1.Locality.caller_labels:type_name -> seine.v1.Locality.CallerLabelsEntry
+	60,  // 89: seine.v1.ConnectionPool.idle_timeout:type_name -> google.protobuf.Duration
+	60,  // 90: seine.v1.ConnectionPool.tcp_idle_timeout:type_name -> google.protobuf.Duration
+	60,  // 91: seine.v1.ConnectionPool.max_connection_duration:type_name -> google.protobuf.Duration
+	58,  // 92: seine.v1.ConnectionPool.keepalive:type_name -> seine.v1.ConnectionPool.Keepalive
+	60,  // 93: seine.v1.OutlierDetection.interval:type_name -> google.protobuf.Duration
+	60,  // 94: seine.v1.OutlierDetection.base_ejection_time:type_name -> google.protobuf.Duration
+	10,  // 95: seine.v1.Endpoint.workload:type_name -> seine.v1.Workload
+	59,  // 96: seine.v1.Endpoint.labels:type_name -> seine.v1.Endpoint.LabelsEntry
+	60,  // 97: seine.v1.Fault.Delay.fixed:type_name -> google.protobuf.Duration
+	60,  // 98: seine.v1.ConsistentHash.Cookie.ttl:type_name -> google.protobuf.Duration
+	35,  // 99: seine.v1.ConsistentHash.Cookie.attributes:type_name -> seine.v1.Header
+	57,  // 100: seine.v1.Locality.Distribute.to:type_name -> seine.v1.Locality.Distribute.ToEntry
+	60,  // 101: seine.v1.ConnectionPool.Keepalive.time:type_name -> google.protobuf.Duration
+	60,  // 102: seine.v1.ConnectionPool.Keepalive.interval:type_name -> google.protobuf.Duration
+	103, // [103:103] is the sub-list for method output_type
+	103, // [103:103] is the sub-list for method input_type
+	103, // [103:103] is the sub-list for extension type_name
+	103, // [103:103] is the sub-list for extension extendee
+	0,   // [0:103] is the sub-list for field type_name
 }
 
 func init() { file_seine_v1_mesh_proto_init() }
@@ -4721,17 +5182,22 @@ func file_seine_v1_mesh_proto_init() {
 	if File_seine_v1_mesh_proto != nil {
 		return
 	}
-	file_seine_v1_mesh_proto_msgTypes[3].OneofWrappers = []any{
+	file_seine_v1_mesh_proto_msgTypes[5].OneofWrappers = []any{
+		(*TraceTag_Literal)(nil),
+		(*TraceTag_Environment)(nil),
+		(*TraceTag_Header)(nil),
+	}
+	file_seine_v1_mesh_proto_msgTypes[6].OneofWrappers = []any{
 		(*RateLimit_Header)(nil),
 		(*RateLimit_Client)(nil),
 	}
-	file_seine_v1_mesh_proto_msgTypes[7].OneofWrappers = []any{
+	file_seine_v1_mesh_proto_msgTypes[10].OneofWrappers = []any{
 		(*StringMatch_Exact)(nil),
 		(*StringMatch_Prefix)(nil),
 		(*StringMatch_Regex)(nil),
 		(*StringMatch_Present)(nil),
 	}
-	file_seine_v1_mesh_proto_msgTypes[29].OneofWrappers = []any{
+	file_seine_v1_mesh_proto_msgTypes[32].OneofWrappers = []any{
 		(*ConsistentHash_Header)(nil),
 		(*ConsistentHash_Cookie_)(nil),
 		(*ConsistentHash_SourceIp)(nil),
@@ -4742,8 +5208,8 @@ func file_seine_v1_mesh_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_seine_v1_mesh_proto_rawDesc), len(file_seine_v1_mesh_proto_rawDesc)),
-			NumEnums:      8,
-			NumMessages:   48,
+			NumEnums:      9,
+			NumMessages:   51,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
