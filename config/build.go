@@ -369,6 +369,8 @@ func (b *builder) decode(o *object) {
 		b.httpRoute(o)
 	case gatewayGroup + "/GRPCRoute":
 		b.grpcRoute(o)
+	case "telemetry.istio.io/Telemetry":
+		b.telemetry(o)
 	case trafficGroup + "/RateLimit":
 		b.rateLimit(o)
 	case localGroup + "/Workload":

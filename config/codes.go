@@ -47,6 +47,9 @@ const (
 	codeRetries       = "SEINE0215" // retries that do not do what they seem to
 	codeNoEffect      = "SEINE0216" // a feature that is written such that it does nothing
 
+	codeTraceProvider  = "SEINE0401" // a tracing provider that is not there, or cannot be used
+	codeTelemetryClash = "SEINE0402" // two Telemetry resources at the same place
+
 	codeRouteParent   = "SEINE0301" // a Gateway API route's parent that is not there, or that it cannot be attached to
 	codeRouteBackend  = "SEINE0302" // a rule of such a route that cannot be done as written: 500
 	codeRouteConflict = "SEINE0303" // routes of several kinds on one port of a Service

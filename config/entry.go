@@ -180,6 +180,13 @@ func (b *builder) workloadEntry(o *object) {
 		Unhealthy: o.annotations[AnnotationHealthy] == "false" || labels[AnnotationHealthy] == "false",
 		Locality:  place(spec.Locality, labels), Weight: spec.Weight,
 	}
+	if v := o.annotations[AnnotationProxyConfig]; v != "" {
+		var problems []string
+		w.Tracing, problems = ProxyTracing(v)
+		for _, p := range problems {
+			b.note(o, codeUnsupported, Warning, "metadata.annotations."+AnnotationProxyConfig, "%s", p)
+		}
+	}
 	for _, name := range sortedKeys(spec.Ports) {
 		if p := spec.Ports[name]; p < 1 || p > 65535 {
 			b.refuse(o, codeInvalid, sub("spec.ports", name), "a port must be between 1 and 65535 (it is %d)", p)

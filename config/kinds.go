@@ -37,6 +37,7 @@ var kinds = []kind{
 	{"security.istio.io", "PeerAuthentication", []string{"v1beta1", "v1"}, taken, false},
 	{"authentication.istio.io", "Policy", []string{"v1alpha1"}, taken, false},
 	{"authentication.istio.io", "MeshPolicy", []string{"v1alpha1"}, taken, true},
+	{"telemetry.istio.io", "Telemetry", []string{"v1alpha1", "v1"}, taken, false},
 	{gatewayGroup, "HTTPRoute", []string{"v1beta1", "v1"}, taken, false},
 	{gatewayGroup, "GRPCRoute", []string{"v1alpha2", "v1"}, taken, false},
 	{trafficGroup, "RateLimit", []string{"v1"}, taken, false},
@@ -47,7 +48,6 @@ var kinds = []kind{
 	{"networking.istio.io", "WorkloadGroup", istioVersions, ignored, false},
 	{"networking.istio.io", "EnvoyFilter", istioVersions, ignored, false},
 	{"networking.istio.io", "ProxyConfig", []string{"v1beta1"}, ignored, false},
-	{"telemetry.istio.io", "Telemetry", []string{"v1alpha1", "v1"}, ignored, false},
 	{gatewayGroup, "ReferenceGrant", nil, skipped, false}, // routes with Services as parents need none
 	{gatewayGroup, "TCPRoute", nil, ignored, false},
 	{gatewayGroup, "TLSRoute", nil, ignored, false},

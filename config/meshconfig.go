@@ -1,6 +1,7 @@
 package config
 
 import (
+	"slices"
 	"strings"
 
 	meshv1 "istio.io/api/mesh/v1alpha1"
@@ -10,7 +11,7 @@ import (
 )
 
 var meshConfigFields = fields(append([]string{"trustDomain", "rootNamespace", "outboundTrafficPolicy.mode", "accessLogFile", "accessLogEncoding",
-	"enableAutoMtls", "enablePrometheusMerge", "defaultHttpRetryPolicy.**"}, append(localityFields, meshDefaultFields...)...)...)
+	"enableAutoMtls", "enablePrometheusMerge", "defaultHttpRetryPolicy.**"}, slices.Concat(localityFields, meshDefaultFields, meshTracingFields)...)...)
 
 // meshConfig lays Istio's MeshConfig over the settings: the bare message, or
 // what `kubectl get configmap istio` holds under data.mesh.
@@ -57,6 +58,7 @@ func (b *builder) meshConfig(f File) {
 		b.parts.DefaultRetry = c.retry(r, nil, "defaultHttpRetryPolicy")
 	}
 	b.meshDefaults(d, &mc)
+	b.meshTracing(d, &mc)
 	if p := mc.OutboundTrafficPolicy; p != nil {
 		b.settings.RegistryOnly = p.Mode == meshv1.MeshConfig_OutboundTrafficPolicy_REGISTRY_ONLY
 	}

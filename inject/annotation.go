@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/seinemesh/seine/capture"
+	"github.com/seinemesh/seine/config"
 )
 
 // settings are the values with what a pod's annotations change.
@@ -86,7 +87,7 @@ func annotated(annotations map[string]string, v *Values) (*settings, error) {
 	return s, nil
 }
 
-const proxyConfigKey = "proxy.istio.io/config"
+const proxyConfigKey = config.AnnotationProxyConfig
 
 // ours reports whether an annotation is meant for a mesh.
 func ours(key string) bool {
@@ -253,7 +254,12 @@ func (s *settings) proxyConfig(v string) error {
 		}
 		s.StatusPort = *p
 	}
-	for _, name := range [...]string{"concurrency", "terminationDrainDuration", "holdApplicationUntilProxyStarts", "statusPort"} {
+	// seined reads the pod's tracing itself; here its author is told what is wrong with it.
+	_, problems := config.ProxyTracing(v)
+	for _, p := range problems {
+		s.warnings = append(s.warnings, "annotation proxy.istio.io/config: "+p)
+	}
+	for _, name := range [...]string{"concurrency", "terminationDrainDuration", "holdApplicationUntilProxyStarts", "statusPort", "tracing"} {
 		delete(all, name)
 	}
 	if len(all) > 0 {

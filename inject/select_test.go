@@ -101,7 +101,7 @@ func TestAnnotationsWarn(t *testing.T) {
 		"proxy.istio.io/config":                   "tracing",
 		"seine.dev/proxyImagee":                   "changes nothing",
 	} {
-		value := map[string]string{"sidecar.istio.io/interceptionMode": "TPROXY", "proxy.istio.io/config": "{tracing: {}}"}[key]
+		value := map[string]string{"sidecar.istio.io/interceptionMode": "TPROXY", "proxy.istio.io/config": "{tracing: {lightstep: {address: x}}}"}[key]
 		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{key: value}}}
 		r, err := Pod(pod, Namespace{Name: "shop", Labels: map[string]string{LabelInject: "enabled"}}, values())
 		if err != nil || len(r.Warnings) != 1 || !strings.Contains(r.Warnings[0], want) {

@@ -105,6 +105,8 @@ type Workload struct {
 	// HostNetwork: its addresses are its node's, shared with whatever else runs
 	// there, so that they do not name it.
 	HostNetwork bool
+	// Tracing is what its annotations say of it; nil: nothing.
+	Tracing *ProxyTracing
 }
 
 // Namespaced is the key of a workload instance: NAMESPACE/INSTANCE.
@@ -237,6 +239,8 @@ type Parts struct {
 	PeerAuth         []*PeerAuthentication
 	RateLimits       []*RateLimit
 	Sidecars         []*Sidecar
+	Telemetries      []*Telemetry
+	Tracing          *Tracing // of MeshConfig; nil: it says nothing
 	// Backends are what a cluster lists for its Services, by NAMESPACE/NAME. nil:
 	// there are no such lists, and a Service's pods are those that it selects.
 	Backends map[string][]Backend

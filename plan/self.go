@@ -59,6 +59,7 @@ func Self(s *mesh.Snapshot, w *mesh.Workload) *seinev1.Self {
 			out.RateLimits = append(out.RateLimits, r.Limits...)
 		}
 	}
+	out.TraceClient, out.TraceServer = tracing(s, w)
 	slices.SortFunc(out.Inbound, func(a, b *seinev1.InboundPort) int { return cmp.Compare(a.Port, b.Port) })
 	return out
 }

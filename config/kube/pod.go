@@ -47,6 +47,13 @@ func trimPod(p *corev1.Pod) *corev1.Pod {
 			out.Annotations[key] = v
 		}
 	}
+	// Of the sidecar's own settings seined needs the tracing alone.
+	if v := p.Annotations[config.AnnotationProxyConfig]; strings.Contains(v, "tracing") {
+		if out.Annotations == nil {
+			out.Annotations = map[string]string{}
+		}
+		out.Annotations[config.AnnotationProxyConfig] = v
+	}
 	for _, c := range p.Status.Conditions {
 		// With gates, ready containers do not make a pod ready.
 		if c.Type == corev1.PodReady || c.Type == corev1.ContainersReady && len(p.Spec.ReadinessGates) == 0 {
@@ -79,6 +86,9 @@ func workload(p *corev1.Pod, like *mesh.Workload) *mesh.Workload {
 	}
 	if w.ServiceAccount == "" {
 		w.ServiceAccount = "default"
+	}
+	if v := p.Annotations[config.AnnotationProxyConfig]; v != "" {
+		w.Tracing, _ = config.ProxyTracing(v) // the injector has said what is wrong with it
 	}
 	ips := make([]string, 0, 2)
 	for _, ip := range p.Status.PodIPs {
