@@ -85,7 +85,7 @@ func (b *builder) meshTracing(d *decoder, mc *meshv1.MeshConfig) {
 	if mc.EnableTracing {
 		t.Legacy = t.Zipkin
 		if t.Legacy == nil && t.Default == "" {
-			b.note(d.obj, codeTraceProvider, Warning, "enableTracing", "has no effect: nothing says where spans go; name a provider in defaultProviders.tracing, or defaultConfig.tracing.zipkin.address")
+			b.note(d.obj, codeTraceProvider, Info, "enableTracing", "has no effect: nothing says where spans go; name a provider in defaultProviders.tracing, or defaultConfig.tracing.zipkin.address")
 		}
 	}
 	t.Zipkin = nil
