@@ -100,6 +100,9 @@ func (x *exchange) show(now, reqBytes, resBytes int64) {
 	} else {
 		x.showOutbound(e)
 	}
+	if x.trace.on != nil { // it may begin here
+		x.trace.id.Append(t.trace[:0])
+	}
 	if t.trace[0] != 0 {
 		e.TraceID = t.trace[:]
 	}
