@@ -181,4 +181,3 @@ func FuzzProxyTracing(f *testing.F) {
 		}
 	})
 }
-
