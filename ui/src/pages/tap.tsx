@@ -196,6 +196,16 @@ function Party({ of: p }: { of: TapParty }): JSX.Element {
 
 function Requests({ of }: { of: readonly Row[] }): JSX.Element {
   const chosen = useSignal<number | undefined>(undefined);
+  // A row does not change: what was drawn is not drawn again four times a second.
+  const drawn = useRef(new WeakMap<Row, { open: boolean; mark: JSX.Element }>());
+  const mark = (row: Row): JSX.Element => {
+    const open = chosen.value === row.n;
+    const old = drawn.current.get(row);
+    if (old?.open === open) return old.mark;
+    const made = <Request key={row.n} of={row} open={open} toggle={() => (chosen.value = chosen.value === row.n ? undefined : row.n)} />;
+    drawn.current.set(row, { open, mark: made });
+    return made;
+  };
   return (
     <div class="scroll">
       <table class="live">
@@ -215,9 +225,7 @@ function Requests({ of }: { of: readonly Row[] }): JSX.Element {
           </tr>
         </thead>
         <tbody>
-          {of.map((row) => (
-            <Request key={row.n} of={row} open={chosen.value === row.n} toggle={() => (chosen.value = chosen.value === row.n ? undefined : row.n)} />
-          ))}
+          {of.map(mark)}
         </tbody>
       </table>
     </div>
@@ -225,11 +233,10 @@ function Requests({ of }: { of: readonly Row[] }): JSX.Element {
 }
 
 function Request({ of: { n, request: r }, open: shown, toggle }: { of: Row; open: boolean; toggle: () => void }): JSX.Element {
-  const cell = useRef<HTMLTableRowElement>(null);
   const bad = failed(r);
   return (
     <>
-      <tr ref={cell}>
+      <tr>
         <th scope="row" class="nowrap mono">
           {clock(r.time)}
         </th>
