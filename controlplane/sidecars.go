@@ -89,8 +89,8 @@ func slimSidecar(o any) (any, error) {
 	}
 	if _, injected := p.Annotations[inject.AnnotationStatus]; !injected {
 		slim.Labels = pick(p.Labels, inject.LabelInject, inject.LabelRevision, inject.LabelIstioInject, inject.LabelIstioRevision)
-		slim.Annotations = pick(p.Annotations, inject.LabelIstioInject)
-		slim.OwnerReferences = p.OwnerReferences
+		slim.Annotations = pick(p.Annotations, inject.LabelIstioInject, corev1.MirrorPodAnnotationKey)
+		slim.OwnerReferences, slim.Status.Phase = p.OwnerReferences, p.Status.Phase
 		slim.Spec.HostNetwork, slim.Spec.OS = p.Spec.HostNetwork, p.Spec.OS
 		slim.Spec.InitContainers, slim.Spec.Containers = names(p.Spec.InitContainers), names(p.Spec.Containers)
 		return slim, nil
@@ -130,14 +130,18 @@ func (w *sidecars) run(ctx context.Context) error {
 	done := make(chan struct{})
 	go func() { defer close(done); w.pods.RunWithContext(ctx) }()
 	defer func() { <-done }()
-	tick := time.NewTicker(sidecarLook)
+	tick, missed := time.NewTicker(sidecarLook), time.NewTicker(missedLook)
 	defer tick.Stop()
+	defer missed.Stop()
+	m := newMissed(w.s, w.events, w.namespace)
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case now := <-tick.C:
 			w.look(ctx, now)
+		case now := <-missed.C:
+			m.repair(ctx, w.pods.GetStore().List(), w.values(), now)
 		}
 	}
 }
@@ -256,7 +260,7 @@ func (w *sidecars) speak(ctx context.Context, p *corev1.Pod, a ailment, now time
 		last.unheld = now
 	case w.values().Repair && now.Sub(last.unheld) >= repairPatience:
 		last.unheld = now // tried again after as long
-		if err := w.evict(ctx, p); err != nil {
+		if err := w.s.evict(ctx, p); err != nil {
 			w.s.log.Warn("a pod outside the mesh could not be evicted", "pod", p.Namespace+"/"+p.Name, "error", err)
 			break
 		}
@@ -266,8 +270,8 @@ func (w *sidecars) speak(ctx context.Context, p *corev1.Pod, a ailment, now time
 }
 
 // evict asks for the pod's end; a PodDisruptionBudget may say no.
-func (w *sidecars) evict(ctx context.Context, p *corev1.Pod) error {
-	err := w.s.opt.Cluster.Client.PolicyV1().Evictions(p.Namespace).Evict(ctx, &policyv1.Eviction{
+func (s *server) evict(ctx context.Context, p *corev1.Pod) error {
+	err := s.opt.Cluster.Client.PolicyV1().Evictions(p.Namespace).Evict(ctx, &policyv1.Eviction{
 		ObjectMeta:    metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name},
 		DeleteOptions: &metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &p.UID}},
 	})
