@@ -87,7 +87,9 @@ func rewriteProbes(p *patch, pod *corev1.Pod, s *settings) map[string]*probe {
 				if q == nil {
 					continue
 				}
-				q.TimeoutSeconds = k.p.TimeoutSeconds
+				if k.p.TimeoutSeconds != 1 { // the default, which the API server writes and a manifest does not
+					q.TimeoutSeconds = k.p.TimeoutSeconds
+				}
 				path := "/app-health/" + c.Name + "/" + k.path
 				out[path] = q
 				// Kind by kind, so that times and thresholds, known or not, stay.

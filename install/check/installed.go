@@ -73,6 +73,11 @@ func (c *Checker) release(ctx context.Context) {
 		return
 	}
 	if len(h) == 0 {
+		d, err := c.Cluster.Kube.AppsV1().Deployments(c.Namespace).Get(ctx, c.name("seined"), metav1.GetOptions{})
+		if err == nil && d.Labels[install.LabelManagedBy] == "Helm" {
+			c.line(OK, "release", fmt.Sprintf("Helm release %s in %s", d.Annotations["meta.helm.sh/release-name"], d.Annotations["meta.helm.sh/release-namespace"]), "")
+			return
+		}
 		c.line(Unknown, "release", "no history: not installed by `seine install`", "if helm or kubectl did, upgrade with that")
 		return
 	}
