@@ -5,7 +5,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 ./test/deps.sh
 # Beside what the mesh was fifty commits ago, where the history is there.
-SEINE_OLD=$(git rev-parse --verify --quiet HEAD~50 || true) ./test/kube/run.sh -run 'TestLife|TestVersions'
+SEINE_OLD=$(git rev-parse --verify --quiet HEAD~50 || true) ./test/kube/run.sh -run 'TestLife|TestVersions|TestNightly'
+# The redirect beside the other kube-proxy.
+PROXY_MODE=iptables NODES=1 ./test/kube/run.sh -run 'TestCallsItself|TestExclusions|TestCNI'
 # Causes of slow requests, provoked for real: an idle machine, a quarter of an hour.
 go test -tags 'e2e nightly' -count=1 -timeout 40m -v -run TestProvoked ./test/e2e
 make soak

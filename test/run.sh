@@ -44,6 +44,6 @@ step 'wire: h2spec and gRPC interoperability through the listeners' 3 \
 step 'end to end: the demo as root and as an ordinary user' 7 \
   go test -tags e2e -count=1 -timeout 10m -v ./test/e2e/...
 step 'Kubernetes for the test cluster, unless the cache has it' 16 cluster ./test/cluster/build.sh
-step 'end to end: a real cluster' 10 cluster twice ./test/kube/run.sh -skip TestLife
+step 'end to end: a real cluster' 10 cluster twice ./test/kube/run.sh -skip 'TestLife|TestNightly'
 step 'conformance: Gateway API for meshes' 5 cluster twice env REPORT=/dev/null ./test/conformance/run.sh
 printf '\nall steps passed in %d s\n' "$SECONDS"

@@ -5,7 +5,7 @@
 #   cluster.sh import ARCHIVE…      bring images into every node
 #   cluster.sh stop NAME            kill a process, say kube-apiserver; up starts it again
 #   cluster.sh api                  start a stopped API server again, and wait for nothing
-# CLUSTER=seine NODES=1 unless set; several clusters live side by side by name.
+# CLUSTER=seine NODES=1 PROXY_MODE=nftables (or iptables) unless set; several clusters live side by side by name.
 set -euo pipefail
 . "$(dirname "$0")/settings.sh"
 case "${1:-}" in

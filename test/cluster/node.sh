@@ -158,7 +158,7 @@ E
   put "$nstate/kube-proxy.yaml" <<E
 apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
-mode: nftables
+mode: $PROXY_MODE
 clusterCIDR: $pod_ranges
 hostnameOverride: node$n
 clientConnection: {kubeconfig: $pki/proxy.kubeconfig}
@@ -167,6 +167,7 @@ healthzBindAddress: 127.0.0.1:10256
 metricsBindAddress: 127.0.0.1:10249
 conntrack: {maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}
 nftables: {minSyncPeriod: 100ms}
+iptables: {minSyncPeriod: 100ms}
 E
   start "$n" kube-proxy "$bin/kube-proxy" --config="$nstate/kube-proxy.yaml"
 }

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -123,7 +122,7 @@ func TestCallsItself(t *testing.T) {
 	c.Install(t)
 	n := c.Namespace(t, "itself", map[string]string{"seine.dev/inject": "enabled"})
 	n.Apply(t, strict+"---"+strings.NewReplacer("replicas: 2", "replicas: 1", `args: [serve]
-`, `args: [serve, -http, ":8080", -https, "$(POD_IP):8443", -server-first, "127.0.0.1:9001"]
+`, `args: [serve, -tcp, "$(POD_IP):9000", -server-first, "127.0.0.1:9001"]
         env: [{name: POD_IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}]
 `).Replace(server)+"---"+client)
 	n.WaitReady(t, "server", "client")
@@ -155,6 +154,12 @@ func TestCallsItself(t *testing.T) {
 			want := a != "localhost:8080" && !(from.Name == own.Name && slices.Contains(podIPs, a))
 			if got := strings.Contains(out, "spiffe://cluster.local/ns/"+n.Name+"/sa/default"); got != want {
 				t.Errorf("from %s to %s: a certificate was shown: %v\n%s", from.Name, a, got, out)
+			}
+		}
+		// Who listens on the pod's address alone is reached there.
+		for _, address := range []string{"server:9000", net.JoinHostPort(own.Status.PodIP, "9000")} {
+			if out, err := n.Call(t.Context(), from.Name, "-protocol", "tcp", address); err != nil {
+				t.Errorf("from %s by %s: %q, %v", from.Name, address, out, err)
 			}
 		}
 		// Who listens on the loopback address alone is not to be had from outside,
@@ -239,35 +244,22 @@ func TestNobodyOutsideTheMeshUnnoticed(t *testing.T) {
 	c := kubetest.Connect(t)
 	c.Install(t)
 	n := c.Namespace(t, "late", map[string]string{"seine.dev/inject": "enabled"})
-	dir := t.TempDir()
-	values, manifest := filepath.Join(dir, "values.yaml"), filepath.Join(dir, "client.yaml")
-	settings, err := c.Client.CoreV1().ConfigMaps(kubetest.System).Get(t.Context(), "seine", metav1.GetOptions{})
-	if err != nil {
+	manifest := filepath.Join(t.TempDir(), "client.yaml")
+	if err := os.WriteFile(manifest, []byte(client), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	text := strings.ReplaceAll(settings.Data["injector"], "cni: false\n", "") + "\ncni: true\n"
-	if err := errors.Join(os.WriteFile(values, []byte(text), 0o600), os.WriteFile(manifest, []byte(client), 0o600)); err != nil {
-		t.Fatal(err)
-	}
-	n.Apply(t, c.Seine(t, "inject", "--values", values, "-f", manifest))
-	var reason string
-	kubetest.Wait(t, kubetest.Patience, "the sidecar to say why it is not ready", func(ctx context.Context) error {
-		pods := n.Pods(t, "app=client")
-		if len(pods) == 0 || pods[0].Status.PodIP == "" {
-			return errors.New("no pod yet")
-		}
-		out, err := exec.CommandContext(ctx, "curl", "-s", "http://"+net.JoinHostPort(pods[0].Status.PodIP, "15021")+"/healthz/ready").Output()
-		if reason = string(out); err != nil || !strings.Contains(reason, "are not redirected to the sidecar") {
-			return fmt.Errorf("%w: %s", err, reason)
-		}
-		for _, s := range pods[0].Status.ContainerStatuses {
+	n.Apply(t, c.Seine(t, "inject", "--values", valuesOf(t, c, func(v map[string]any) { v["cni"] = true }), "-f", manifest))
+	notReady(t, c, n.Name, "are not redirected to the sidecar")
+	for _, p := range n.Pods(t, "app=client") {
+		for _, s := range p.Status.ContainerStatuses {
 			if s.State.Running != nil {
-				t.Fatalf("container %s runs", s.Name)
+				t.Errorf("container %s of %s runs", s.Name, p.Name)
 			}
 		}
-		return nil
-	})
-	notReady(t, c, n.Name, "are not redirected to the sidecar")
+	}
+	if l := unwell(t, c)["pods that are not ready"]; !strings.Contains(l.Detail, n.Name+"/client-") || !strings.Contains(l.Detail, "are not redirected to the sidecar") || !strings.Contains(l.Mend, "injection.repair=true") {
+		t.Errorf("seine check: %+v", l)
+	}
 }
 
 // notReady waits for the Event in which seined says what a pod's sidecar says.

@@ -45,10 +45,10 @@ type Ran struct {
 	Code           int // exit status
 }
 
-// Run runs the seine program against the cluster, until it ends by itself.
+// Run runs the seine program against the cluster, until it ends by itself; also
+// while the test is being cleaned up after.
 func (c *Cluster) Run(t testing.TB, args ...string) Ran {
 	t.Helper()
-	// Also while a test cleans up, when its context has ended.
 	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), Program(), args...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
@@ -102,14 +102,21 @@ func (c *Cluster) SeineUntil(t testing.TB, sentence string, args ...string) Ran 
 	return Ran{stdout.String(), said.String(), cmd.ProcessState.ExitCode()}
 }
 
-// Install installs the mesh, or brings back what a test before has changed, and
-// returns how long it took until all of it was ready.
+// Install installs the mesh, or brings back what a test before has changed, its
+// values included, and returns how long it took until all of it was ready.
 func (c *Cluster) Install(t testing.TB, args ...string) time.Duration {
 	t.Helper()
 	c.In(t, System)
-	args = slices.Concat([]string{"install", "--apply", "-o", "json"}, args, Images())
+	args = slices.Concat([]string{"-o", "json"}, args, Images())
+	r := c.Run(t, append([]string{"install", "--apply"}, args...)...)
+	if r.Code != 0 && strings.Contains(r.Stderr, "already installed") {
+		r = c.Run(t, append([]string{"upgrade", "--yes", "--reset-values"}, args...)...)
+	}
+	if r.Code != 0 {
+		t.Fatalf("install the mesh: exit status %d\n%s%s", r.Code, r.Stdout, r.Stderr)
+	}
 	var report struct{ TookNanoseconds time.Duration }
-	if err := json.Unmarshal([]byte(c.Seine(t, args...)), &report); err != nil {
+	if err := json.Unmarshal([]byte(r.Stdout), &report); err != nil {
 		t.Fatalf("seine install: %v", err)
 	}
 	return report.TookNanoseconds
