@@ -7,7 +7,7 @@ CMDS   := seine seined seine-proxy
 # without its debug pages, 2 MB that no sidecar needs.
 BUILD  := CGO_ENABLED=0 $(GO) build -trimpath -tags grpcnotrace -ldflags '-s -w'
 
-.PHONY: all build demo test nightly unit lint wire e2e e2e-cluster conformance ui images cluster-up cluster-down fuzz bench soak generate clean help
+.PHONY: all build demo test nightly unit lint wire e2e e2e-cluster conformance ui images cluster-up cluster-down fuzz bench feature-cost soak generate clean help
 
 all: build
 
@@ -64,6 +64,9 @@ fuzz: ## every fuzz target for FUZZTIME
 SOAK ?= 30m
 soak: ## mixed load for SOAK while everything changes (root); writes bench/results/soak.md
 	$(GO) test -tags 'e2e soak' -count=1 -timeout 2h -v -run TestSoak ./test/e2e -args -soak $(SOAK) -result $(CURDIR)/bench/results/soak.md
+
+feature-cost: ## what access logs and taps cost a request: off and on in turn, by benchstat
+	./bench/feature-cost.sh
 
 bench: ## side by side with Envoy, nginx and HAProxy; writes bench/results
 	./bench/run.sh
