@@ -7,6 +7,7 @@ import (
 
 	"github.com/seinemesh/seine/message"
 	"github.com/seinemesh/seine/telemetry/accesslog"
+	"github.com/seinemesh/seine/telemetry/trace"
 )
 
 // observe reports the exchange: metrics, access log. Once for each exchange.
@@ -99,6 +100,10 @@ func (x *exchange) log(now, reqBytes, resBytes int64) {
 		}
 	}
 	e.UpstreamLocal, e.Attempts = x.local, x.retry.number
+	if x.trace.id != (trace.ID{}) {
+		w.text = x.trace.id.Append(w.text[:0])
+		e.TraceID = w.text
+	}
 	w.ring.Append(e)
 }
 

@@ -45,6 +45,8 @@ type Entry struct {
 	// Protocol is "HTTP/1.1", "HTTP/1.0", …; empty for TCP.
 	Protocol                           string
 	UserAgent, RequestID, ForwardedFor []byte
+	// TraceID is in hexadecimal; empty where nothing is traced.
+	TraceID []byte
 
 	Code int // 0: no answer was sent, or TCP
 	Flag telemetry.Flag

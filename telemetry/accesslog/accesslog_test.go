@@ -104,6 +104,19 @@ func TestJSON(t *testing.T) {
 	}
 }
 
+// A request that is traced says so, and others have no such key.
+func TestTraceID(t *testing.T) {
+	e := entry()
+	e.TraceID = []byte("4bf92f3577b34da6a3ce929d0e0e4736")
+	var got map[string]any
+	if err := json.Unmarshal([]byte(write(t, JSON, e)), &got); err != nil {
+		t.Fatal(err)
+	}
+	if got["trace_id"] != "4bf92f3577b34da6a3ce929d0e0e4736" || got["request_id"] != "8b7c0a7e-9d3c-4b8f-8a57-7a5d3f5f5b11" {
+		t.Errorf("%v", got)
+	}
+}
+
 func TestLongValuesAreCut(t *testing.T) {
 	e := entry()
 	e.Path = bytes.Repeat([]byte("x"), 100_000)

@@ -136,6 +136,9 @@ func appendJSON(b []byte, r *record) []byte {
 	b = append(b, `,"start_time":"`...)
 	b = time.Unix(0, r.start).UTC().AppendFormat(b, startFormat)
 	b = append(b, '"')
+	if len(r.values[traceID]) > 0 { // not in Istio's default; Envoy's TRACE_ID
+		b = stringField(b, `,"trace_id":`, r.values[traceID])
+	}
 	b = stringField(b, `,"upstream_cluster":`, r.values[upstreamCluster])
 	b = addrField(b, `,"upstream_host":`, r.upstreamHost)
 	b = addrField(b, `,"upstream_local_address":`, r.upstreamLocal)

@@ -12,7 +12,7 @@ import (
 const (
 	// maxValue bounds one value, maxValues of which a record holds.
 	maxValue  = 1024
-	numValues = 13
+	numValues = 14
 
 	// A record: the numbers, the addresses, then each value with its length (2).
 	addrSize   = 1 + 16 + 2
@@ -70,6 +70,7 @@ const (
 	upstreamCluster
 	serverName
 	routeName
+	traceID
 )
 
 // value returns value i, as bytes or as a string.
@@ -99,8 +100,10 @@ func (e *Entry) value(i int) ([]byte, string) {
 		return nil, e.UpstreamCluster
 	case serverName:
 		return nil, e.ServerName
-	default:
+	case routeName:
 		return nil, e.RouteName
+	default:
+		return e.TraceID, ""
 	}
 }
 
