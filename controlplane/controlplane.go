@@ -34,6 +34,7 @@ import (
 	"github.com/seinemesh/seine/config/kube"
 	"github.com/seinemesh/seine/discovery"
 	"github.com/seinemesh/seine/gate"
+	prom "github.com/seinemesh/seine/history/prometheus"
 	"github.com/seinemesh/seine/mesh"
 	"github.com/seinemesh/seine/mtls"
 	"github.com/seinemesh/seine/plan"
@@ -57,6 +58,7 @@ type Options struct {
 	Socket          string        // Unix socket of the API, 0600; "": none
 	JoinSecret      string        // file of the join tokens' secret; made if it is not there; "": State/join-secret
 	CertTTL         time.Duration // of leaves; 0: 24 hours
+	Prometheus      string        // URL of one that remembers longer than this control plane; "": none
 	TrustDomain     string        // "": the MeshConfig's, or cluster.local
 	StatusPort      uint16        // where proxies are scraped; 0: 15020
 	Version         string
@@ -101,6 +103,7 @@ type server struct {
 	cluster   *kube.Source // nil: resources are files
 	scraper   *scraper
 	siblings  siblings
+	longTerm  longTerm
 	registry  *prometheus.Registry
 	listeners *listeners
 }
@@ -140,6 +143,9 @@ func Run(ctx context.Context, o Options) error {
 	err = errors.Join(err, g.Wait())
 	if s.listeners != nil {
 		s.listeners.close()
+	}
+	if s.longTerm.client != nil {
+		s.longTerm.client.Close()
 	}
 	return err
 }
@@ -252,6 +258,12 @@ func (s *server) open(ctx context.Context) (source, error) {
 	s.config = newConfiguration(s.discovery.Publish, domain, s.log)
 	s.scraper = newScraper(s.discovery, o.StatusPort, s.log)
 	s.scraper.alone = s.siblings.alone
+	s.longTerm.log = s.log
+	if o.Prometheus != "" {
+		if s.longTerm.client, err = prom.New(o.Prometheus); err != nil {
+			return nil, fmt.Errorf("seined: --prometheus: %w", err)
+		}
+	}
 	s.config.changed = s.scraper.memory.changed
 	s.register()
 	return source, nil

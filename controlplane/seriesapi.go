@@ -96,11 +96,23 @@ func parseRange(text string) (time.Duration, error) {
 	return d, err
 }
 
-func (s *server) series(_ context.Context, k history.Key, now time.Time, span time.Duration) *seriesAnswer {
-	got := s.scraper.memory.store.Read(k, now, span)
-	out := answerOf(got, now)
-	if span > history.CoarseSpan {
-		out.Note = "the control plane remembers six hours; longer ranges come from Prometheus (seined --prometheus)"
+// series is a span of k, from Prometheus where it is longer than is remembered
+// here.
+func (s *server) series(ctx context.Context, k history.Key, now time.Time, span time.Duration) *seriesAnswer {
+	own := s.scraper.memory.store.Read(k, now, span)
+	if span <= history.CoarseSpan {
+		return answerOf(own, now)
+	}
+	if got, ok := s.longTerm.read(ctx, k, now, span); ok {
+		got.Events = own.Events // as far back as is remembered
+		out := answerOf(got, now)
+		out.From = "prometheus"
+		return out
+	}
+	out := answerOf(own, now)
+	out.Note = "the control plane remembers six hours; longer ranges come from Prometheus (seined --prometheus)"
+	if says := s.longTerm.says(); says.Configured {
+		out.Note = "these are the last six hours: Prometheus " + says.Error
 	}
 	return out
 }

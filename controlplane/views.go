@@ -230,6 +230,7 @@ func (s *server) overview(m *view.Moment) *overview {
 	}
 	o.Proxies.Unreadable = len(s.scraper.memory.unread(ids, m.At))
 	o.Certificate = s.nextToEnd(list)
+	o.Prometheus = s.longTerm.says()
 	n, over := s.scraper.memory.store.Size()
 	o.History = historySays{int(history.FineSpan.Seconds()), int(history.FineStep.Seconds()), int(history.CoarseSpan.Seconds()), int(history.CoarseStep.Seconds()), n, over}
 	return o

@@ -92,6 +92,7 @@ names; the mesh's settings are the MeshConfig under "mesh" of ConfigMap "seine".
 	f.StringVar(&o.WebhookClientCA, "webhook-client-ca", "", "PEM `file`: answer only who shows a certificate that these have signed (the API server's AdmissionConfiguration names it); empty: answer anybody")
 	f.StringVar(&o.Socket, "socket", "", "Unix socket (0600) of the API; empty: none")
 	f.StringVar(&o.JoinSecret, "join-secret", "", "file (0600) of the secret of join tokens, made if it is not there (default: STATE/join-secret)")
+	f.StringVar(&o.Prometheus, "prometheus", "", "`URL` of a Prometheus that scrapes this mesh, for charts of more than six hours; empty: none")
 	f.DurationVar(&o.CertTTL, "cert-ttl", 0, "how long certificates live (default 24h)")
 	f.StringVar(&o.TrustDomain, "trust-domain", "", "trust domain (default: the MeshConfig's, or cluster.local)")
 	f.StringVar(&revision, "revision", "default", "name of this installation among several in a cluster")

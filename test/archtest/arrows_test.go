@@ -35,7 +35,7 @@ var rules = []rule{
 	{"gate", append([]string{"config", "plan", "decide", "discovery", "local", "proxy", "controlplane", "cmd", "net/http"}, foreign...)},
 	{"host", append([]string{"config", "plan", "decide", "discovery", "local", "proxy", "stat", "diagnose", "cmd", "net/http"}, foreign...)},
 	{"diagnose", append([]string{"config", "plan", "decide", "discovery", "local", "proxy", "cmd", "net/http"}, foreign...)},
-	{"history", append([]string{"config", "mesh", "stat", "discovery", "local", "proxy", "cmd", "net/http", "os"}, foreign...)},
+	{"history", append([]string{"config", "mesh", "stat", "discovery", "local", "proxy", "controlplane", "cmd"}, foreign...)},
 	{"view", append([]string{"discovery", "local", "proxy", "controlplane", "cmd"}, "net/http/httptest")},
 	{"install", []string{"local", "proxy", "controlplane", "discovery", "plan"}},
 	{"discovery", []string{"local", "proxy", "config", "cmd"}},
