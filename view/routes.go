@@ -240,7 +240,6 @@ func (x *index) versionsOf(d *seinev1.Destination, w *mesh.Workload) map[string]
 	}
 	var labels map[string]string
 	if d.Subset != "" {
-		labels = map[string]string{}
 		s := plan.Service(x.Snapshot, w, seinev1.ServiceKey(d.Host, d.Port))
 		i := slices.IndexFunc(s.GetSubsets(), func(s *seinev1.Subset) bool { return s.Name == d.Subset })
 		if i < 0 {
