@@ -61,7 +61,13 @@ func TestRevisions(t *testing.T) {
 	}
 	callers.WaitReady(t, "load", "fresh")
 	follows(t, callers, "app=load", "default")
-	c.Seine(t, "uninstall", "--revision", canary, "--yes")
+	// It refuses while a pod from before is still ending.
+	kubetest.Wait(t, kubetest.Patience, "the canary's end", func(context.Context) error {
+		if r := c.Run(t, "uninstall", "--revision", canary, "--yes"); r.Code != 0 {
+			return fmt.Errorf("%s", r.Stderr)
+		}
+		return nil
+	})
 	removed = true
 	left, err := c.Client.AppsV1().Deployments(kubetest.System).List(t.Context(), metav1.ListOptions{LabelSelector: "seine.dev/revision=" + canary})
 	if err != nil || len(left.Items) > 0 {
