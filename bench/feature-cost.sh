@@ -7,7 +7,7 @@ rounds=${ROUNDS:-20}
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 go test -c -o "$dir/proxy.test" ./proxy
-features='json-log tap-everything-100rps tap-that-matches-nothing'
+features=${FEATURES:-json-log tap-everything-100rps tap-that-matches-nothing trace-unsampled trace-1-percent}
 i=0
 while [ $i -lt "$rounds" ]; do
   for f in $features; do

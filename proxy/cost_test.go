@@ -29,22 +29,37 @@ func BenchmarkCost(b *testing.B) {
 			o.Taps, _ = watch(b, &seinev1.TapSpec{Id: 1, MaxRps: 100, Path: path})
 		}
 	}
+	// Spans of such a share of the requests go to a collector, which is this
+	// process, too.
+	traced := func(percent float64) func(*testing.B, *pair) {
+		return func(b *testing.B, p *pair) {
+			c := newCollector(b)
+			c.trace(b, p.client, c.tracing(percent), nil)
+			c.trace(b, p.server, nil, c.tracing(percent))
+		}
+	}
 	for _, f := range []struct {
 		name string
 		on   func(*testing.B, *Options)
+		then func(*testing.B, *pair)
 	}{
-		{"json-log", jsonLog},
-		{"tap-everything-100rps", tapped("*")},
-		{"tap-that-matches-nothing", tapped("/nowhere*")},
+		{"json-log", jsonLog, nil},
+		{"tap-everything-100rps", tapped("*"), nil},
+		{"tap-that-matches-nothing", tapped("/nowhere*"), nil},
+		{"trace-unsampled", nil, traced(0)},
+		{"trace-1-percent", nil, traced(1)},
 	} {
 		for _, state := range []string{"off", "on"} {
 			b.Run(f.name+"/"+state, func(b *testing.B) {
 				p := startPair(b, quietApp(b), nil, func(client, server *Options) {
-					if state == "on" {
+					if state == "on" && f.on != nil {
 						f.on(b, client)
 						f.on(b, server)
 					}
 				})
+				if state == "on" && f.then != nil {
+					f.then(b, p)
+				}
 				c := dial(b, p.addr)
 				request := []byte("GET /pay?id=7 HTTP/1.1\r\nHost: billing:8080\r\nUser-Agent: test\r\nAccept: */*\r\n\r\n")
 				buf := make([]byte, 8192)
