@@ -122,7 +122,7 @@ func (m *missed) askedSince(ctx context.Context, name string) (last time.Time) {
 			continue
 		}
 		for _, key := range [...]string{inject.LabelInject, inject.LabelIstioInjection, inject.LabelRevision, inject.LabelIstioRevision} {
-			if strings.Contains(string(f.FieldsV1.Raw), fmt.Sprintf("%q", "f:"+key)) && f.Time.After(last) {
+			if strings.Contains(f.FieldsV1.GetRawString(), fmt.Sprintf("%q", "f:"+key)) && f.Time.After(last) {
 				last = f.Time.Time
 			}
 		}

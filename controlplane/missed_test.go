@@ -36,8 +36,8 @@ func newMissedPods(t *testing.T) *missedPods {
 	f := &missedPods{t: t, events: record.NewFakeRecorder(16), store: cache.NewStore(cache.MetaNamespaceKeyFunc), values: inject.Defaults("proxy:1")}
 	f.values.Repair = true
 	f.client = fake.NewClientset(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop", ManagedFields: []metav1.ManagedFieldsEntry{
-		{Manager: "kubectl-create", Time: &metav1.Time{Time: labelled.Add(-time.Hour)}, FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:metadata":{"f:labels":{"f:kubernetes.io/metadata.name":{}}}}`)}},
-		{Manager: "kubectl-label", Time: &at, FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:metadata":{"f:labels":{"f:seine.dev/inject":{}}}}`)}},
+		{Manager: "kubectl-create", Time: &metav1.Time{Time: labelled.Add(-time.Hour)}, FieldsV1: metav1.NewFieldsV1(`{"f:metadata":{"f:labels":{"f:kubernetes.io/metadata.name":{}}}}`)},
+		{Manager: "kubectl-label", Time: &at, FieldsV1: metav1.NewFieldsV1(`{"f:metadata":{"f:labels":{"f:seine.dev/inject":{}}}}`)},
 	}}})
 	s := &server{opt: Options{Cluster: &Cluster{Client: f.client}}, log: slog.New(slog.DiscardHandler)}
 	f.missed = newMissed(s, f.events, func(name string) (inject.Namespace, bool) {
