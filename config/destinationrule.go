@@ -16,7 +16,7 @@ func policyFields(prefix string) []string {
 	for _, p := range append(append([]string{"tls.mode", "tls.sni", "tls.subjectAltNames"}, balancerFields...), resilienceFields...) {
 		out = append(out, prefix+"."+p, prefix+".portLevelSettings."+p)
 	}
-	return append(out, prefix+".portLevelSettings.port.number", prefix+".retryBudget.percent", prefix+".retryBudget.minRetryConcurrency")
+	return append(out, prefix+".proxyProtocol.version", prefix+".portLevelSettings.port.number", prefix+".retryBudget.percent", prefix+".retryBudget.minRetryConcurrency")
 }
 
 var destinationRuleFields = fields(append(append(policyFields("trafficPolicy"), policyFields("subsets.trafficPolicy")...),
@@ -97,7 +97,7 @@ func (r *rawRule) finish() *mesh.DestinationRule {
 			if r.rule.PortPolicies == nil {
 				r.rule.PortPolicies = map[uint32]*seinev1.TrafficPolicy{}
 			}
-			l.budget = r.host.top.budget
+			l.budget, l.intro = r.host.top.budget, r.host.top.intro
 			r.rule.PortPolicies[p] = l.protoOrDefault()
 		}
 	}
@@ -126,8 +126,9 @@ type layer struct {
 	lb   *networking.LoadBalancerSettings
 	tls  *networking.ClientTLSSettings
 	out  *networking.OutlierDetection
-	// budget is of the host or the subset: ports have none of their own.
+	// budget and intro are of the host or the subset: ports have none of their own.
 	budget *seinev1.RetryBudget
+	intro  *networking.TrafficPolicy_ProxyProtocol
 }
 
 // policy is a trafficPolicy with its ports.
@@ -144,7 +145,7 @@ func (p *policy) at(port uint32) layer {
 		return layer{}
 	}
 	if l, ok := p.ports[port]; ok {
-		l.budget = p.top.budget
+		l.budget, l.intro = p.top.budget, p.top.intro
 		return l
 	}
 	return p.top
@@ -157,6 +158,9 @@ func subsetPolicy(host, over *policy, port uint32) layer {
 		if _, ok := over.ports[port]; ok {
 			if o.budget == nil {
 				o.budget = l.budget
+			}
+			if o.intro == nil {
+				o.intro = l.intro
 			}
 			return o
 		}
@@ -175,6 +179,9 @@ func subsetPolicy(host, over *policy, port uint32) layer {
 	}
 	if o.budget != nil {
 		l.budget = o.budget
+	}
+	if o.intro != nil {
+		l.intro = o.intro
 	}
 	return l
 }
@@ -196,6 +203,12 @@ func (l layer) proto() *seinev1.TrafficPolicy {
 	out := &seinev1.TrafficPolicy{ConnectTimeout: l.pool.GetTcp().GetConnectTimeout(), Pool: poolProto(l.pool), Outlier: outlierProto(l.out), RetryBudget: l.budget}
 	balancing(out, l.lb)
 	versionProto(out, l.pool)
+	if l.intro != nil {
+		out.ProxyProtocol = 1
+		if l.intro.Version == networking.TrafficPolicy_ProxyProtocol_V2 {
+			out.ProxyProtocol = 2
+		}
+	}
 	if l.tls != nil {
 		out.Sni, out.SubjectAltNames = l.tls.Sni, l.tls.SubjectAltNames
 		if m := l.tls.Mode; l.tls.CredentialName == "" && (m == networking.ClientTLSSettings_SIMPLE || m == networking.ClientTLSSettings_MUTUAL) {
@@ -249,7 +262,7 @@ func (c *policyConverter) policy(p *networking.TrafficPolicy, path string) *poli
 	if p == nil {
 		return nil
 	}
-	out := &policy{top: c.layer(layer{pool: p.ConnectionPool, lb: p.LoadBalancer, tls: p.Tls, out: p.OutlierDetection, budget: c.retryBudget(p.RetryBudget, path+".retryBudget")}, path)}
+	out := &policy{top: c.layer(layer{pool: p.ConnectionPool, lb: p.LoadBalancer, tls: p.Tls, out: p.OutlierDetection, budget: c.retryBudget(p.RetryBudget, path+".retryBudget"), intro: p.ProxyProtocol}, path)}
 	for i, s := range p.PortLevelSettings {
 		at := item(path+".portLevelSettings", i)
 		n := s.GetPort().GetNumber()

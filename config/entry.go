@@ -155,8 +155,12 @@ const (
 	AnnotationSidecar = "seine.dev/sidecar"  // "true": a proxy that speaks mutual TLS stands before it
 	AnnotationHealthy = "seine.dev/healthy"  // "false": not to be picked
 	AnnotationGateway = "seine.dev/gateway"  // "true": it is a gateway
-	labelTLSMode      = "security.istio.io/tlsMode"
-	labelIstioName    = "service.istio.io/workload-name"
+	// Ports on which connections begin with a PROXY header, "8080,8443", and the
+	// networks from which they do, "10.0.0.0/8,192.0.2.1"; none: from everywhere.
+	AnnotationProxyProtocol     = "seine.dev/proxy-protocol"
+	AnnotationProxyProtocolFrom = "seine.dev/proxy-protocol-from"
+	labelTLSMode                = "security.istio.io/tlsMode"
+	labelIstioName              = "service.istio.io/workload-name"
 )
 
 var workloadEntryFields = fields("address", "ports.**", "labels.**", "locality", "weight", "serviceAccount")
@@ -193,6 +197,12 @@ func (b *builder) workloadEntry(o *object) {
 			return
 		}
 	}
+	intro, err := introduced(o.annotations)
+	if err != nil {
+		b.refuse(o, codeInvalid, "metadata.annotations", "%v", err)
+		return
+	}
+	w.Introduced = intro
 	a, err := netip.ParseAddr(spec.Address)
 	switch {
 	case err == nil:
@@ -276,4 +286,13 @@ func (b *builder) podTemplate(o *object) {
 			ServiceAccount: firstOf(text(child(spec, "serviceAccountName")), text(child(spec, "serviceAccount")), "default"),
 		})
 	}
+}
+
+// introduced reads a workload's annotations about the PROXY protocol.
+func introduced(annotations map[string]string) (*mesh.Introduced, error) {
+	i, err := mesh.ParseIntroduced(annotations[AnnotationProxyProtocol], annotations[AnnotationProxyProtocolFrom])
+	if err != nil {
+		return nil, fmt.Errorf("%s, %s: %w", AnnotationProxyProtocol, AnnotationProxyProtocolFrom, err)
+	}
+	return i, nil
 }

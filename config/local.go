@@ -58,6 +58,9 @@ func (b *builder) local(o *object) {
 		Ref: o.ref, Labels: o.labels, Annotations: o.annotations, Command: spec.Command, Replicas: 1,
 		ServiceAccount: firstOf(spec.ServiceAccount, "default"), Env: map[string]string{}, WorkingDir: spec.WorkingDir,
 	}
+	if _, err := introduced(o.annotations); err != nil {
+		d.fail(codeInvalid, "metadata.annotations", nil, "%v", err)
+	}
 	if len(spec.Command) == 0 || spec.Command[0] == "" {
 		d.fail(codeInvalid, "spec.command", nil, `a Workload must say what to run, such as command: ["./server", "--port=8080"]`)
 	}

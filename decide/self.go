@@ -27,6 +27,23 @@ type InboundPort struct {
 	Declared bool                 // a service or a policy names it
 
 	verdicts [arrivals]Verdict
+	from     []netip.Prefix // of PROXY headers
+}
+
+// Introduced reports whether a connection from a begins with a PROXY header,
+// unless it is the mesh's own mutual TLS. Such a header is believed: it is for
+// load balancers, and never the default.
+func (p *InboundPort) Introduced(a netip.Addr) bool {
+	if !p.Proto.ProxyProtocol {
+		return false
+	}
+	a = a.Unmap()
+	for _, n := range p.from {
+		if n.Contains(a) {
+			return true
+		}
+	}
+	return len(p.from) == 0
 }
 
 // CompileSelf checks and compiles a Self.
@@ -57,7 +74,15 @@ func CompileSelf(s *seinev1.Self) (*Self, error) {
 		if p.Port == 0 || p.Port > 65535 || c.ports[uint16(p.Port)] != nil {
 			return nil, invalid("inbound port %d is out of range or twice there", p.Port)
 		}
-		c.ports[uint16(p.Port)] = newInbound(p, true)
+		in := newInbound(p, true)
+		for _, cidr := range p.ProxyProtocolFrom {
+			n, err := netip.ParsePrefix(cidr)
+			if err != nil {
+				return nil, invalid("proxy_protocol_from of port %d: %v", p.Port, err)
+			}
+			in.from = append(in.from, n.Masked())
+		}
+		c.ports[uint16(p.Port)] = in
 	}
 	c.other = newInbound(&seinev1.InboundPort{Mtls: s.DefaultMtls, MtlsSource: s.DefaultMtlsSource}, false)
 	return c, nil

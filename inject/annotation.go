@@ -16,6 +16,7 @@ import (
 
 	"github.com/seinemesh/seine/capture"
 	"github.com/seinemesh/seine/config"
+	"github.com/seinemesh/seine/mesh"
 )
 
 // settings are the values with what a pod's annotations change.
@@ -60,6 +61,9 @@ func annotated(annotations map[string]string, v *Values) (*settings, error) {
 			s.warnings = append(s.warnings, "annotation "+k+" is not implemented and changes nothing")
 		}
 	}
+	if _, err := mesh.ParseIntroduced(annotations[annotationProxyProtocol], annotations[annotationProxyProtocolFrom]); err != nil {
+		return nil, fmt.Errorf("annotations %s, %s: %w", annotationProxyProtocol, annotationProxyProtocolFrom, err)
+	}
 	if s.StatusPort == 15001 || s.StatusPort == 15006 || s.StatusPort == readinessPort || s.StatusPort == metricsPort {
 		return nil, fmt.Errorf("annotation status.sidecar.istio.io/port: %d is another port of the sidecar", s.StatusPort)
 	}
@@ -87,7 +91,11 @@ func annotated(annotations map[string]string, v *Values) (*settings, error) {
 	return s, nil
 }
 
-const proxyConfigKey = config.AnnotationProxyConfig
+const (
+	proxyConfigKey              = config.AnnotationProxyConfig
+	annotationProxyProtocol     = "seine.dev/proxy-protocol"
+	annotationProxyProtocolFrom = "seine.dev/proxy-protocol-from"
+)
 
 // ours reports whether an annotation is meant for a mesh.
 func ours(key string) bool {
@@ -129,6 +137,8 @@ var readers = map[string]reader{
 	"readiness.status.sidecar.istio.io/failureThreshold":    number(1, 1000, func(s *settings) *int32 { return &s.probe.threshold }),
 	"sidecar.istio.io/logLevel":                             func(s *settings, v string) (err error) { s.LogLevel, err = logLevel(v); return err },
 	"sidecar.istio.io/agentLogLevel":                        func(s *settings, v string) (err error) { s.LogLevel, err = logLevel(v); return err },
+	annotationProxyProtocol:                                 nil, // read below, and by seined
+	annotationProxyProtocolFrom:                             nil,
 	proxyConfigKey:                                          (*settings).proxyConfig,
 	AnnotationProxyImage:                                    text(func(s *settings) *string { return &s.Image }),
 	"sidecar.istio.io/proxyImage": func(s *settings, _ string) error {

@@ -21,6 +21,7 @@ type entry struct {
 	Addr                     netip.Addr
 	Sidecar, Gateway         bool
 	Healthy                  bool
+	Annotations              map[string]string // as described; those that seined reads are passed on
 }
 
 // encode writes the entry as a WorkloadEntry.
@@ -31,6 +32,11 @@ func (e *entry) encode() ([]byte, error) {
 	}
 	labels[config.LabelWorkload] = e.App
 	annotations := map[string]string{}
+	for _, k := range []string{config.AnnotationProxyProtocol, config.AnnotationProxyProtocolFrom} {
+		if v, ok := e.Annotations[k]; ok {
+			annotations[k] = v
+		}
+	}
 	if e.Sidecar {
 		annotations[config.AnnotationSidecar] = "true"
 	}

@@ -61,7 +61,8 @@ func (r *runner) describe(l *config.Local, instance string) *member {
 		entry: entry{
 			Namespace: l.Namespace, Instance: instance, App: l.Name, ServiceAccount: l.ServiceAccount,
 			Labels: l.Labels, Ports: l.Ports,
-			Sidecar: l.Annotations[annotationInject] != "false" && l.Labels[annotationInject] != "false",
+			Annotations: l.Annotations,
+			Sidecar:     l.Annotations[annotationInject] != "false" && l.Labels[annotationInject] != "false",
 		},
 	}
 	m.dir = filepath.Join(r.RunDir, "workloads", l.Namespace+"."+instance)

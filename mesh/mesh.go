@@ -106,7 +106,8 @@ type Workload struct {
 	// there, so that they do not name it.
 	HostNetwork bool
 	// Tracing is what its annotations say of it; nil: nothing.
-	Tracing *ProxyTracing
+	Tracing    *ProxyTracing
+	Introduced *Introduced // nil: no port of it takes PROXY headers
 }
 
 // Namespaced is the key of a workload instance: NAMESPACE/INSTANCE.

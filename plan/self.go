@@ -50,6 +50,17 @@ func Self(s *mesh.Snapshot, w *mesh.Workload) *seinev1.Self {
 			}
 		}
 	}
+	if i := w.Introduced; i != nil {
+		for _, port := range i.Ports {
+			if ports[port] == nil {
+				ports[port] = &seinev1.InboundPort{Port: port}
+			}
+			ports[port].ProxyProtocol = true
+			for _, p := range i.From {
+				ports[port].ProxyProtocolFrom = append(ports[port].ProxyProtocolFrom, p.String())
+			}
+		}
+	}
 	for port, in := range ports {
 		in.Mtls, in.MtlsSource = Mtls(s, w, port)
 		out.Inbound = append(out.Inbound, in)

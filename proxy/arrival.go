@@ -22,14 +22,15 @@ import (
 type stage uint8
 
 const (
-	asking    stage = iota // the control plane's answer for the address
-	naming                 // the ClientHello, and the answer to the name in it
-	opening                // the first bytes: TLS or not, and whose
-	securing               // the TLS handshake
-	greeting               // the Peer message
-	detecting              // the first bytes of plaintext: HTTP or not
-	resolving              // the address of where an opaque connection goes
-	handed                 // to HTTP or a relay
+	asking     stage = iota // the control plane's answer for the address
+	naming                  // the ClientHello, and the answer to the name in it
+	announcing              // inbound: the PROXY header
+	opening                 // the first bytes: TLS or not, and whose
+	securing                // the TLS handshake
+	greeting                // the Peer message
+	detecting               // the first bytes of plaintext: HTTP or not
+	resolving               // the address of where an opaque connection goes
+	handed                  // to HTTP or a relay
 )
 
 // arrival is an accepted connection until it is known what it carries. It
@@ -56,6 +57,10 @@ type arrival struct {
 	timed bool   // grace was set
 	// silent: the time in which a head must come has passed without a byte.
 	silent bool
+	// unannounced: there was no PROXY header where one has to be, which the
+	// mesh's own mutual TLS alone may do.
+	unannounced bool
+	behind      bool // a load balancer, which said who the client is
 }
 
 // arrive takes an accepted descriptor over, on the loop that it belongs to now.
@@ -108,6 +113,13 @@ func (w *worker) arrive(fd int, door *door) {
 // enter begins an inbound connection to one of the workload's ports.
 func (a *arrival) enter(port uint16) {
 	a.in = a.w.inbound(port, a.dialled)
+	if a.stage = announcing; !a.in.port.Introduced(a.remote.Addr()) {
+		a.begin()
+	}
+}
+
+// begin waits for the first bytes of an inbound connection.
+func (a *arrival) begin() {
 	a.stage = opening
 	if a.in.port.Admit(decide.Plaintext).Action == decide.Forward {
 		a.w.loop.Arm(&a.grace, a.w.loop.Now()+int64(a.w.p.o.TLSWait))
@@ -127,6 +139,8 @@ func (a *arrival) ready() {
 			more = a.ask()
 		case naming:
 			more = a.named()
+		case announcing:
+			more = a.announced()
 		case opening:
 			more = a.openTLS()
 		case securing:
@@ -219,6 +233,11 @@ func meshHello(h *sniff.Hello) bool {
 func (a *arrival) plaintext(kind decide.Arrival) bool {
 	w := a.w
 	a.in.kind = kind
+	if a.unannounced && kind != decide.MeshTLS {
+		w.p.counters.badIntroductions.Inc()
+		a.refuse()
+		return false
+	}
 	switch v := a.in.port.Admit(kind); v.Action {
 	case decide.Terminate:
 		a.forgetProbe()
@@ -363,7 +382,7 @@ func plainProtocol(p seinev1.Protocol) seinev1.Protocol {
 func (a *arrival) serveHTTP() bool {
 	a.forgetProbe()
 	a.leave()
-	a.w.serveHTTP(a.socket, caller{door: a.door, dialled: a.dialled, remote: a.remote, in: a.in, sock: a.socket})
+	a.w.serveHTTP(a.socket, caller{door: a.door, dialled: a.dialled, remote: a.remote, in: a.in, sock: a.socket, behind: a.behind})
 	return false
 }
 

@@ -34,6 +34,7 @@ type caller struct {
 	remote  netip.AddrPort
 	in      *inbound // set if requests go to the local application
 	sock    *socket
+	behind  bool // remote is what a load balancer's PROXY header says
 
 	addressed addressed
 	// The answer for the host of the last request, valid for one table.

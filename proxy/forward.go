@@ -257,15 +257,18 @@ func (x *exchange) requestEdit() *http1.Edit {
 		e.Add = append(e.Add, message.Field{Name: bytesOf("x-request-id"), Value: id})
 		x.line.setID(w, id)
 	}
-	if x.caller.door.kind == doorPublished { // the mesh's edge: what it sees is what holds
-		e.Drop |= message.SetOf(message.XForwardedFor, message.XForwardedProto)
+	if x.caller.behind || x.caller.door.kind == doorPublished { // who the client is, is known here alone
+		e.Drop |= message.SetOf(message.XForwardedFor)
 		w.text3 = w.text3[:0]
 		if before := field(req, message.XForwardedFor); len(before) > 0 {
 			w.text3 = append(append(w.text3, before...), ", "...)
 		}
 		w.text3 = x.caller.remote.Addr().AppendTo(w.text3)
-		e.Add = append(e.Add, message.Field{Name: bytesOf("x-forwarded-for"), Value: w.text3},
-			message.Field{Name: bytesOf("x-forwarded-proto"), Value: bytesOf("http")})
+		e.Add = append(e.Add, message.Field{Name: bytesOf("x-forwarded-for"), Value: w.text3})
+	}
+	if x.caller.door.kind == doorPublished { // the mesh's edge: what it sees is what holds
+		e.Drop |= message.SetOf(message.XForwardedProto)
+		e.Add = append(e.Add, message.Field{Name: bytesOf("x-forwarded-proto"), Value: bytesOf("http")})
 	} else if _, ok := message.Get(req.Fields, message.XForwardedProto); !ok {
 		scheme := "http"
 		if session != nil {

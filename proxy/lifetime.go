@@ -44,6 +44,9 @@ func (u *upstream) idleTimer() {
 			}
 		}
 	}
+	if u.pool.key.intro.version != 0 && (idle < 0 || idle > int64(introIdle)) {
+		idle = int64(introIdle) // it is of use to one client's connection alone
+	}
 	if idle < 0 {
 		return
 	}

@@ -274,6 +274,11 @@ func (s *shadow) Resume() {
 	}
 	e := s.target.edge(w, c.Endpoints[i], i)
 	to := e.pool
+	if v := c.Policy.GetProxyProtocol(); v != 0 && !to.key.mutual { // a copy has no client of its own
+		k := to.key
+		k.intro = intro{version: v}
+		to = w.pool(k, e.alts)
+	}
 	if tr := c.Transport(e.ep); tr != decide.Plain && tr != decide.Mutual {
 		s.over(copyNowhere)
 		return
@@ -284,7 +289,7 @@ func (s *shadow) Resume() {
 			s.over(copyNowhere)
 			return
 		}
-		k := e.pool.key
+		k := to.key
 		k.addr = netip.AddrPortFrom(a.Unmap(), e.ep.Port)
 		to = w.pool(k, e.alts)
 	}

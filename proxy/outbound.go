@@ -230,7 +230,11 @@ func (x *exchange) original(authority []byte, port uint16) bool {
 		x.reply(503, telemetry.FlagLR, "the request would come back to this proxy")
 		return false
 	}
-	x.pool = x.w.pool(poolKey{addr: x.dialled, sh: x.sharing(), h2: x.wide()}, nil)
+	k := poolKey{addr: x.dialled, sh: x.sharing(), h2: x.wide()}
+	if x.target != nil && x.target.cluster.Policy.GetProxyProtocol() != 0 {
+		k.intro = x.caller.intro(x.target.cluster.Policy.ProxyProtocol)
+	}
+	x.pool = x.w.pool(k, nil)
 	return true
 }
 
@@ -435,7 +439,18 @@ func (a *arrival) opaque() (opaque, bool) {
 		}
 		e = t.edge(w, c.Endpoints[i], i)
 	}
-	to := e.pool
+	to, header := e.pool, intro{}
+	if v := c.Policy.GetProxyProtocol(); v != 0 {
+		header = intro{v, a.remote, a.dialled}
+		if !a.dialled.IsValid() {
+			header.destination = a.localAddr()
+		}
+		if to != nil {
+			k := to.key
+			k.intro = header
+			to = w.pool(k, e.alts)
+		}
+	}
 	switch tr := c.Transport(e.ep); {
 	case tr != decide.Plain && e.ep == nil, c.Policy.GetOriginate() == nil && (tr == decide.Simple || tr == decide.Custom):
 		return opaque{}, false
@@ -443,14 +458,14 @@ func (a *arrival) opaque() (opaque, bool) {
 		if !a.dialled.IsValid() || w.p.own(a.dialled) {
 			return opaque{}, false
 		}
-		to = w.pool(poolKey{addr: a.dialled, sh: t.sh}, nil)
+		to = w.pool(poolKey{addr: a.dialled, sh: t.sh, intro: header}, nil)
 	case e.ep.DNS != "":
 		addr, ok := w.resolved(e.ep.DNS)
 		a.resolving = !ok
 		if !ok || !addr.IsValid() {
 			return opaque{}, false
 		}
-		k := e.pool.key
+		k := to.key
 		k.addr = netip.AddrPortFrom(addr.Unmap(), e.ep.Port)
 		to = w.pool(k, e.alts)
 	}

@@ -185,6 +185,7 @@ type Proxy struct {
 type counters struct {
 	selfCalls, refusedPlaintext, failedHandshakes, badPreambles, unanswered, unroutedTCP *metrics.Counter
 	badRequests, badResponses, repeated, acceptFailures, overConnections, overParked     *metrics.Counter
+	badIntroductions                                                                     *metrics.Counter
 }
 
 // New returns a proxy that listens (its ports are open when New returns) and
@@ -200,6 +201,7 @@ func New(o Options, tables Tables) (*Proxy, error) {
 		selfCalls:        r.Counter("seine_proxy_self_calls_total", "Connections refused because their destination is this proxy."),
 		refusedPlaintext: r.Counter("seine_proxy_refused_plaintext_total", "Inbound connections refused by the port's mTLS policy."),
 		failedHandshakes: r.Counter("seine_proxy_failed_handshakes_total", "Inbound TLS handshakes that failed."),
+		badIntroductions: r.Counter("seine_proxy_bad_proxy_headers_total", "Inbound connections refused because their PROXY header was missing or malformed."),
 		badPreambles:     r.Counter("seine_proxy_bad_preambles_total", "Inbound connections with a malformed Peer message."),
 		unanswered:       r.Counter("seine_proxy_unanswered_total", "Connections refused because the control plane did not answer for their address."),
 		unroutedTCP:      r.Counter("seine_proxy_unrouted_tcp_total", "Opaque connections refused because nothing routes them."),

@@ -43,6 +43,7 @@ type poolKey struct {
 	h2       bool        // exchanges share the connections: trunks
 	carries  bool        // those of HTTP/1.1: see carrying
 	app      bool        // the workload's own application
+	intro    intro       // the PROXY header that it begins with; zero: none
 	sh       *shared     // the cluster, if a DestinationRule bounds or watches it
 }
 
@@ -192,6 +193,12 @@ func (t *target) requests(w *worker, e *edge, grpc bool) *metrics.Requests {
 
 // to is the pool of connections to the edge's endpoint that x goes over.
 func (t *target) to(w *worker, e *edge, x *exchange) *pool {
+	if v := t.cluster.Policy.GetProxyProtocol(); v != 0 && e.pool != nil && !e.pool.key.mutual {
+		k := e.pool.key
+		k.h2 = !x.connects && t.cluster.HTTP2(x.call())
+		k.intro = x.caller.intro(v)
+		return w.pool(k, e.alts)
+	}
 	if e.pool == nil || x.connects {
 		return e.pool
 	}
@@ -298,6 +305,7 @@ type upstream struct {
 	up         bool // ready to carry requests
 	http       bool // else opaque
 	greet      bool // the preamble has yet to be sent
+	introduced bool // the PROXY header was sent within mutual TLS
 	served     int  // requests that were answered on it: it is a reused one if any
 	born       int64
 	local      netip.AddrPort
@@ -377,6 +385,12 @@ func (u *upstream) ready() {
 		if u.w.ring != nil {
 			u.local = loop.LocalAddr(u.fd)
 		}
+		if i := &u.pool.key.intro; i.version != 0 && !u.pool.key.mutual {
+			if u.send(i.append(nil), nil); u.blocked() || u.lost != nil { // no socket is full at its beginning
+				u.gaveUp(fmt.Errorf("PROXY header to %v: %w", u.pool.key.addr, errReset))
+				return
+			}
+		}
 		if o := &u.pool.key.origin; o.Begin {
 			var alpn []string
 			if u.pool.key.h2 {
@@ -438,11 +452,21 @@ func (u *upstream) ready() {
 // greeting is what must precede the first bytes of the connection, nil if
 // nothing must.
 func (u *upstream) greeting() []byte {
-	if !u.greet {
+	i := &u.pool.key.intro
+	within := i.version != 0 && u.pool.key.mutual && !u.introduced
+	if !u.greet && !within {
 		return nil
 	}
-	u.greet = false
-	return u.w.preamble()
+	var out []byte
+	if u.greet {
+		u.greet = false
+		out = u.w.preamble()
+	}
+	if within {
+		u.introduced = true
+		out = i.append(out[:len(out):len(out)])
+	}
+	return out
 }
 
 // preamble is this workload's Peer message with its length in front.

@@ -39,7 +39,9 @@ func trimPod(p *corev1.Pod) *corev1.Pod {
 		},
 		Status: corev1.PodStatus{Phase: p.Status.Phase, PodIP: p.Status.PodIP, PodIPs: p.Status.PodIPs},
 	}
-	for _, key := range []string{config.AnnotationGateway, config.AnnotationHealthy, config.LabelWorkload} {
+	for _, key := range []string{
+		config.AnnotationGateway, config.AnnotationHealthy, config.LabelWorkload, config.AnnotationProxyProtocol, config.AnnotationProxyProtocolFrom,
+	} {
 		if v, ok := p.Annotations[key]; ok {
 			if out.Annotations == nil {
 				out.Annotations = map[string]string{}
@@ -84,6 +86,9 @@ func workload(p *corev1.Pod, like *mesh.Workload) *mesh.Workload {
 		Ports: namedPorts(p), Sidecar: sidecar(p), Gateway: p.Annotations[config.AnnotationGateway] == "true",
 		Unhealthy: !ready(p), Unheard: unheard(p), Node: p.Spec.NodeName, HostNetwork: p.Spec.HostNetwork,
 	}
+	// What cannot be read was refused by the injector, which says so: no header is
+	// believed then.
+	w.Introduced, _ = mesh.ParseIntroduced(p.Annotations[config.AnnotationProxyProtocol], p.Annotations[config.AnnotationProxyProtocolFrom])
 	if w.ServiceAccount == "" {
 		w.ServiceAccount = "default"
 	}

@@ -1364,8 +1364,12 @@ type InboundPort struct {
 	ServiceName      string                 `protobuf:"bytes,6,opt,name=service_name,json=serviceName,proto3" json:"service_name,omitempty"`
 	ServiceNamespace string                 `protobuf:"bytes,7,opt,name=service_namespace,json=serviceNamespace,proto3" json:"service_namespace,omitempty"`
 	ServicePort      uint32                 `protobuf:"varint,8,opt,name=service_port,json=servicePort,proto3" json:"service_port,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// Connections that are not the mesh's mutual TLS begin with a PROXY header:
+	// from these networks, or (none are named) from everywhere.
+	ProxyProtocol     bool     `protobuf:"varint,20,opt,name=proxy_protocol,json=proxyProtocol,proto3" json:"proxy_protocol,omitempty"`
+	ProxyProtocolFrom []string `protobuf:"bytes,21,rep,name=proxy_protocol_from,json=proxyProtocolFrom,proto3" json:"proxy_protocol_from,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *InboundPort) Reset() {
@@ -1452,6 +1456,20 @@ func (x *InboundPort) GetServicePort() uint32 {
 		return x.ServicePort
 	}
 	return 0
+}
+
+func (x *InboundPort) GetProxyProtocol() bool {
+	if x != nil {
+		return x.ProxyProtocol
+	}
+	return false
+}
+
+func (x *InboundPort) GetProxyProtocolFrom() []string {
+	if x != nil {
+		return x.ProxyProtocolFrom
+	}
+	return nil
 }
 
 type AccessLog struct {
@@ -3306,6 +3324,7 @@ type TrafficPolicy struct {
 	Warmup               *Warmup                 `protobuf:"bytes,21,opt,name=warmup,proto3" json:"warmup,omitempty"` // with DEFAULT, ROUND_ROBIN and LEAST_REQUEST
 	Locality             *Locality               `protobuf:"bytes,22,opt,name=locality,proto3" json:"locality,omitempty"`
 	Originate            *OriginateTls           `protobuf:"bytes,50,opt,name=originate,proto3" json:"originate,omitempty"`                                                         // with SIMPLE and MUTUAL
+	ProxyProtocol        uint32                  `protobuf:"varint,51,opt,name=proxy_protocol,json=proxyProtocol,proto3" json:"proxy_protocol,omitempty"`                           // version of the PROXY header that connections begin with; 0: none
 	RetryBudget          *RetryBudget            `protobuf:"bytes,40,opt,name=retry_budget,json=retryBudget,proto3" json:"retry_budget,omitempty"`                                  // absent: a fifth of the requests and ten a second
 	H2Upgrade            TrafficPolicy_H2Upgrade `protobuf:"varint,60,opt,name=h2_upgrade,json=h2Upgrade,proto3,enum=seine.v1.TrafficPolicy_H2Upgrade" json:"h2_upgrade,omitempty"` // connectionPool.http.h2UpgradePolicy
 	UseClientProtocol    bool                    `protobuf:"varint,61,opt,name=use_client_protocol,json=useClientProtocol,proto3" json:"use_client_protocol,omitempty"`             // connectionPool.http.useClientProtocol: as the client speaks
@@ -3419,6 +3438,13 @@ func (x *TrafficPolicy) GetOriginate() *OriginateTls {
 		return x.Originate
 	}
 	return nil
+}
+
+func (x *TrafficPolicy) GetProxyProtocol() uint32 {
+	if x != nil {
+		return x.ProxyProtocol
+	}
+	return 0
 }
 
 func (x *TrafficPolicy) GetRetryBudget() *RetryBudget {
@@ -4633,7 +4659,7 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\x06client\x18\t \x01(\bH\x00R\x06client\x12\x19\n" +
 	"\bmax_keys\x18\n" +
 	" \x01(\rR\amaxKeysB\x05\n" +
-	"\x03key\"\xb6\x02\n" +
+	"\x03key\"\x8d\x03\n" +
 	"\vInboundPort\x12\x12\n" +
 	"\x04port\x18\x01 \x01(\rR\x04port\x12.\n" +
 	"\bprotocol\x18\x02 \x01(\x0e2\x12.seine.v1.ProtocolR\bprotocol\x12&\n" +
@@ -4643,7 +4669,9 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\aservice\x18\x05 \x01(\tR\aservice\x12!\n" +
 	"\fservice_name\x18\x06 \x01(\tR\vserviceName\x12+\n" +
 	"\x11service_namespace\x18\a \x01(\tR\x10serviceNamespace\x12!\n" +
-	"\fservice_port\x18\b \x01(\rR\vservicePort\"g\n" +
+	"\fservice_port\x18\b \x01(\rR\vservicePort\x12%\n" +
+	"\x0eproxy_protocol\x18\x14 \x01(\bR\rproxyProtocol\x12.\n" +
+	"\x13proxy_protocol_from\x18\x15 \x03(\tR\x11proxyProtocolFrom\"g\n" +
 	"\tAccessLog\x122\n" +
 	"\x06format\x18\x01 \x01(\x0e2\x1a.seine.v1.AccessLog.FormatR\x06format\"&\n" +
 	"\x06Format\x12\b\n" +
@@ -4840,7 +4868,7 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\x06policy\x18\x03 \x01(\v2\x17.seine.v1.TrafficPolicyR\x06policy\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe4\a\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8b\b\n" +
 	"\rTrafficPolicy\x12<\n" +
 	"\bbalancer\x18\x01 \x01(\x0e2 .seine.v1.TrafficPolicy.BalancerR\bbalancer\x12-\n" +
 	"\x03tls\x18\x02 \x01(\x0e2\x1b.seine.v1.TrafficPolicy.TlsR\x03tls\x12\x10\n" +
@@ -4853,7 +4881,8 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\x04hash\x18\x14 \x01(\v2\x18.seine.v1.ConsistentHashR\x04hash\x12(\n" +
 	"\x06warmup\x18\x15 \x01(\v2\x10.seine.v1.WarmupR\x06warmup\x12.\n" +
 	"\blocality\x18\x16 \x01(\v2\x12.seine.v1.LocalityR\blocality\x124\n" +
-	"\toriginate\x182 \x01(\v2\x16.seine.v1.OriginateTlsR\toriginate\x128\n" +
+	"\toriginate\x182 \x01(\v2\x16.seine.v1.OriginateTlsR\toriginate\x12%\n" +
+	"\x0eproxy_protocol\x183 \x01(\rR\rproxyProtocol\x128\n" +
 	"\fretry_budget\x18( \x01(\v2\x15.seine.v1.RetryBudgetR\vretryBudget\x12@\n" +
 	"\n" +
 	"h2_upgrade\x18< \x01(\x0e2!.seine.v1.TrafficPolicy.H2UpgradeR\th2Upgrade\x12.\n" +
