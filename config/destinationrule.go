@@ -13,7 +13,9 @@ import (
 
 func policyFields(prefix string) []string {
 	var out []string
-	for _, p := range append(append([]string{"tls.mode", "tls.sni", "tls.subjectAltNames"}, balancerFields...), resilienceFields...) {
+	for _, p := range append(append([]string{
+		"tls.mode", "tls.sni", "tls.subjectAltNames", "tls.caCertificates", "tls.clientCertificate", "tls.privateKey", "tls.insecureSkipVerify", "tls.credentialName",
+	}, balancerFields...), resilienceFields...) {
 		out = append(out, prefix+"."+p, prefix+".portLevelSettings."+p)
 	}
 	return append(out, prefix+".proxyProtocol.version", prefix+".portLevelSettings.port.number", prefix+".retryBudget.percent", prefix+".retryBudget.minRetryConcurrency")
@@ -211,12 +213,7 @@ func (l layer) proto() *seinev1.TrafficPolicy {
 	}
 	if l.tls != nil {
 		out.Sni, out.SubjectAltNames = l.tls.Sni, l.tls.SubjectAltNames
-		if m := l.tls.Mode; l.tls.CredentialName == "" && (m == networking.ClientTLSSettings_SIMPLE || m == networking.ClientTLSSettings_MUTUAL) {
-			out.Originate = &seinev1.OriginateTls{CaCertificates: l.tls.CaCertificates, InsecureSkipVerify: l.tls.GetInsecureSkipVerify().GetValue()}
-			if m == networking.ClientTLSSettings_MUTUAL {
-				out.Originate.ClientCertificate, out.Originate.PrivateKey = l.tls.ClientCertificate, l.tls.PrivateKey
-			}
-		}
+		out.Originate = originateProto(l.tls)
 		out.Tls = map[networking.ClientTLSSettings_TLSmode]seinev1.TrafficPolicy_Tls{
 			networking.ClientTLSSettings_DISABLE:      seinev1.TrafficPolicy_TLS_DISABLE,
 			networking.ClientTLSSettings_SIMPLE:       seinev1.TrafficPolicy_SIMPLE,
@@ -242,10 +239,7 @@ func (c *policyConverter) layer(l layer, path string) layer {
 	if tls != nil {
 		switch tls.Mode {
 		case networking.ClientTLSSettings_SIMPLE, networking.ClientTLSSettings_MUTUAL:
-			if tls.CredentialName != "" {
-				c.unsupported = append(c.unsupported, path+".tls.credentialName")
-				c.b.note(c.o, codeUnsupported, Warning, path+".tls.credentialName", "is not implemented in this version: connections are refused; mount the Secret into the sidecar and name its files (caCertificates, clientCertificate, privateKey)")
-			}
+			c.credential(tls, path+".tls")
 			if tls.Mode == networking.ClientTLSSettings_MUTUAL && tls.CredentialName == "" && (tls.ClientCertificate == "" || tls.PrivateKey == "") {
 				c.d.fail(codeInvalid, path+".tls", nil, "MUTUAL needs clientCertificate and privateKey, or credentialName")
 			}

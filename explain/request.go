@@ -547,10 +547,8 @@ func (e *explanation) endpoints(c *decide.Cluster, list []*decide.Endpoint, d *d
 			}
 			switch o := c.Policy.GetOriginate(); {
 			case o == nil:
-				told = "TLS that the sidecar begins with a Secret's certificates, which is not implemented: refused"
-				if !slices.ContainsFunc(e.a.Unsupported, func(p string) bool { return strings.HasSuffix(p, "tls.credentialName") }) {
-					e.unsupported("spec.trafficPolicy.tls.credentialName", "Certificates of a Secret are not implemented in this version.")
-				}
+				told = "TLS that the sidecar does not begin: a credentialName is for callers of the DestinationRule's own namespace alone, and caCrl is not implemented: refused"
+				refused++
 			case sni == "" && !o.GetInsecureSkipVerify():
 				told = "TLS that the sidecar begins, but no name is known to verify the server by: the connection fails (set sni)"
 				refused++
@@ -558,6 +556,9 @@ func (e *explanation) endpoints(c *decide.Cluster, list []*decide.Endpoint, d *d
 				told += "; the server is not verified (insecureSkipVerify)"
 			default:
 				told += "; the server must prove to be " + strings.Join(alts, " or ")
+			}
+			if name := c.Policy.GetOriginate().GetCredential(); name != "" {
+				told += fmt.Sprintf("; by the Secret %s, which the pod must let its sidecar have (annotation seine.dev/credentials)", name)
 			}
 		}
 		if w := e.s.Workload(ep.Proto.Workload.GetNamespace() + "/" + ep.Proto.Workload.GetName()); w != nil && w.Sidecar {

@@ -53,10 +53,10 @@ spec:
   host: billing
   trafficPolicy:
     portLevelSettings:
-    - {port: {number: 5432}, tls: {mode: SIMPLE, credentialName: x}}
+    - {port: {number: 5432}, tls: {mode: SIMPLE, caCrl: /x}}
   subsets:
   - {name: v1, labels: {version: v1}}
-  - {name: v2, labels: {version: v2}, trafficPolicy: {tls: {mode: SIMPLE, credentialName: x}}}
+  - {name: v2, labels: {version: v2}, trafficPolicy: {tls: {mode: SIMPLE, caCrl: /x}}}
 `
 
 // A field that is not implemented concerns the calls that it is written for,

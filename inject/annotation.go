@@ -95,6 +95,7 @@ const (
 	proxyConfigKey              = config.AnnotationProxyConfig
 	annotationProxyProtocol     = "seine.dev/proxy-protocol"
 	annotationProxyProtocolFrom = "seine.dev/proxy-protocol-from"
+	annotationCredentials       = "seine.dev/credentials"
 )
 
 // ours reports whether an annotation is meant for a mesh.
@@ -139,6 +140,7 @@ var readers = map[string]reader{
 	"sidecar.istio.io/agentLogLevel":                        func(s *settings, v string) (err error) { s.LogLevel, err = logLevel(v); return err },
 	annotationProxyProtocol:                                 nil, // read below, and by seined
 	annotationProxyProtocolFrom:                             nil,
+	annotationCredentials:                                   (*settings).credentials,
 	proxyConfigKey:                                          (*settings).proxyConfig,
 	AnnotationProxyImage:                                    text(func(s *settings) *string { return &s.Image }),
 	"sidecar.istio.io/proxyImage": func(s *settings, _ string) error {

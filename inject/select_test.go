@@ -83,6 +83,8 @@ func TestAnnotationsRefused(t *testing.T) {
 		"sidecar.istio.io/logLevel":                        "loud",
 		"proxy.istio.io/config":                            "concurrency: many",
 		"sidecar.istio.io/userVolume":                      "[]",
+		"seine.dev/credentials":                            "../x",
+		"seine.dev/proxy-protocol":                         "http",
 	} {
 		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{key: value}}}
 		domain, _, _ := strings.Cut(key, "/")
@@ -156,4 +158,22 @@ func FuzzManifest(f *testing.F) {
 			t.Fatalf("cannot read its own output: %v\n%s", err, once.String())
 		}
 	})
+}
+
+// TestCredentials holds that the sidecar alone gets the Secrets that the pod lets
+// it have.
+func TestCredentials(t *testing.T) {
+	s, err := annotated(map[string]string{"seine.dev/credentials": "a, b.c,a"}, values())
+	if err != nil || len(s.volumes) != 2 || len(s.mounts) != 2 {
+		t.Fatal(err, s)
+	}
+	for i, name := range []string{"a", "b.c"} {
+		v, m := s.volumes[i], s.mounts[i]
+		if v.Secret == nil || v.Secret.SecretName != name || !*v.Secret.Optional || m.Name != v.Name || !m.ReadOnly || m.MountPath != "/etc/seine/credentials/"+name {
+			t.Errorf("%v at %v", v, m)
+		}
+	}
+	if _, err := annotated(map[string]string{"seine.dev/credentials": "a,"}, values()); err == nil {
+		t.Error("an empty name was taken")
+	}
 }

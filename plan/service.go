@@ -42,11 +42,14 @@ func Service(s *mesh.Snapshot, w *mesh.Workload, key string) *seinev1.Service {
 			out.Unsupported = append(out.Unsupported, u.Path)
 		}
 	}
-	out.Policy = forCaller(s, w, withDefaults(s, policyOn(p.Number, dr.Policy, dr.PortPolicies)))
+	own := func(p *seinev1.TrafficPolicy) *seinev1.TrafficPolicy {
+		return withDefaults(s, ownCredential(p, dr.Namespace == w.Namespace))
+	}
+	out.Policy = forCaller(s, w, own(policyOn(p.Number, dr.Policy, dr.PortPolicies)))
 	for i := range dr.Subsets {
 		sub := &dr.Subsets[i]
 		out.Subsets = append(out.Subsets, &seinev1.Subset{
-			Name: sub.Name, Labels: sub.Labels, Policy: forCaller(s, w, withDefaults(s, policyOn(p.Number, sub.Policy, sub.PortPolicies))),
+			Name: sub.Name, Labels: sub.Labels, Policy: forCaller(s, w, own(policyOn(p.Number, sub.Policy, sub.PortPolicies))),
 		})
 	}
 	return out
@@ -84,6 +87,18 @@ func withDefaults(s *mesh.Snapshot, p *seinev1.TrafficPolicy) *seinev1.TrafficPo
 		own := out.Pool.Keepalive
 		out.Pool.Keepalive = &seinev1.ConnectionPool_Keepalive{Probes: cmp.Or(own.GetProbes(), k.Probes), Time: cmp.Or(own.GetTime(), k.Time), Interval: cmp.Or(own.GetInterval(), k.Interval)}
 	}
+	return out
+}
+
+// ownCredential takes the way to begin TLS from a policy whose Secret would be
+// the caller's, if another namespace wrote it: nobody may have the caller's
+// sidecar show a certificate to whom he likes. Connections are refused then.
+func ownCredential(p *seinev1.TrafficPolicy, own bool) *seinev1.TrafficPolicy {
+	if own || p.GetOriginate().GetCredential() == "" {
+		return p
+	}
+	out := proto.Clone(p).(*seinev1.TrafficPolicy)
+	out.Originate = nil
 	return out
 }
 

@@ -308,3 +308,25 @@ func TestMeshDefaults(t *testing.T) {
 		t.Error("the Snapshot's policy was written to")
 	}
 }
+
+// TestCredentialOfAnother holds that no other namespace's rule makes a sidecar
+// show its Secret.
+func TestCredentialOfAnother(t *testing.T) {
+	for namespace, want := range map[string]bool{"default": true, "other": false} {
+		policy := &seinev1.TrafficPolicy{Tls: seinev1.TrafficPolicy_MUTUAL, Originate: &seinev1.OriginateTls{Credential: "x", PrivateKey: "/etc/seine/credentials/x/tls.key"}}
+		parts := fixture()
+		parts.Services = append(parts.Services, &mesh.Service{Ref: ref("ServiceEntry", "other", "db"), Host: "db.example.com", External: true, Ports: []mesh.Port{port("tcp", 5432, 0, tcp)}})
+		parts.DestinationRules = []*mesh.DestinationRule{{
+			Ref: ref("DestinationRule", namespace, "r"), Host: "db.example.com", Policy: policy,
+			Subsets: []mesh.Subset{{Name: "s", Policy: policy}},
+		}}
+		s := snapshot(parts)
+		got := Service(s, caller(s), "db.example.com/5432")
+		if got.Source == nil || got.Policy.Tls != seinev1.TrafficPolicy_MUTUAL {
+			t.Fatalf("%s: %v", namespace, got)
+		}
+		if (got.Policy.Originate != nil) != want || (got.Subsets[0].Policy.Originate != nil) != want || policy.Originate == nil {
+			t.Errorf("%s: %v", namespace, got)
+		}
+	}
+}

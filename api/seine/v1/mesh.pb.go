@@ -3483,6 +3483,7 @@ type OriginateTls struct {
 	ClientCertificate  string                 `protobuf:"bytes,2,opt,name=client_certificate,json=clientCertificate,proto3" json:"client_certificate,omitempty"` // of MUTUAL
 	PrivateKey         string                 `protobuf:"bytes,3,opt,name=private_key,json=privateKey,proto3" json:"private_key,omitempty"`
 	InsecureSkipVerify bool                   `protobuf:"varint,4,opt,name=insecure_skip_verify,json=insecureSkipVerify,proto3" json:"insecure_skip_verify,omitempty"`
+	Credential         string                 `protobuf:"bytes,5,opt,name=credential,proto3" json:"credential,omitempty"` // the Secret whose files the others are; empty: none
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
 }
@@ -3543,6 +3544,13 @@ func (x *OriginateTls) GetInsecureSkipVerify() bool {
 		return x.InsecureSkipVerify
 	}
 	return false
+}
+
+func (x *OriginateTls) GetCredential() string {
+	if x != nil {
+		return x.Credential
+	}
+	return ""
 }
 
 // RetryBudget bounds the retries that are under way at once by the requests
@@ -4908,13 +4916,16 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"H2_DEFAULT\x10\x00\x12\x0e\n" +
 	"\n" +
 	"H2_UPGRADE\x10\x01\x12\r\n" +
-	"\tH2_DO_NOT\x10\x02\"\xb9\x01\n" +
+	"\tH2_DO_NOT\x10\x02\"\xd9\x01\n" +
 	"\fOriginateTls\x12'\n" +
 	"\x0fca_certificates\x18\x01 \x01(\tR\x0ecaCertificates\x12-\n" +
 	"\x12client_certificate\x18\x02 \x01(\tR\x11clientCertificate\x12\x1f\n" +
 	"\vprivate_key\x18\x03 \x01(\tR\n" +
 	"privateKey\x120\n" +
-	"\x14insecure_skip_verify\x18\x04 \x01(\bR\x12insecureSkipVerify\"P\n" +
+	"\x14insecure_skip_verify\x18\x04 \x01(\bR\x12insecureSkipVerify\x12\x1e\n" +
+	"\n" +
+	"credential\x18\x05 \x01(\tR\n" +
+	"credential\"P\n" +
 	"\vRetryBudget\x12\x18\n" +
 	"\apercent\x18\x01 \x01(\x01R\apercent\x12'\n" +
 	"\x0fmin_concurrency\x18\x02 \x01(\rR\x0eminConcurrency\"\xf1\x02\n" +
