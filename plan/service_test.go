@@ -288,7 +288,9 @@ func TestForCaller(t *testing.T) {
 func TestMeshDefaults(t *testing.T) {
 	parts := fixture()
 	second, minute := durationpb.New(time.Second), durationpb.New(time.Minute)
-	alive := func(k *seinev1.ConnectionPool_Keepalive) *seinev1.ConnectionPool { return &seinev1.ConnectionPool{Keepalive: k} }
+	alive := func(k *seinev1.ConnectionPool_Keepalive) *seinev1.ConnectionPool {
+		return &seinev1.ConnectionPool{Keepalive: k}
+	}
 	parts.Upstream = &seinev1.TrafficPolicy{ConnectTimeout: second, H2Upgrade: seinev1.TrafficPolicy_H2_UPGRADE, Pool: alive(&seinev1.ConnectionPool_Keepalive{Probes: 3, Time: minute})}
 	own := &seinev1.TrafficPolicy{ConnectTimeout: minute, H2Upgrade: seinev1.TrafficPolicy_H2_DO_NOT, Pool: alive(&seinev1.ConnectionPool_Keepalive{Time: second})}
 	parts.DestinationRules = []*mesh.DestinationRule{{
