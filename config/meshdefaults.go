@@ -47,4 +47,3 @@ func visible(written, byDefault []string) []string {
 	}
 	return written
 }
-
