@@ -45,7 +45,7 @@ conformance: ## the Gateway API's conformance suite for meshes, on a cluster mad
 	./test/conformance/run.sh
 
 ui: ## the dashboard into ui/dist, from ui/src (needs Node)
-	cd ui && npm install --no-save --no-progress && npm run --silent build
+	cd ui && npm ci --no-progress && npm run --silent build
 
 IMAGES ?=
 images: ## container images into bin/images; IMAGES='--repository registry.example.com/mesh --tag 1 --push'

@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-npm install --no-save --no-progress
+npm ci --no-progress
 npm run --silent check
 npm run --silent lint
 npm run --silent test
