@@ -64,6 +64,7 @@ func (b *builder) meshTracing(d *decoder, mc *meshv1.MeshConfig) {
 			d.fail(codeTraceProvider, path+".name", nil, "a provider must have a name")
 		case t.Providers[p.Name] != nil:
 			d.fail(codeTraceProvider, path+".name", nil, "the provider %q is written twice", clip(p.Name))
+		//lint:ignore SA1019 it is refused by name
 		case p.GetOpencensus() != nil:
 			d.fail(codeTraceProvider, path+".opencensus", nil, "%s", openCensus)
 		case p.GetOpentelemetry() != nil:

@@ -77,10 +77,10 @@ func tempers() []temper {
 	return []temper{
 		{"whole", whole, "200", false, 0},
 		{"early", func(w http.ResponseWriter, r *http.Request) { w.Header().Set("X-Method", r.Method) }, "200", true, 0},
-		{"refusing", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", 503) }, "503", true, 0},
+		{"refusing", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusServiceUnavailable) }, "503", true, 0},
 		{"every other one fails", func(w http.ResponseWriter, r *http.Request) {
 			if calls.Add(1)%2 == 0 {
-				http.Error(w, "no", 500)
+				http.Error(w, "no", http.StatusInternalServerError)
 				return
 			}
 			whole(w, r)
