@@ -19,6 +19,7 @@ import (
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -156,15 +157,36 @@ func waitsSayWhy(t *testing.T, c *kubetest.Cluster) {
 	if l := lines["seined"]; l.Status != "failed" || !strings.Contains(l.Detail, "cannot be pulled") || !strings.Contains(l.Mend, "image.registry") {
 		t.Errorf("seined: %+v", l)
 	}
-	for _, refusal := range []struct{ manifest, says, level string }{
-		{awayWebhook, "that webhook does not answer", "warn"},
-		{full, "raise the ResourceQuota of the namespace", "error"},
+	for _, refusal := range []struct{ manifest, refuses, says, level string }{
+		{awayWebhook, "failed calling webhook", "that webhook does not answer", "warn"},
+		{full, "exceeded quota", "raise the ResourceQuota of the namespace", "error"},
 	} {
 		c.Apply(t, refusal.manifest)
 		t.Cleanup(func() { c.Delete(t, refusal.manifest) })
+		// The API server takes a moment to heed it.
+		kubetest.Wait(t, kubetest.Patience, "pods to be refused: "+refusal.refuses, func(ctx context.Context) error {
+			if err := tryPod(ctx, c); err == nil || !strings.Contains(err.Error(), refusal.refuses) {
+				return fmt.Errorf("a pod: %v", err)
+			}
+			return nil
+		})
 		begin(refusal.says, "--set", "logLevel="+refusal.level)
 		c.Delete(t, refusal.manifest)
 	}
+}
+
+// tryPod asks the API server whether it would take a pod of the control plane's
+// namespace.
+func tryPod(ctx context.Context, c *kubetest.Cluster) error {
+	yes, no := true, false
+	_, err := c.Client.CoreV1().Pods(kubetest.System).Create(ctx, &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "tried"},
+		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "tried", Image: "none", SecurityContext: &corev1.SecurityContext{
+			RunAsNonRoot: &yes, AllowPrivilegeEscalation: &no, Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
+			SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
+		}}}},
+	}, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+	return err
 }
 
 // A line of `seine check -o json`.

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/discovery"
@@ -17,7 +18,8 @@ import (
 )
 
 // Everything names every object of the cluster, as KIND NAMESPACE/NAME, but
-// Events, which nobody takes away, and what is in namespaces that are going.
+// Events, which nobody takes away, the nodes' heartbeats, and what is in
+// namespaces that are going.
 func (c *Cluster) Everything(t testing.TB) []string {
 	t.Helper()
 	c.mapper.Reset()
@@ -25,13 +27,13 @@ func (c *Cluster) Everything(t testing.TB) []string {
 	if err != nil && !discovery.IsGroupDiscoveryFailedError(err) {
 		t.Fatal(err)
 	}
-	going := map[string]bool{}
+	going := map[string]bool{corev1.NamespaceNodeLease: true}
 	namespaces, err := c.Client.CoreV1().Namespaces().List(t.Context(), metav1.ListOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, n := range namespaces.Items {
-		going[n.Name] = n.DeletionTimestamp != nil
+		going[n.Name] = going[n.Name] || n.DeletionTimestamp != nil
 	}
 	var all []string
 	for _, g := range groups {
