@@ -7,7 +7,7 @@ CMDS   := seine seined seine-proxy
 # without its debug pages, 2 MB that no sidecar needs.
 BUILD  := CGO_ENABLED=0 $(GO) build -trimpath -tags grpcnotrace -ldflags '-s -w'
 
-.PHONY: all build demo test nightly unit lint wire e2e e2e-cluster conformance ui images cluster-up cluster-down fuzz bench feature-cost soak generate clean help
+.PHONY: all build demo test nightly unit lint wire trace e2e e2e-cluster conformance ui images cluster-up cluster-down fuzz bench feature-cost soak generate clean help
 
 all: build
 
@@ -34,6 +34,9 @@ lint: ## gofmt, vet, staticcheck
 
 wire: ## h2spec and gRPC's interoperability cases against the proxy's listeners
 	$(GO) -C test/wire test -count=1 -timeout 4m .
+
+trace: ## two sidecars report to a real OpenTelemetry Collector
+	$(GO) -C test/trace test -count=1 -parallel 8 -timeout 4m .
 
 e2e: ## the demo end to end, as root (where we are) and as an ordinary user
 	$(GO) test -tags e2e -count=1 -timeout 20m -v ./test/e2e/...

@@ -34,16 +34,18 @@ twice() {
   "$@"
 }
 
-step 'machine: what the tests need' 2 ./test/deps.sh
-step 'modules' 2 go mod download
+step 'machine: what the tests need' 1 ./test/deps.sh
+step 'modules' 1 go mod download
 step 'lint: gofmt, vet, staticcheck' 5 ./test/lint.sh
-step 'unit tests, race detector, fuzz seeds' 10 go test -race -timeout 9m ./...
-step 'dashboard: the bundle byte for byte, and its pages in Chromium' 6 ./ui/run.sh
-step 'wire: h2spec and gRPC interoperability through the listeners' 3 \
-  go -C test/wire test -count=1 -timeout 4m .
-step 'end to end: the demo as root and as an ordinary user' 7 \
+step 'unit tests, race detector, fuzz seeds' 9 go test -race -timeout 9m ./...
+step 'dashboard: the bundle byte for byte, and its pages in Chromium' 5 ./ui/run.sh
+step 'wire: h2spec and gRPC interoperability through the listeners' 2 \
+  go -C test/wire test -count=1 -timeout 2m .
+step 'tracing: a real OpenTelemetry Collector' 3 \
+  go -C test/trace test -count=1 -parallel 8 -timeout 2m .
+step 'end to end: the demo as root and as an ordinary user' 6 \
   go test -tags e2e -count=1 -timeout 10m -v ./test/e2e/...
-step 'Kubernetes for the test cluster, unless the cache has it' 16 cluster ./test/cluster/build.sh
-step 'end to end: a real cluster' 10 cluster twice ./test/kube/run.sh -skip 'TestLife|TestNightly'
-step 'conformance: Gateway API for meshes' 5 cluster twice env REPORT=/dev/null ./test/conformance/run.sh
+step 'Kubernetes for the test cluster, unless the cache has it' 12 cluster ./test/cluster/build.sh
+step 'end to end: a real cluster' 11 cluster twice ./test/kube/run.sh -skip 'TestLife|TestNightly'
+step 'conformance: Gateway API for meshes' 4 cluster twice env REPORT=/dev/null ./test/conformance/run.sh
 printf '\nall steps passed in %d s\n' "$SECONDS"

@@ -15,6 +15,7 @@ import (
 	testpb "google.golang.org/grpc/interop/grpc_testing"
 
 	seinev1 "github.com/seinemesh/seine/api/seine/v1"
+	"github.com/seinemesh/seine/test/sidecars"
 )
 
 // TestGRPC runs grpc-go's interoperability cases through two sidecars: all that
@@ -32,8 +33,8 @@ func TestGRPC(t *testing.T) {
 			testpb.RegisterTestServiceServer(srv, interop.NewTestServer())
 			go func() { _ = srv.Serve(l) }()
 			t.Cleanup(srv.Stop)
-			s := start(t, netip.MustParseAddrPort(l.Addr().String()), protocol)
-			cc, err := grpc.NewClient("passthrough:///"+s.outbound, grpc.WithTransportCredentials(insecure.NewCredentials()))
+			s := sidecars.Start(t, sidecars.Options{App: netip.MustParseAddrPort(l.Addr().String()), Protocol: protocol})
+			cc, err := grpc.NewClient("passthrough:///"+s.Outbound, grpc.WithTransportCredentials(insecure.NewCredentials()))
 			must(t, err)
 			t.Cleanup(func() { _ = cc.Close() })
 			tc := testpb.NewTestServiceClient(cc)

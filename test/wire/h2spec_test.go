@@ -15,6 +15,7 @@ import (
 	"github.com/summerwind/h2spec/config"
 
 	seinev1 "github.com/seinemesh/seine/api/seine/v1"
+	"github.com/seinemesh/seine/test/sidecars"
 )
 
 // application speaks HTTP/1.1 and HTTP/2 and answers everything.
@@ -36,8 +37,8 @@ func application(t *testing.T) netip.AddrPort {
 // outbound and the inbound listener, whatever the application behind speaks.
 func TestH2spec(t *testing.T) {
 	for name, protocol := range map[string]seinev1.Protocol{"http2": seinev1.Protocol_PROTOCOL_HTTP2, "http": seinev1.Protocol_PROTOCOL_HTTP} {
-		s := start(t, application(t), protocol)
-		for side, at := range map[string]string{"outbound": s.outbound, "inbound": s.inbound} {
+		s := sidecars.Start(t, sidecars.Options{App: application(t), Protocol: protocol})
+		for side, at := range map[string]string{"outbound": s.Outbound, "inbound": s.Inbound} {
 			t.Run(side+" to "+name, func(t *testing.T) {
 				a := netip.MustParseAddrPort(at)
 				ok, err := h2spec.Run(&config.Config{

@@ -1,9 +1,10 @@
 //go:build linux
 
-// Package wire holds seine-proxy's listeners to test suites of others: h2spec,
-// and the interoperability cases of gRPC. It is a module of its own because
-// they bring dependencies that the product does not have.
-package wire
+// Package sidecars starts the two sidecars between a caller and an application
+// that suites of others are run through: seine-proxy's listeners, event loops
+// and mutual TLS, with a control plane that knows one table. The suites are
+// modules of their own, for what they depend on; this is what they share.
+package sidecars
 
 import (
 	"context"
@@ -14,11 +15,11 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"log/slog"
 	"math/big"
 	"net"
 	"net/netip"
 	"net/url"
-	"runtime"
 	"syscall"
 	"testing"
 	"time"
@@ -30,11 +31,6 @@ import (
 	"github.com/seinemesh/seine/proxy/control"
 	"github.com/seinemesh/seine/telemetry/metrics"
 )
-
-func TestMain(m *testing.M) {
-	runtime.GOMAXPROCS(max(8, runtime.NumCPU()))
-	m.Run()
-}
 
 func must(t testing.TB, err error) {
 	t.Helper()
@@ -110,12 +106,28 @@ func workload(name, account string) *seinev1.Workload {
 	return &seinev1.Workload{Namespace: "default", Name: name + "-1", Workload: name, ServiceAccount: account, Identity: "spiffe://cluster.local/ns/default/sa/" + account}
 }
 
-func self(t testing.TB, name string, mode seinev1.MtlsMode, ports ...*seinev1.InboundPort) *decide.Self {
+// self is the workload's part of a table. Without tracing a side has none.
+func self(t testing.TB, name string, mode seinev1.MtlsMode, client, server *seinev1.Tracing, ports ...*seinev1.InboundPort) *decide.Self {
 	s, err := decide.CompileSelf(&seinev1.Self{
 		Workload: workload(name, name), TrustDomain: "cluster.local", ClusterDomain: "cluster.local", DefaultMtls: mode, Inbound: ports,
+		TraceClient: client, TraceServer: server,
 	})
 	must(t, err)
 	return s
+}
+
+// outside are the answers that let a sidecar reach its collector.
+func outside(t testing.TB, c *seinev1.Collector) map[string]*decide.Answer {
+	out := map[string]*decide.Answer{}
+	if c != nil {
+		at, err := netip.ParseAddr(c.Host)
+		must(t, err)
+		a, err := decide.CompileAnswer(&seinev1.Answer{Kind: seinev1.Answer_PASSTHROUGH})
+		must(t, err)
+		out[string(decide.AppendHTTPName(nil, uint16(c.Port), []byte(c.Host)))] = a
+		out[string(decide.AppendAddressName(nil, netip.AddrPortFrom(at, uint16(c.Port))))] = a
+	}
+	return out
 }
 
 // run starts a proxy and returns where it listens.
@@ -136,30 +148,51 @@ func run(t testing.TB, o proxy.Options, table *decide.Table) []netip.AddrPort {
 	return p.Addresses()
 }
 
-// sidecars are those of a caller and of an application, with mutual TLS between
-// them.
-type sidecars struct {
-	outbound string // where the caller calls the application
-	inbound  string // the application's own port, which takes plaintext, too
+// Options of Start.
+type Options struct {
+	App      netip.AddrPort
+	Protocol seinev1.Protocol // of the application's port
+	Retry    *seinev1.Retry   // of the caller's sidecar; nil: none
+	// Tracing of the caller's requests on its side, and on the application's; nil:
+	// none. The collector's host is an address.
+	Tracing *seinev1.Tracing
+	Log     *slog.Logger // of both, which say who they are as proxy; nil: none
 }
 
-func start(t testing.TB, app netip.AddrPort, protocol seinev1.Protocol) sidecars {
+// Pair are the sidecars of a caller and of an application, with mutual TLS
+// between them.
+type Pair struct {
+	Outbound string // where the caller calls the application
+	Inbound  string // the application's own port, which takes plaintext, too
+}
+
+// Start starts a pair that ends with the test.
+func Start(t testing.TB, o Options) Pair {
 	t.Helper()
 	ca := newAuthority(t)
 	any := netip.MustParseAddrPort("127.0.0.1:0")
-	in := run(t, proxy.Options{Loops: 2, Forwards: []proxy.Forward{{Listen: any, App: app, Port: 8080}}, Factory: ca.factory(t, appID)},
-		&decide.Table{Self: self(t, "app", seinev1.MtlsMode_MTLS_PERMISSIVE, &seinev1.InboundPort{
-			Port: 8080, Protocol: protocol, Mtls: seinev1.MtlsMode_MTLS_PERMISSIVE, Service: host, ServiceName: "app", ServiceNamespace: "default", ServicePort: 8080,
-		})})
+	log := o.Log
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	in := run(t, proxy.Options{Loops: 2, Forwards: []proxy.Forward{{Listen: any, App: o.App, Port: 8080}}, Factory: ca.factory(t, appID), Log: log.With("proxy", "app")},
+		&decide.Table{
+			Self: self(t, "app", seinev1.MtlsMode_MTLS_PERMISSIVE, nil, o.Tracing, &seinev1.InboundPort{
+				Port: 8080, Protocol: o.Protocol, Mtls: seinev1.MtlsMode_MTLS_PERMISSIVE, Service: host, ServiceName: "app", ServiceNamespace: "default", ServicePort: 8080,
+			}),
+			Answers: outside(t, o.Tracing.GetCollector()),
+		})
 	answer, err := decide.CompileAnswer(&seinev1.Answer{
-		Kind: seinev1.Answer_ROUTES, Service: host, Protocol: protocol,
-		Http: []*seinev1.HttpRule{{Destinations: []*seinev1.Destination{{Host: host, Port: 8080, Weight: 1}}}},
+		Kind: seinev1.Answer_ROUTES, Service: host, Protocol: o.Protocol,
+		Http: []*seinev1.HttpRule{{Destinations: []*seinev1.Destination{{Host: host, Port: 8080, Weight: 1}}, Retry: o.Retry}},
 	})
 	must(t, err)
-	service, err := decide.CompileService(&seinev1.Service{Host: host, Name: "app", Namespace: "default", Port: 8080, Protocol: protocol})
+	service, err := decide.CompileService(&seinev1.Service{Host: host, Name: "app", Namespace: "default", Port: 8080, Protocol: o.Protocol})
 	must(t, err)
 	endpoint, err := decide.CompileEndpoint(&seinev1.Endpoint{Id: "1", Address: in[0].Addr().String(), Port: uint32(in[0].Port()), Workload: workload("app", "app")})
 	must(t, err)
+	answers := outside(t, o.Tracing.GetCollector())
+	answers[string(decide.AppendHTTPName(nil, 8080, []byte(host)))] = answer
 	// A published port: the outbound side, which every Host reaches.
 	l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(any))
 	must(t, err)
@@ -170,11 +203,11 @@ func start(t testing.TB, app netip.AddrPort, protocol seinev1.Protocol) sidecars
 	must(t, err)
 	must(t, f.Close())
 	must(t, l.Close())
-	run(t, proxy.Options{Loops: 2, Published: []proxy.Published{{FD: fd, Host: host, Port: 8080}}, Factory: ca.factory(t, callerID)},
+	run(t, proxy.Options{Loops: 2, Published: []proxy.Published{{FD: fd, Host: host, Port: 8080}}, Factory: ca.factory(t, callerID), Log: log.With("proxy", "caller")},
 		&decide.Table{
-			Self:     self(t, "caller", seinev1.MtlsMode_MTLS_STRICT),
-			Answers:  map[string]*decide.Answer{string(decide.AppendHTTPName(nil, 8080, []byte(host))): answer},
+			Self:     self(t, "caller", seinev1.MtlsMode_MTLS_STRICT, o.Tracing, nil),
+			Answers:  answers,
 			Clusters: map[string]map[string]*decide.Cluster{service.Key: service.Clusters([]*decide.Endpoint{endpoint})},
 		})
-	return sidecars{outbound: at, inbound: in[0].String()}
+	return Pair{Outbound: at, Inbound: in[0].String()}
 }
