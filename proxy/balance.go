@@ -139,7 +139,7 @@ func (x *exchange) took(now int64) {
 // handed back is none, quick as it was: else most requests would go where no
 // application is left.
 func (x *exchange) judged(now int64) {
-	if x.handedBack() {
+	if is, _ := x.handedBack(); is {
 		x.failed(now)
 		return
 	}

@@ -3,6 +3,8 @@
 package proxy
 
 import (
+	"bytes"
+
 	"github.com/seinemesh/seine/message"
 	"github.com/seinemesh/seine/proxy/http1"
 	"github.com/seinemesh/seine/telemetry"
@@ -21,6 +23,12 @@ func (x *exchange) reply(status int, flag telemetry.Flag, cause string) {
 // so that no application says it.
 const unsent = "x-seine-unsent"
 
+// What is said under it: that nothing reached the application; or that the request
+// went to a connection that the application closed without an answer, and then there
+// was no application any more, so that it may be sent again if it is idempotent
+// (RFC 9110 §9.2.2).
+var unsentSurely, unsentPerhaps = bytesOf("true"), bytesOf("perhaps")
+
 // dropUnsent keeps the word from going further.
 func dropUnsent(fields []message.Field) {
 	for i := range fields {
@@ -34,20 +42,24 @@ func dropUnsent(fields []message.Field) {
 func (u *upstream) vouched() bool { return u.session != nil && u.session.Peer() != nil }
 
 // handedBack reports whether the answer in worker.res is a sidecar's that could not
-// hand the request to its application.
-func (x *exchange) handedBack() bool {
+// hand the request to its application, and whether nothing of it was surely sent.
+func (x *exchange) handedBack() (is, surely bool) {
 	if x.w.res.Status != 503 || !x.up.vouched() {
-		return false
+		return false, false
 	}
-	_, ok := message.Lookup(x.w.res.Fields, unsent)
-	return ok
+	v, is := message.Lookup(x.w.res.Fields, unsent)
+	return is, is && bytes.Equal(v, unsentSurely)
 }
 
 // unreached answers a request for whose server there is no connection.
 func (x *exchange) unreached(cause string) {
 	extra := append(x.w.extra[:0], message.Field{Name: bytesOf("x-seine-cause"), Value: bytesOf(cause)})
-	if x.caller.in != nil && (!x.transmitted || x.unsent) {
-		extra = append(extra, message.Field{Name: bytesOf(unsent), Value: bytesOf("true")})
+	if x.caller.in != nil {
+		said := unsentSurely
+		if x.transmitted && !x.unsent {
+			said = unsentPerhaps
+		}
+		extra = append(extra, message.Field{Name: bytesOf(unsent), Value: said})
 	}
 	x.w.extra = extra
 	x.respond(503, x.flagged(telemetry.FlagUF), cause, cause+"\n", extra...)

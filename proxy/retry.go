@@ -189,8 +189,8 @@ func (x *exchange) retriesAnswer(n int, f http1.Framing) bool {
 		Failure: decide.Answered, Status: w.res.Status, Number: x.retry.number, Sent: true,
 		Idempotent: x.idempotent, Kept: x.replayable,
 	}
-	if x.handedBack() {
-		t.Failure, t.Sent = decide.ConnectFailed, false
+	if is, surely := x.handedBack(); is {
+		t.Failure, t.Sent = decide.ConnectFailed, !surely
 	}
 	t.GRPCStatus, _ = message.Get(w.res.Fields, message.GRPCStatus)
 	if r.On&decide.OnRateLimited != 0 {

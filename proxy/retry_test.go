@@ -596,3 +596,46 @@ func TestWhoHandsBackIsAvoided(t *testing.T) {
 		}
 	}
 }
+
+// TestRetryPerhapsSent: an application that ends closes the connection on which its
+// sidecar has just sent a request, and nobody listens any more. The client's sidecar
+// sends it again if it is idempotent, and only then.
+func TestRetryPerhapsSent(t *testing.T) {
+	for method, retried := range map[string]uint64{"GET": 2, "POST": 0} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		must(t, err)
+		ended := make(chan error, 1)
+		go func() { // one answer, and then the end under the next request
+			c, err := l.Accept()
+			if err != nil {
+				ended <- err
+				return
+			}
+			defer c.Close()
+			_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+			r := bufio.NewReader(c)
+			if _, err = http.ReadRequest(r); err == nil {
+				_, err = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+			}
+			if err == nil {
+				_, err = http.ReadRequest(r)
+			}
+			_ = l.Close()
+			ended <- err
+		}()
+		p := startPair(t, netip.MustParseAddrPort(l.Addr().String()), nil, nil)
+		d := dial(t, p.addr)
+		if res, body := d.get("/"); res.StatusCode != 200 {
+			t.Fatalf("%s %q", res.Status, body)
+		}
+		d.write("%s /pay HTTP/1.1\r\nHost: billing:8080\r\nContent-Length: 0\r\n\r\n", method)
+		res, _ := d.response(method)
+		must(t, <-ended)
+		if res.StatusCode < 500 || res.Header.Get("X-Seine-Unsent") != "" {
+			t.Errorf("%s: %s %v", method, res.Status, res.Header)
+		}
+		if n := p.client.retries.sequel[decide.Again].Value(); n != retried {
+			t.Errorf("%s: sent again %d times, want %d", method, n, retried)
+		}
+	}
+}
