@@ -213,6 +213,11 @@ func (s *socket) fillPlain(dst []byte) bool {
 	case errno != 0:
 		s.fail(errno)
 		return true
+	case n == 0 && s.lost == syscall.ECONNRESET:
+		// The kernel says once that the peer has reset, and it said so to a write: this
+		// is not the peer's end. (After its end a reset is EPIPE.)
+		s.fail(s.lost)
+		return true
 	case n == 0:
 		s.readable, s.eof, s.clean = false, true, true
 		s.tidy()
