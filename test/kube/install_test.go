@@ -335,7 +335,7 @@ func leftBehind(t *testing.T, c *kubetest.Cluster, before []string, namespace st
 
 // TestInstallationByPipe: what `seine install` writes into a pipe is all that
 // kubectl needs.
-func TestInstallationByPipe(t *testing.T) {
+func TestNightlyInstallationByPipe(t *testing.T) {
 	if _, err := exec.LookPath("kubectl"); err != nil {
 		t.Skip("there is no kubectl")
 	}
