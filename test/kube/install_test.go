@@ -333,7 +333,7 @@ func leftBehind(t *testing.T, c *kubetest.Cluster, before []string, namespace st
 	}
 }
 
-// TestInstallationByPipe: what `seine install` writes into a pipe is all that
+// TestNightlyInstallationByPipe: what `seine install` writes into a pipe is all that
 // kubectl needs.
 func TestNightlyInstallationByPipe(t *testing.T) {
 	if _, err := exec.LookPath("kubectl"); err != nil {
