@@ -51,10 +51,11 @@ type arrival struct {
 	// byte, from either side, decides. Where the client may yet begin TLS, it is
 	// TLSWait: what the server says goes out in plaintext then, and breaks the
 	// handshake of a client that was merely slow.
-	grace loop.Timer
-	probe *upstream
-	route opaque // of probe
-	timed bool   // grace was set
+	grace  loop.Timer
+	probe  *upstream
+	route  opaque // of probe
+	missed missed
+	timed  bool // grace was set
 	// silent: the time in which a head must come has passed without a byte.
 	silent bool
 	// unannounced: there was no PROXY header where one has to be, which the
@@ -481,10 +482,16 @@ func (a *arrival) connected(u *upstream) {
 }
 
 func (a *arrival) connectFailed(u *upstream, _ error) {
-	if a.probe == u {
-		a.probe = nil
-		a.route.host.failed(503)
-		a.route.release()
+	if a.probe != u {
+		return
+	}
+	a.probe = nil
+	again := a.misses(&a.route)
+	a.route.release()
+	if again {
+		if a.dialMeanwhile(); a.probe != nil {
+			a.w.p.counters.redialled.Inc()
+		}
 	}
 }
 
@@ -544,9 +551,10 @@ func (a *arrival) relay() bool {
 	a.probe = nil
 	a.leave()
 	r := &relay{
-		w: w, a: a.socket, upstream: u, door: a.door, in: a.in, tcp: route.handle, target: route.target, ep: route.ep,
-		dialled: a.dialled, remote: a.remote, cluster: route.cluster, host: route.host, lane: route.pool.lane, sni: a.sni,
+		w: w, a: a.socket, from: a, upstream: u, door: a.door, in: a.in,
+		dialled: a.dialled, remote: a.remote, sni: a.sni,
 	}
+	r.goes(&route)
 	if u != nil {
 		u.user = r
 		if !u.up {
@@ -558,7 +566,7 @@ func (a *arrival) relay() bool {
 	}
 	r.start()
 	if u == nil {
-		r.dial(route.pool, route.connect)
+		r.dial(&route)
 	}
 	return false
 }

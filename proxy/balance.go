@@ -4,7 +4,6 @@ package proxy
 
 import (
 	"net/netip"
-	"slices"
 
 	"github.com/seinemesh/seine/decide"
 	"github.com/seinemesh/seine/message"
@@ -42,22 +41,44 @@ func (w *worker) retarget(t *decide.Table) {
 	}
 }
 
-// hurry leaves the connections that are being opened to endpoints which next,
-// the target's cluster from now on (nil: there is none), does not have any more
-// little time: an address that is nobody's does not answer, and who waits may
-// be sent elsewhere.
+// hurry ends what is of no use any more with endpoints which next, the target's
+// cluster from now on (nil: there is none), does not have: kept connections are
+// closed, and those that carry requests end with these. Ones that are being opened
+// have little time: an address that is nobody's does not answer, and who waits may be
+// sent elsewhere.
 func (t *target) hurry(w *worker, next *decide.Cluster) {
-	for u := range w.dialling {
-		i := slices.IndexFunc(t.edges, func(e edge) bool { return e.pool == u.pool || e.wide == u.pool })
-		if i < 0 {
+	for i := range t.edges {
+		e := &t.edges[i]
+		if e.pool == nil {
 			continue
 		}
-		if ep := t.edges[i].ep; next != nil {
-			if now := next.Endpoint(ep.Proto.Id); now != nil && now.Addr == ep.Addr {
+		if next != nil {
+			if now := next.Endpoint(e.ep.Proto.Id); now != nil && now.Addr == e.ep.Addr {
 				continue
 			}
 		}
-		if end := w.loop.Now() + int64(goneTime); end < u.timer.When() {
+		for _, p := range [...]*pool{e.pool, e.wide, e.carrier} {
+			if p != nil {
+				p.retire(w)
+			}
+		}
+	}
+}
+
+// retire ends the pool's connections that nobody uses, and shared ones once nobody
+// does. Those that are being opened get goneTime.
+func (p *pool) retire(w *worker) {
+	for p.idle != nil {
+		p.idle.drop(false)
+	}
+	for _, t := range p.trunks {
+		if t.u.up {
+			t.retire()
+		}
+	}
+	end := w.loop.Now() + int64(goneTime)
+	for u := range w.dialling {
+		if u.pool == p && end < u.timer.When() {
 			w.loop.Arm(&u.timer, end)
 		}
 	}
@@ -104,8 +125,9 @@ func (x *exchange) giveCookie() {
 	w.edit.Add = append(w.edit.Add, message.Field{Name: bytesOf("set-cookie"), Value: w.text3[n:]})
 }
 
-// pickStream chooses an endpoint for a connection of opaque bytes.
-func (w *worker) pickStream(t *target, source netip.Addr, dialled netip.AddrPort) int {
+// pickStream chooses an endpoint for a connection of opaque bytes, one that was not
+// tried before if there is any.
+func (w *worker) pickStream(t *target, source netip.Addr, dialled netip.AddrPort, tried []*decide.Endpoint) int {
 	if i := t.cluster.Dialled(dialled); i >= 0 {
 		return i
 	}
@@ -113,7 +135,7 @@ func (w *worker) pickStream(t *target, source netip.Addr, dialled netip.AddrPort
 	if k := t.cluster.HashKey(); k != nil {
 		w.question.Hash, w.question.Hashed = k.Connection(source)
 	}
-	return t.balance.Pick(&w.question)
+	return t.balance.PickAgain(&w.question, tried, false)
 }
 
 // begun counts the request to its endpoint.

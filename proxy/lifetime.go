@@ -18,6 +18,30 @@ func (u *upstream) keepAlive(fd int) {
 	}
 }
 
+// idleEvent: an idle connection has nothing to say. Data or an end retire it.
+func (u *upstream) idleEvent() {
+	for u.fill() {
+		if u.eof || u.err != nil || len(u.data) > 0 {
+			u.drop(u.err != nil)
+			return
+		}
+	}
+}
+
+// release gives an unused or cleanly finished connection back to its pool.
+func (u *upstream) release() {
+	u.user = nil
+	if u.closed {
+		return
+	}
+	if u.eof || u.err != nil || u.hup || len(u.data) > 0 || u.blocked() || !u.http || u.pool.count >= maxIdle || u.spent() {
+		u.drop(false)
+		return
+	}
+	u.pool.put(u)
+	u.idleTimer()
+}
+
 // spent reports whether the connection may carry no further request.
 func (u *upstream) spent() bool {
 	l := u.pool.lane

@@ -434,7 +434,7 @@ func (a *arrival) opaque() (opaque, bool) {
 	case c.Original():
 		e = t.edge(w, nil, -1)
 	default:
-		if i = w.pickStream(t, a.remote.Addr(), a.dialled); i < 0 {
+		if i = w.pickStream(t, a.remote.Addr(), a.dialled, a.missed.endpoints()); i < 0 || a.missed.has(c.Endpoints[i]) {
 			return opaque{}, false
 		}
 		e = t.edge(w, c.Endpoints[i], i)

@@ -185,7 +185,7 @@ type Proxy struct {
 type counters struct {
 	selfCalls, refusedPlaintext, failedHandshakes, badPreambles, unanswered, unroutedTCP *metrics.Counter
 	badRequests, badResponses, repeated, acceptFailures, overConnections, overParked     *metrics.Counter
-	badIntroductions                                                                     *metrics.Counter
+	badIntroductions, redialled                                                          *metrics.Counter
 }
 
 // New returns a proxy that listens (its ports are open when New returns) and
@@ -204,6 +204,7 @@ func New(o Options, tables Tables) (*Proxy, error) {
 		badIntroductions: r.Counter("seine_proxy_bad_proxy_headers_total", "Inbound connections refused because their PROXY header was missing or malformed."),
 		badPreambles:     r.Counter("seine_proxy_bad_preambles_total", "Inbound connections with a malformed Peer message."),
 		unanswered:       r.Counter("seine_proxy_unanswered_total", "Connections refused because the control plane did not answer for their address."),
+		redialled:        r.Counter("seine_proxy_redialled_tcp_total", "Opaque connections begun again with another endpoint because one could not be reached."),
 		unroutedTCP:      r.Counter("seine_proxy_unrouted_tcp_total", "Opaque connections refused because nothing routes them."),
 		badRequests:      r.Counter("seine_proxy_bad_requests_total", "Requests refused for breaking HTTP's grammar or a bound."),
 		badResponses:     r.Counter("seine_proxy_bad_responses_total", "Responses refused for breaking HTTP's grammar."),
@@ -216,6 +217,7 @@ func New(o Options, tables Tables) (*Proxy, error) {
 	p.shapes = newShapeCounters(r)
 	p.copies = newCopyCounters(r)
 	r.GaugeFunc("seine_proxy_connections", "Accepted connections that are open.", func() float64 { return float64(p.connections()) })
+	r.GaugeFunc("seine_proxy_upstream_connections", "Connections towards endpoints and the application that are open or being opened, kept ones among them.", func() float64 { return float64(p.upstreams()) })
 	r.GaugeFunc("seine_proxy_inflight", "Requests and opaque connections under way.", func() float64 { return float64(p.inflight()) })
 	r.GaugeFunc("seine_proxy_spliced_bytes", "Bytes of opaque connections that the kernel passed on by itself, since the start.", func() float64 { return float64(p.spliced()) })
 	for range o.Loops {
@@ -414,6 +416,13 @@ func (p *Proxy) Draining() bool { return p.draining.Load() }
 func (p *Proxy) connections() (n int64) {
 	for _, w := range p.workers {
 		n += w.loop.Count()
+	}
+	return n
+}
+
+func (p *Proxy) upstreams() (n int64) {
+	for _, w := range p.workers {
+		n += w.upstreams.Load()
 	}
 	return n
 }

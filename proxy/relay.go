@@ -18,6 +18,7 @@ type relay struct {
 	w        *worker
 	a        *socket   // the client's side
 	b        *socket   // nil until the upstream connection is there
+	from     *arrival  // what chooses the endpoint; nil once there is a connection
 	upstream *upstream // b's holder
 	tunnel   *downstream
 	door     *door
@@ -34,6 +35,7 @@ type relay struct {
 	timer           loop.Timer
 	turn            uint64
 	queued, over    bool
+	counted         bool // in tcp
 	fromA, fromB    flow
 	failure         string
 	host            *host
@@ -58,8 +60,8 @@ func (r *relay) start() {
 		delete(w.conns, d)
 	} else {
 		w.inflight.Add(1)
-		if r.tcp != nil {
-			r.tcp.Opened()
+		if r.target != nil {
+			r.target.budget.requested(r.born)
 		}
 	}
 	if r.upstream != nil {
@@ -76,6 +78,10 @@ func (r *relay) adopt(u *upstream) {
 	if !u.up {
 		return
 	}
+	r.from, r.failure = nil, ""
+	if r.tunnel == nil {
+		r.opened()
+	}
 	u.owner = r
 	r.b = &u.socket
 	if g := u.greeting(); g != nil {
@@ -83,9 +89,22 @@ func (r *relay) adopt(u *upstream) {
 	}
 }
 
+// goes notes where the connection leads.
+func (r *relay) goes(o *opaque) {
+	r.tcp, r.target, r.ep, r.cluster, r.host, r.lane = o.handle, o.target, o.ep, o.cluster, o.host, o.pool.lane
+}
+
+// opened counts the connection, once it is known which endpoint has it.
+func (r *relay) opened() {
+	if !r.counted && r.tcp != nil {
+		r.counted = true
+		r.tcp.Opened()
+	}
+}
+
 // dial begins the upstream connection of an opaque one.
-func (r *relay) dial(p *pool, connect int64) {
-	u, err := r.w.dial(p, durationOf(connect), r, false)
+func (r *relay) dial(o *opaque) {
+	u, err := r.w.dial(o.pool, durationOf(o.connect), r, false)
 	if err != nil {
 		r.connectFailed(nil, err)
 		return
@@ -98,6 +117,10 @@ func (r *relay) connected(u *upstream) {
 		return
 	}
 	r.host.streamed()
+	if r.target != nil {
+		now := r.w.loop.Now()
+		r.target.balance.Took(r.ep, now-u.born, now, false)
+	}
 	r.adopt(u)
 	r.ready()
 }
@@ -112,7 +135,9 @@ func (r *relay) connectFailed(_ *upstream, err error) {
 		r.full()
 		return
 	}
-	r.host.failed(503)
+	if r.elsewhere() {
+		return
+	}
 	r.end(telemetry.FlagUF, true)
 }
 
@@ -241,6 +266,7 @@ func (r *relay) end(flag telemetry.Flag, reset bool) {
 	}
 	w.inflight.Add(-1)
 	if r.tcp != nil {
+		r.opened()
 		r.tcp.Closed(flag)
 	}
 	if w.ring == nil {

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -22,6 +23,7 @@ import (
 
 	seinev1 "github.com/seinemesh/seine/api/seine/v1"
 	"github.com/seinemesh/seine/decide"
+	"github.com/seinemesh/seine/proxy/loop"
 	"github.com/seinemesh/seine/telemetry/accesslog"
 )
 
@@ -53,13 +55,15 @@ func (r *running) retriesAre(t *testing.T, outcome string, n uint64) {
 	})
 }
 
-// nobody is an address where nothing listens.
+// nobody is an address where nothing listens: a socket holds it that never will. The
+// port of a listener that was closed may be another test's a moment later.
 func nobody(t testing.TB) netip.AddrPort {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	must(t, err)
-	defer l.Close()
-	return netip.MustParseAddrPort(l.Addr().String())
+	t.Cleanup(func() { _ = syscall.Close(fd) })
+	must(t, syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
+	return loop.LocalAddr(fd)
 }
 
 // flaky answers the first fails requests with status, and then with the body

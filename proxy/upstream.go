@@ -356,6 +356,7 @@ func (w *worker) dialTaken(p *pool, timeout time.Duration, user upstreamUser, ht
 		}
 	}
 	p.open++
+	w.upstreams.Add(1)
 	w.dialling[u] = struct{}{}
 	w.loop.Arm(&u.timer, w.loop.Now()+int64(timeout))
 	return u, nil
@@ -503,30 +504,6 @@ func (u *upstream) gaveUp(err error) {
 	}
 }
 
-// idleEvent: an idle connection has nothing to say. Data or an end retire it.
-func (u *upstream) idleEvent() {
-	for u.fill() {
-		if u.eof || u.err != nil || len(u.data) > 0 {
-			u.drop(u.err != nil)
-			return
-		}
-	}
-}
-
-// release gives an unused or cleanly finished connection back to its pool.
-func (u *upstream) release() {
-	u.user = nil
-	if u.closed {
-		return
-	}
-	if u.eof || u.err != nil || u.hup || len(u.data) > 0 || u.blocked() || !u.http || u.pool.count >= maxIdle || u.spent() {
-		u.drop(false)
-		return
-	}
-	u.pool.put(u)
-	u.idleTimer()
-}
-
 // drop closes the connection wherever it stands.
 func (u *upstream) drop(reset bool) {
 	if u.closed {
@@ -545,6 +522,7 @@ func (u *upstream) drop(reset bool) {
 	if u.pool.lane != nil {
 		u.pool.lane.freed()
 	}
+	u.w.upstreams.Add(-1)
 	if u.pool.open--; u.pool.open == 0 && u.w.pools[u.pool.key] == u.pool {
 		delete(u.w.pools, u.pool.key)
 		// A target may still point to this pool: it is used again then, and

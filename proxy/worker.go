@@ -72,6 +72,7 @@ type worker struct {
 	draining  bool
 	sockets   int
 	inflight  atomic.Int64 // requests and opaque connections under way
+	upstreams atomic.Int64 // connections that this loop opened
 	wake      func(*mtls.Session)
 	preambles []byte // what a client sends first on a seine-* connection
 	passed    *metrics.Requests
