@@ -260,7 +260,11 @@ func (b *builder) resource(f File, n *yaml.Node, depth int) []*object {
 		b.podTemplate(o)
 		return nil
 	case ignored:
-		b.note(o, codeKindIgnored, Warning, "kind", "%s (%s) is not implemented in this version: it has no effect", k.name, o.group)
+		advice := instead[o.group+"/"+k.name]
+		if advice != "" {
+			advice = "; " + advice
+		}
+		b.note(o, codeKindIgnored, Warning, "kind", "%s (%s) is not implemented in this version: it has no effect%s", k.name, o.group, advice)
 		return nil
 	case refused:
 		b.refuse(o, codeSecurity, "kind", "%s (%s) is not implemented in this version: refused rather than run open; remove it only if the mesh may run without it", k.name, o.group)
@@ -381,7 +385,8 @@ func (b *builder) decode(o *object) {
 }
 
 // spec decodes o's spec into m. It reports each field that is set and not in
-// known as a warning, and returns their paths. ok is false if o is refused.
+// known, and returns the paths of those that ask for something (see lacks). ok is
+// false if o is refused.
 func (b *builder) spec(o *object, m proto.Message, known *fieldSet) (unsupported []string, ok bool) {
 	d := &decoder{b: b, obj: o, known: known}
 	n := child(o.root, "spec")
@@ -389,9 +394,6 @@ func (b *builder) spec(o *object, m proto.Message, known *fieldSet) (unsupported
 		return nil, true
 	}
 	d.message(n, m.ProtoReflect(), "spec", "", false, 0)
-	for _, p := range d.unsupported {
-		b.unsupported(o, p)
-	}
 	return d.unsupported, !d.bad
 }
 

@@ -21,8 +21,10 @@ type decoder struct {
 	failed  map[string]bool // paths of which something was reported
 	// known says which fields the data plane implements; nil: all.
 	known *fieldSet
-	// unsupported are the paths of the others that are set.
+	// unsupported are the paths of the others that are set and ask for something.
 	unsupported []string
+	// strict is what is said of the others where they refuse the object; "": see lacks.
+	strict string
 }
 
 func (d *decoder) fail(code, path string, n *yaml.Node, format string, args ...any) {

@@ -109,7 +109,7 @@ func (d *decoder) message(n *yaml.Node, m protoreflect.Message, path, pattern st
 		inside := below
 		if !below && d.known != nil {
 			if !d.known.exact[here] {
-				d.unsupportedField(at, e)
+				d.unsupportedField(at, here, e)
 				inside = true
 			} else if d.known.deep[here] {
 				inside = true
@@ -119,15 +119,27 @@ func (d *decoder) message(n *yaml.Node, m protoreflect.Message, path, pattern st
 	})
 }
 
-// unsupportedField notes a field, each element of a list for itself.
-func (d *decoder) unsupportedField(path string, e entry) {
+// unsupportedField reports a field that has no effect, each element of a list
+// for itself; those that ask for something are remembered.
+func (d *decoder) unsupportedField(path, pattern string, e entry) {
+	l := lackOf(d.obj.ref.Kind, pattern)
+	paths := []string{path}
 	if e.value.Kind == yaml.SequenceNode && len(e.value.Content) > 0 && resolve(e.value.Content[0]).Kind == yaml.MappingNode {
+		paths = paths[:0]
 		for i := range e.value.Content {
-			d.unsupported = append(d.unsupported, item(path, i))
+			paths = append(paths, item(path, i))
 		}
-		return
 	}
-	d.unsupported = append(d.unsupported, path)
+	for _, p := range paths {
+		if d.strict != "" {
+			d.fail(codeInvalid, p, nil, "%s", d.strict)
+			continue
+		}
+		d.b.note(d.obj, codeUnsupported, l.severity, p, "%s", l.advice)
+		if l.severity > Info {
+			d.unsupported = append(d.unsupported, p)
+		}
+	}
 }
 
 func (d *decoder) protoField(n *yaml.Node, m protoreflect.Message, fd protoreflect.FieldDescriptor, path, pattern string, below bool, depth int) {

@@ -72,6 +72,8 @@ func (c *routeConverter) fault(f *networking.HTTPFaultInjection, path string) *s
 				c.d.fail(codeInvalid, at+".grpcStatus", nil, "%q is no status of gRPC: write its name, such as UNAVAILABLE", clip(e.GrpcStatus))
 			}
 			out.Abort.GrpcStatus = uint32(code)
+		case *networking.HTTPFaultInjection_Abort_Http2Error:
+			c.d.fail(codeInvalid, at+".http2Error", nil, "there is no such abort, as in Istio: write httpStatus or grpcStatus")
 		default:
 			c.d.fail(codeInvalid, at, nil, "must say with what: write httpStatus or grpcStatus")
 		}

@@ -89,6 +89,15 @@ var kinds = []kind{
 	{"", "Event", []string{"v1"}, skipped, false},
 }
 
+// instead is what to do without a kind that is not implemented, by group and
+// name.
+var instead = map[string]string{
+	"networking.istio.io/Gateway":       "routes with gateways: [mesh] hold; let a gateway of another make, with a sidecar, take what comes from outside",
+	"networking.istio.io/WorkloadGroup": "write a WorkloadEntry for each machine",
+	"networking.istio.io/EnvoyFilter":   "there is no Envoy to patch; rate limits are a RateLimit (traffic.seine.dev/v1), timeouts, retries and header operations a VirtualService, TCP and HTTP limits a DestinationRule",
+	"networking.istio.io/ProxyConfig":   "annotate the pods with proxy.istio.io/config, or set MeshConfig's defaultConfig",
+}
+
 // skippedGroups are API groups no kind of which says anything about traffic.
 // Those of Istio, of the Gateway API and of networking.k8s.io are named above;
 // what they do not name is unknown there.

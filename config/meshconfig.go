@@ -11,7 +11,7 @@ import (
 )
 
 var meshConfigFields = fields(append([]string{"trustDomain", "rootNamespace", "outboundTrafficPolicy.mode", "accessLogFile", "accessLogEncoding",
-	"enableAutoMtls", "enablePrometheusMerge", "defaultHttpRetryPolicy.**"}, slices.Concat(localityFields, meshDefaultFields, meshTracingFields)...)...)
+	"enableAutoMtls", "defaultHttpRetryPolicy.**"}, slices.Concat(localityFields, meshDefaultFields, meshTracingFields)...)...)
 
 // meshConfig lays Istio's MeshConfig over the settings: the bare message, or
 // what `kubectl get configmap istio` holds under data.mesh.
@@ -37,9 +37,6 @@ func (b *builder) meshConfig(f File) {
 	var mc meshv1.MeshConfig
 	d := &decoder{b: b, obj: o, known: meshConfigFields}
 	d.message(docs[0], mc.ProtoReflect(), "", "", false, 0)
-	for _, p := range d.unsupported {
-		b.unsupported(o, p)
-	}
 	if mc.TrustDomain != "" {
 		if validHost(mc.TrustDomain, false) && strings.ToLower(mc.TrustDomain) == mc.TrustDomain {
 			b.settings.TrustDomain = mc.TrustDomain

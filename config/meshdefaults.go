@@ -7,8 +7,8 @@ import (
 )
 
 // meshDefaultFields are those of MeshConfig that hold where a resource says
-// nothing. meshMTLS.minProtocolVersion asks for less than there always is.
-var meshDefaultFields = []string{"connectTimeout", "tcpKeepalive.**", "h2UpgradePolicy", "meshMTLS.minProtocolVersion",
+// nothing.
+var meshDefaultFields = []string{"connectTimeout", "tcpKeepalive.**", "h2UpgradePolicy",
 	"defaultServiceExportTo", "defaultVirtualServiceExportTo", "defaultDestinationRuleExportTo"}
 
 // exports are MeshConfig's default…ExportTo.

@@ -39,7 +39,7 @@ spec: {host: a}
 		says     string
 	}{
 		{"trustDomain: a", nil, "[] [*] [] []", ""},
-		{"connectTimeout: 3s\ntcpKeepalive: {probes: 3, time: 60s}\nh2UpgradePolicy: UPGRADE\nmeshMTLS: {minProtocolVersion: TLSV1_3}",
+		{"connectTimeout: 3s\ntcpKeepalive: {probes: 3, time: 60s}\nh2UpgradePolicy: UPGRADE",
 			&seinev1.TrafficPolicy{ConnectTimeout: durationpb.New(3 * time.Second), H2Upgrade: seinev1.TrafficPolicy_H2_UPGRADE,
 				Pool: &seinev1.ConnectionPool{Keepalive: &seinev1.ConnectionPool_Keepalive{Probes: 3, Time: durationpb.New(time.Minute)}}}, "[] [*] [] []", ""},
 		{"defaultServiceExportTo: ['.']\ndefaultVirtualServiceExportTo: [x]\ndefaultDestinationRuleExportTo: ['y']", nil, "[.] [*] [x] [y]", ""},

@@ -148,11 +148,8 @@ func (b *builder) limitMatch(o *object, d *decoder, c *routeConverter, path stri
 		return nil
 	}
 	var m networking.HTTPMatchRequest
-	strict := &decoder{b: b, obj: o, known: fields(deep(limitMatchFields)...)}
+	strict := &decoder{b: b, obj: o, known: fields(deep(limitMatchFields)...), strict: "has no meaning where a request arrives"}
 	strict.message(n, m.ProtoReflect(), path, "", false, 0)
-	for _, p := range strict.unsupported {
-		d.fail(codeInvalid, p, nil, "has no meaning where a request arrives")
-	}
 	d.bad = d.bad || strict.bad
 	if d.bad {
 		return nil

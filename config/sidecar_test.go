@@ -25,7 +25,7 @@ func TestSidecar(t *testing.T) {
 		{"{egress: [{hosts: ['*/a b']}]}", nil, "is not NAMESPACE/HOST"},
 		{"{egress: [{hosts: []}]}", nil, "at least one host"},
 		{"{egress: [{port: {number: 70000}, hosts: ['*/*']}]}", nil, "between 1 and 65535"},
-		{"{ingress: [{port: {number: 80, protocol: HTTP, name: h}, defaultEndpoint: '127.0.0.1:8080'}]}", &mesh.Sidecar{}, "is not implemented in this version"},
+		{"{ingress: [{port: {number: 80, protocol: HTTP, name: h}, defaultEndpoint: '127.0.0.1:8080'}]}", &mesh.Sidecar{}, "is not implemented: each port"},
 	} {
 		r := Build([]File{{"a.yaml", []byte("apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: s, namespace: shop}\nspec: " + c.spec + "\n")}}, Options{})
 		var got *mesh.Sidecar

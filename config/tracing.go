@@ -32,6 +32,9 @@ var (
 // AnnotationProxyConfig is a pod's: Istio's ProxyConfig for its sidecar.
 const AnnotationProxyConfig = "proxy.istio.io/config"
 
+// kindAnnotation stands for it where a finding has a resource's kind.
+const kindAnnotation = "annotation"
+
 // Annotations of a Telemetry: what is reported although it was not sampled.
 const (
 	// AnnotationKeepErrors is "false" where failed requests are not.
@@ -369,13 +372,10 @@ func ProxyTracing(annotation string) (t *mesh.ProxyTracing, problems []string) {
 		return nil, nil
 	}
 	b := &builder{result: &Result{}, perFile: map[string]int{}}
-	o := &object{root: n, ref: mesh.Ref{Kind: "annotation", Name: f.Name, File: f.Name}, size: len(f.Data)}
+	o := &object{root: n, ref: mesh.Ref{Kind: kindAnnotation, Name: f.Name, File: f.Name}, size: len(f.Data)}
 	d := &decoder{b: b, obj: o, known: fields(proxyTracingFields...)}
 	var m meshv1.Tracing
 	d.message(n, m.ProtoReflect(), "tracing", "", false, 0)
-	for _, p := range d.unsupported {
-		b.unsupported(o, p)
-	}
 	out := proxyTracing(d, &m, "tracing")
 	for _, f := range b.result.Findings {
 		problems = append(problems, f.Path+" "+f.Message)

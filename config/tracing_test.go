@@ -130,7 +130,7 @@ func TestTelemetryFindings(t *testing.T) {
 		"formatter":  {head + "tracing: [{customTags: {a: {formatter: {value: x}}}}]", "spec.tracing[0].customTags.a.formatter is not implemented"},
 		"empty tag":  {head + "tracing: [{customTags: {a: {literal: {value: ''}}}}]", "must say one of literal"},
 		"metrics":    {head + "metrics: [{providers: [{name: prometheus}]}]", "spec.metrics[0] is not implemented"},
-		"request id": {head + "tracing: [{useRequestIdForTraceSampling: true}]", "spec.tracing[0].useRequestIdForTraceSampling is not implemented"},
+		"request id": {head + "tracing: [{useRequestIdForTraceSampling: true}]", "spec.tracing[0].useRequestIdForTraceSampling has no effect"},
 		"slow": {strings.Replace(head, "shop}", "shop, annotations: {tracing.seine.dev/keep-slower-than: soon}}", 1) + "tracing: [{}]",
 			"metadata.annotations.tracing.seine.dev/keep-slower-than"},
 		"clash": {head + "tracing: [{}]\n---\n" + strings.Replace(head, "name: t", "name: u", 1) + "tracing: [{}]", "SEINE0402"},

@@ -17,7 +17,7 @@ import (
 var virtualServiceFields = fields("hosts", "gateways", "exportTo",
 	"http.name", "http.match.name", "http.match.uri.**", "http.match.scheme.**", "http.match.method.**", "http.match.authority.**",
 	"http.match.headers.**", "http.match.port", "http.match.sourceLabels.**", "http.match.gateways", "http.match.queryParams.**",
-	"http.match.ignoreUriCase", "http.match.statPrefix", "http.match.withoutHeaders.**", "http.match.sourceNamespace",
+	"http.match.ignoreUriCase", "http.match.withoutHeaders.**", "http.match.sourceNamespace",
 	"http.route.destination.host", "http.route.destination.subset", "http.route.destination.port.number", "http.route.weight", "http.route.headers.**",
 	"http.redirect.**", "http.directResponse.**", "http.rewrite.**", "http.timeout", "http.headers.**", "http.retries.**", "http.delegate.**",
 	"http.fault.**", "http.corsPolicy.**", "http.mirror.host", "http.mirror.subset", "http.mirror.port.number", "http.mirrorPercent", "http.mirrorPercentage.**",
@@ -392,9 +392,6 @@ func (c *routeConverter) match(m *networking.HTTPMatchRequest, path string) *sei
 		Authority: c.stringMatch(m.Authority, path+".authority", false),
 	}
 	c.port(m.Port, path+".port")
-	if m.StatPrefix != "" {
-		c.b.note(c.o, codeUnsupported, Info, path+".statPrefix", "names a statistic of Envoy and has no effect")
-	}
 	if m.Uri != nil && out.Uri == nil {
 		c.b.note(c.o, codeUselessMatch, Info, path+".uri", "is empty and matches every path")
 	} else if out.Uri.GetMatch() != nil && m.GetUri().GetExact()+m.GetUri().GetPrefix()+m.GetUri().GetRegex() == "" {
