@@ -131,7 +131,9 @@ func (s *scraper) round(ctx context.Context) {
 			s.window.Remove(id)
 			s.judge.remove(id)
 			s.memory.remove(id)
+			s.mu.Lock()
 			delete(s.down, id)
+			s.mu.Unlock()
 		}
 	}
 	s.known = now

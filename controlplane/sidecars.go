@@ -69,7 +69,12 @@ func newSidecars(s *server, events record.EventRecorder, i *injection) *sidecars
 		said: map[types.UID]saying{}, without: map[types.UID]bool{},
 	}
 	w.pods = informers.NewSharedInformerFactoryWithOptions(s.opt.Cluster.Client, 0, informers.WithTransform(slimSidecar)).Core().V1().Pods().Informer()
-	w.client = http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, Proxy: nil}}
+	w.client = http.Client{
+		Timeout:   2 * time.Second,
+		Transport: &http.Transport{DisableKeepAlives: true, Proxy: nil, MaxResponseHeaderBytes: 16 << 10},
+		// A pod must not send this server to where the pod itself cannot go.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
 	return w
 }
 

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -157,5 +158,32 @@ func TestSidecars(t *testing.T) {
 		if e := look(5 * time.Minute); e != "" {
 			t.Errorf("%s: said again: %s", tc.name, e)
 		}
+	}
+}
+
+// TestSidecarsFollowNobody: a pod that is asked for its readiness sends nobody on to
+// another address, which it could not reach by itself.
+func TestSidecarsFollowNobody(t *testing.T) {
+	const ip = "127.0.0.78"
+	var asked atomic.Int32
+	secret := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		asked.Add(1)
+		_, _ = io.WriteString(w, `{"reason":"of somebody else"}`)
+	}))
+	defer secret.Close()
+	l, err := net.Listen("tcp", net.JoinHostPort(ip, readinessPort))
+	if err != nil {
+		t.Fatal(err)
+	}
+	hostile := httptest.NewUnstartedServer(http.RedirectHandler(secret.URL, http.StatusFound))
+	_ = hostile.Listener.Close()
+	hostile.Listener = l
+	hostile.Start()
+	defer hostile.Close()
+	i := &injection{spaces: informers.NewSharedInformerFactory(fake.NewClientset(), 0).Core().V1().Namespaces().Informer()}
+	w := newSidecars(&server{opt: Options{Cluster: &Cluster{Client: fake.NewClientset()}}}, record.NewFakeRecorder(1), i)
+	a := w.ask(t.Context(), &corev1.Pod{Status: corev1.PodStatus{PodIP: ip}})
+	if asked.Load() != 0 || a.Ready || strings.Contains(a.Reason, "somebody else") {
+		t.Errorf("asked elsewhere %d times: %+v", asked.Load(), a)
 	}
 }
