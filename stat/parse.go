@@ -25,8 +25,12 @@ func Families() []string {
 // text format.
 var ErrSyntax = errors.New("not the Prometheus text format")
 
-// maxSeries bounds the series that are kept of one instance.
-const maxSeries = 200_000
+// Bounds of the series that are kept: of one instance (what is read of it, 8 MiB,
+// holds half as many of Seine's own), and of all.
+const (
+	maxSeries   = 50_000
+	maxInterned = 4 << 20
+)
 
 // maxValue bounds a value: sums of values must stay finite.
 const maxValue = 1e30
@@ -70,6 +74,8 @@ type series struct {
 	protocol protocols
 	failed   bool    // requests: the outcome counts against the success rate
 	le       float64 // buckets
+	text     string  // the line without its value; the Window's
+	users    int     // instances that have it; the Window's
 }
 
 // parse reads the lines of the families that matter and calls f for each, with
