@@ -3,6 +3,7 @@ package diagnose
 import (
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -21,8 +22,8 @@ func WriteText(w io.Writer, list []Diagnosis) error {
 		if d.Caller != "" {
 			what = d.Caller + " → " + what
 		}
-		fmt.Fprintf(&b, "%s: %s\n", what, d.Explanation)
-		fmt.Fprintf(&b, "  cause     %s: %s\n", d.Cause, d.Culprit)
+		fmt.Fprintf(&b, "%s: %s\n", clean(what), clean(d.Explanation))
+		fmt.Fprintf(&b, "  cause     %s: %s\n", d.Cause, clean(d.Culprit))
 		fmt.Fprintf(&b, "  latency   P50 %s → %s, P99 %s → %s", millis(d.Before.P50), millis(d.After.P50), millis(d.Before.P99), millis(d.After.P99))
 		if d.Shape == Tail {
 			fmt.Fprintf(&b, " (%s of the requests wait; the others are as usual)", percent(d.Slower))
@@ -33,9 +34,20 @@ func WriteText(w io.Writer, list []Diagnosis) error {
 			if j > 0 {
 				head = ""
 			}
-			fmt.Fprintf(&b, "  %-9s %s\n", head, e)
+			fmt.Fprintf(&b, "  %-9s %s\n", head, clean(e))
 		}
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// clean takes out what would steer a terminal: the names are labels of metrics, which
+// are each proxy's own words.
+func clean(s string) string {
+	return strings.Map(func(r rune) rune {
+		if !strconv.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, s)
 }

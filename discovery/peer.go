@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -124,8 +125,14 @@ func clean(v string) string {
 	}, v)
 }
 
-// bounded shortens a sentence of a proxy's.
+// bounded makes a sentence of a proxy's fit to be shown: short, and of one line.
 func bounded(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if !strconv.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, s)
 	if len(s) > 1024 {
 		s = strings.ToValidUTF8(s[:1024], "") + "…"
 	}

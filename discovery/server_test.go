@@ -395,3 +395,17 @@ func TestNewWantsAPlan(t *testing.T) {
 		t.Error("names of Self")
 	}
 }
+
+// TestBounded: a proxy's sentence is one line, is short, and steers no terminal.
+func TestBounded(t *testing.T) {
+	for in, want := range map[string]string{
+		"rule 3: wrong":                 "rule 3: wrong",
+		"a\x1b[2J\nb\u009bc\u202ed\x00": "a [2J b c d ",
+		"Zürich → 東京":                   "Zürich → 東京",
+		strings.Repeat("ü", 600):        strings.Repeat("ü", 512) + "…",
+	} {
+		if got := bounded(in); got != want {
+			t.Errorf("bounded(%q) = %q", in, got)
+		}
+	}
+}

@@ -3,8 +3,8 @@ package stat
 import (
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
-	"unicode"
 	"unicode/utf8"
 
 	"github.com/seinemesh/seine/telemetry"
@@ -239,7 +239,7 @@ func short(ids []string) string {
 // clean keeps what a terminal would act on out of a text.
 func clean(s string) string {
 	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) || r == utf8.RuneError {
+		if !strconv.IsPrint(r) || r == utf8.RuneError {
 			return '?'
 		}
 		return r

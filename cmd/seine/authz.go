@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 
@@ -80,9 +81,9 @@ func writeAuthz(w io.Writer, a *view.Authz) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(tw, "PORT\tMODE\tLETS IN\tBECAUSE OF")
 	for _, p := range a.Ports {
-		fmt.Fprintf(tw, "%d\t%s\t%s\t%s\n", p.Port, p.Mode, who(p.Mode), p.Source)
+		row(tw, strconv.FormatUint(uint64(p.Port), 10), p.Mode, who(p.Mode), p.Source)
 	}
-	fmt.Fprintf(tw, "others\t%s\t%s\t%s\n", a.Default.Mode, who(a.Default.Mode), a.Default.Source)
+	row(tw, "others", a.Default.Mode, who(a.Default.Mode), a.Default.Source)
 	if err := tw.Flush(); err != nil {
 		return err
 	}
@@ -97,7 +98,7 @@ func writeAuthz(w io.Writer, a *view.Authz) error {
 	tw = tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(tw, "CALLER\tMTLS\tIDENTITY")
 	for _, x := range a.Callers {
-		fmt.Fprintf(tw, "%s\t%s\t%s\n", x.Workload, x.MTLS, cmp.Or(x.Identity, "none"))
+		row(tw, x.Workload, x.MTLS, cmp.Or(x.Identity, "none"))
 	}
 	return tw.Flush()
 }

@@ -70,7 +70,7 @@ func (s *statOptions) diagnose(ctx context.Context, out io.Writer) (slow bool, e
 		return false, fmt.Errorf("diagnose: the control plane's answer is no report: %w; is it of the same version as this program?", err)
 	}
 	if s.output == "json" {
-		_, err = out.Write(append([]byte(strings.TrimSpace(string(body))), '\n'))
+		_, err = escaped{out}.Write(append([]byte(strings.TrimSpace(string(body))), '\n'))
 	} else {
 		err = diagnose.WriteText(out, r.Diagnoses)
 	}

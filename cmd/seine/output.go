@@ -1,13 +1,16 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/yaml"
@@ -35,10 +38,53 @@ func writeData(w io.Writer, output string, v any) error {
 		}
 		return err
 	}
-	enc := json.NewEncoder(w)
+	enc := json.NewEncoder(escaped{w})
 	enc.SetEscapeHTML(false)
 	enc.SetIndent("", "  ")
 	return enc.Encode(v)
+}
+
+// escaped writes JSON on, with what steers a terminal as escapes: encoding/json
+// leaves DEL, C1 (0x9b begins a sequence as ESC [ does) and changes of direction as
+// they are. Whoever reads the JSON sees no difference.
+type escaped struct{ w io.Writer }
+
+func (e escaped) Write(p []byte) (int, error) {
+	steers := func(r rune) bool { return r >= 0x7f && r <= 0xffff && r != utf8.RuneError && !strconv.IsPrint(r) }
+	if !bytes.ContainsFunc(p, steers) {
+		return e.w.Write(p)
+	}
+	var b []byte
+	for _, r := range string(p) {
+		if steers(r) {
+			b = fmt.Appendf(b, "\\u%04x", r)
+		} else {
+			b = utf8.AppendRune(b, r)
+		}
+	}
+	if _, err := e.w.Write(b); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// row writes a line of a table. Names, paths and messages are written by proxies and
+// their callers, and a matcher by whoever may write a route.
+func row(w io.Writer, cells ...string) {
+	for i := range cells {
+		cells[i] = printable(cells[i])
+	}
+	fmt.Fprintln(w, strings.Join(cells, "\t"))
+}
+
+// printable takes out what would steer a terminal, or begin a line or a column.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if !strconv.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, s)
 }
 
 // completeOutput completes -o.

@@ -133,7 +133,7 @@ func writeProxies(w io.Writer, list []connectedProxy, now time.Time, wide bool) 
 		} else {
 			connected = now.Sub(p.Connected).Round(time.Second).String()
 		}
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s", p.ID, state, acked, cmp.Or(p.Version, "-"), memory, connected, replica)
+		cells := []string{p.ID, state, acked, cmp.Or(p.Version, "-"), memory, connected, replica}
 		if wide {
 			cpu, until := "-", "-"
 			if p.CPU != nil {
@@ -142,16 +142,16 @@ func writeProxies(w io.Writer, list []connectedProxy, now time.Time, wide bool) 
 			if p.Certificate != nil {
 				until = p.Certificate.UTC().Format(time.RFC3339)
 			}
-			fmt.Fprintf(tw, "\t%s\t%s\t%s\t%s", p.Identity, cmp.Or(p.Node, "-"), cpu, until)
+			cells = append(cells, p.Identity, cmp.Or(p.Node, "-"), cpu, until)
 		}
-		fmt.Fprintln(tw)
+		row(tw, cells...)
 	}
 	if err := tw.Flush(); err != nil {
 		return err
 	}
 	for _, p := range list {
 		for _, r := range p.Rejected {
-			if _, err := fmt.Fprintf(w, "%s refused %s: %s (%s)\n", p.ID, r.Name, r.Message, cmp.Or(r.Source, "no source")); err != nil {
+			if _, err := fmt.Fprintf(w, "%s refused %s: %s (%s)\n", p.ID, printable(r.Name), printable(r.Message), cmp.Or(r.Source, "no source")); err != nil {
 				return err
 			}
 		}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 
@@ -88,28 +89,26 @@ func writeRoutes(w io.Writer, list []view.Route, wide bool) error {
 	for _, r := range list {
 		rows := len(r.Destinations)
 		for i := range max(rows, 1) {
-			lead, to, wanted, measured := fmt.Sprintf("%s\t%d\t%s\t%s", shortHost(r.Service), r.Port, r.ID, cmp.Or(strings.Join(r.Matches, " or "), "everything")), cmp.Or(r.Answer, "-"), "-", "-"
-			if i > 0 {
-				lead = "\t\t\t"
+			cells := []string{"", "", "", "", cmp.Or(r.Answer, "-"), "-", "-"}
+			if i == 0 {
+				copy(cells, []string{shortHost(r.Service), strconv.FormatUint(uint64(r.Port), 10), r.ID, cmp.Or(strings.Join(r.Matches, " or "), "everything")})
 			}
 			if i < rows {
 				d := r.Destinations[i]
-				to = shortHost(d.Host)
+				cells[4] = shortHost(d.Host)
 				if d.Subset != "" {
-					to += " " + d.Subset
+					cells[4] += " " + d.Subset
 				}
-				wanted = share(&d.Wanted)
-				measured = share(d.Measured)
+				cells[5], cells[6] = share(&d.Wanted), share(d.Measured)
 			}
-			line := lead + "\t" + to + "\t" + wanted + "\t" + measured
 			if wide && i == 0 {
 				timeout := "-"
 				if r.Timeout > 0 {
 					timeout = fmt.Sprintf("%g ms", r.Timeout)
 				}
-				line += fmt.Sprintf("\t%s\t%s\t%s\t%s", timeout, cmp.Or(r.Retries, "default"), cmp.Or(r.Fault, "-"), cmp.Or(strings.Join(r.Mirrors, ", "), "-"))
+				cells = append(cells, timeout, cmp.Or(r.Retries, "default"), cmp.Or(r.Fault, "-"), cmp.Or(strings.Join(r.Mirrors, ", "), "-"))
 			}
-			fmt.Fprintln(tw, line)
+			row(tw, cells...)
 		}
 	}
 	return tw.Flush()

@@ -196,7 +196,7 @@ func (t *tapOptions) printer(out io.Writer) (func(*tap.Request) error, error) {
 	case "text", "wide":
 		return func(r *tap.Request) error { return r.WriteText(out, text) }, nil
 	case "json":
-		enc := json.NewEncoder(out)
+		enc := json.NewEncoder(escaped{out})
 		enc.SetEscapeHTML(false)
 		return func(r *tap.Request) error { return enc.Encode(r) }, nil
 	case "yaml":

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"text/tabwriter"
@@ -212,12 +213,12 @@ func (c *requestCount) write(w io.Writer, rows, width int, wide bool) error {
 	}
 	fmt.Fprintln(tw, head)
 	for _, x := range list {
-		line := fmt.Sprintf("%d\t%.1f%%\t%.2f ms\t%.2f ms\t%.2f ms\t%s\t%s\t%s\t%s", x.Count, x.Success*100, x.Best, x.Last, x.Worst,
-			printable(x.Source), printable(x.Destination), printable(x.Method), printable(x.Path))
+		cells := []string{strconv.Itoa(x.Count), fmt.Sprintf("%.1f%%", x.Success*100), fmt.Sprintf("%.2f ms", x.Best), fmt.Sprintf("%.2f ms", x.Last), fmt.Sprintf("%.2f ms", x.Worst),
+			x.Source, x.Destination, x.Method, x.Path}
 		if wide {
-			line += "\t" + cmp.Or(printable(x.Rule), "-")
+			cells = append(cells, cmp.Or(x.Rule, "-"))
 		}
-		fmt.Fprintln(tw, line)
+		row(tw, cells...)
 	}
 	if err := tw.Flush(); err != nil {
 		return err
@@ -236,14 +237,4 @@ func (c *requestCount) write(w io.Writer, rows, width int, wide bool) error {
 		return err
 	}
 	return nil
-}
-
-// printable takes out what would move a terminal's cursor: paths are the callers'.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || r >= 0x7f && r < 0xa0 {
-			return '?'
-		}
-		return r
-	}, s)
 }
