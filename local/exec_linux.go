@@ -196,6 +196,9 @@ func (m *member) proxyArgs() []string {
 		"--ca-bundle", filepath.Join(m.dir, "ca.pem"), "--token", filepath.Join(m.dir, "token"),
 		"--drain", proxyDrain, "--drain-limit", grace.String(), "--access-log", "-",
 	}
+	if m.r.Credentials != "" {
+		args = append(args, "--credentials", m.r.Credentials)
+	}
 	if m.r.world.isolated {
 		args = append(args, "--admin", at("127.0.0.1", portAdmin), "--status", at("0.0.0.0", portStatus),
 			"--mark", "1337", "--host-dialer", filepath.Join(m.r.RunDir, dialSocket))

@@ -35,7 +35,10 @@ type Options struct {
 	StateDir   string   // "": rundir.DefaultState
 	Seined     string   // programs; "": beside this one, or in PATH
 	Proxy      string
-	CertTTL    time.Duration // of workloads' certificates; 0: seined's default
+	// Credentials is the folder with the Secrets that sidecars begin TLS with; "":
+	// seine-proxy's default.
+	Credentials string
+	CertTTL     time.Duration // of workloads' certificates; 0: seined's default
 	// RequireIsolation makes a kernel that refuses namespaces an error.
 	RequireIsolation bool
 	// Private: nobody but this user reads Err (it is a terminal), so that the
@@ -90,6 +93,7 @@ type job struct {
 	StateDir     string
 	Seined       string
 	Proxy        string
+	Credentials  string // absolute
 	CertTTL      time.Duration
 	For          time.Duration
 	ReadyTimeout time.Duration

@@ -110,6 +110,14 @@ func check(opt Options) (*job, error) {
 	if j.StateDir, err = filepath.Abs(j.StateDir); err != nil {
 		return nil, err
 	}
+	if opt.Credentials != "" {
+		if _, err := os.Stat(opt.Credentials); err != nil {
+			return nil, fmt.Errorf("read credentials: %w", err)
+		}
+		if j.Credentials, err = filepath.Abs(opt.Credentials); err != nil {
+			return nil, err
+		}
+	}
 	for _, p := range opt.Paths {
 		if _, err := os.Stat(p); err != nil {
 			return nil, fmt.Errorf("read resources: %w", err)

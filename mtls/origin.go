@@ -26,6 +26,10 @@ type Origin struct {
 	// Certificate and Key are files with the client's own.
 	Certificate, Key string
 	Unverified       bool // insecureSkipVerify: whoever answers is believed
+	// Credential is a folder with a Secret's keys as files, which name CA and, if
+	// Mutual, Certificate and Key; "": none.
+	Credential string
+	Mutual     bool
 }
 
 // Errors of an Origin's files.
@@ -79,7 +83,8 @@ func (o *origins) config(c *clientConfig, now time.Time) (*tls.Config, error) {
 	}
 	var all []byte
 	var contents [3][]byte
-	for i, name := range [...]string{c.origin.CA, c.origin.Certificate, c.origin.Key} {
+	with := c.origin.files()
+	for i, name := range [...]string{with.CA, with.Certificate, with.Key} {
 		if name == "" {
 			continue
 		}
@@ -96,7 +101,7 @@ func (o *origins) config(c *clientConfig, now time.Time) (*tls.Config, error) {
 		o.kept[key] = &origin{old.config, old.files, now}
 		return old.config, nil
 	}
-	config, err := c.origin.build(contents[0], contents[1], contents[2])
+	config, err := with.build(contents[0], contents[1], contents[2])
 	if err != nil {
 		return nil, fmt.Errorf("TLS origination: %w", err)
 	}

@@ -77,6 +77,9 @@ type Options struct {
 	NoSplice bool
 	// HostDialer is the unix socket that makes connections out of the mesh; "": none.
 	HostDialer string
+	// Credentials is the folder with the Secrets that TLS is begun with, a folder
+	// for each.
+	Credentials string
 
 	AnswerWait     time.Duration // for the control plane to answer a new name; 2 s
 	HeadTimeout    time.Duration // for a whole head, and for a connection to say what it is; 10 s

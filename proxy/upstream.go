@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -160,19 +161,22 @@ func (t *target) fill(w *worker, e *edge, ep *decide.Endpoint) {
 		k.alts = strings.Join(e.alts, " ")
 	}
 	if tr := t.cluster.Transport(ep); tr == decide.Simple || tr == decide.Custom {
-		k.origin = origin(t.cluster)
+		k.origin = w.origin(t.cluster)
 	}
 	e.pool = w.pool(k, e.alts)
 }
 
 // origin is how TLS is begun with c's endpoints.
-func origin(c *decide.Cluster) mtls.Origin {
+func (w *worker) origin(c *decide.Cluster) mtls.Origin {
 	sni, alts := c.Originate()
 	p := c.Policy.GetOriginate()
-	return mtls.Origin{
-		Begin: true, ServerName: sni, Names: strings.Join(alts, " "), CA: p.GetCaCertificates(),
-		Certificate: p.GetClientCertificate(), Key: p.GetPrivateKey(), Unverified: p.GetInsecureSkipVerify(),
+	o := mtls.Origin{Begin: true, ServerName: sni, Names: strings.Join(alts, " "), Unverified: p.GetInsecureSkipVerify()}
+	if name := p.GetCredential(); name != "" {
+		o.Credential, o.Mutual = filepath.Join(w.p.o.Credentials, name), p.GetClientCertificate() != ""
+		return o
 	}
+	o.CA, o.Certificate, o.Key = p.GetCaCertificates(), p.GetClientCertificate(), p.GetPrivateKey()
+	return o
 }
 
 // requests is the metric handle of requests to the edge's endpoint.

@@ -25,7 +25,7 @@ type options struct {
 	prove, quit, splice                              bool
 	mark, loops                                      int
 	drain, drainLimit                                time.Duration
-	accessLog, hostDialer                            string
+	accessLog, hostDialer, credentials               string
 	forwards                                         []proxy.Forward
 	published                                        []proxy.Published
 	level                                            slog.Level
@@ -72,6 +72,7 @@ func parseFlags(args []string) (*options, error) {
 	f.StringVar(&o.accessLog, "access-log", "", "`path` of the access log, - is standard output")
 	f.BoolVar(&o.splice, "splice", true, "let the kernel pass on the bulk of plain connections that are not HTTP (splice)")
 	f.StringVar(&o.hostDialer, "host-dialer", "", "unix `socket` that makes the connections that leave the mesh")
+	f.StringVar(&o.credentials, "credentials", "/etc/seine/credentials", "`folder` with the Secrets that DestinationRules name by credentialName, a folder for each")
 	f.Func("listen-inbound", "`IP:PORT=IP:APPPORT`: listen on the workload's port for the application (repeatable)", o.addForward)
 	f.Func("publish", "`fd:N=FQDN:PORT`: route an inherited listener's connections as calls to a service (repeatable)", o.addPublished)
 	f.TextVar(&o.level, "log-level", slog.LevelInfo, "DEBUG, INFO, WARN or ERROR")

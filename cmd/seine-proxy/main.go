@@ -164,7 +164,7 @@ func run(ctx context.Context, o *options, log *slog.Logger) error {
 	factory := mtls.NewFactory(source, mtls.Options{})
 	p, err := proxy.New(proxy.Options{
 		Loops: o.loops, Outbound: o.outbound, Inbound: o.inbound, Explicit: o.explicit, Forwards: o.forwards, Published: o.published,
-		Mark: o.mark, Divert: divert(redirected), NoSplice: !o.splice, HostDialer: o.hostDialer, Factory: factory,
+		Mark: o.mark, Divert: divert(redirected), NoSplice: !o.splice, HostDialer: o.hostDialer, Credentials: o.credentials, Factory: factory,
 		Registry: registry, AccessLog: logs, Taps: taps, Log: log,
 	}, client)
 	if err != nil {

@@ -70,6 +70,7 @@ $XDG_RUNTIME_DIR/seine, or ~/.seine/run where there is none.`,
 	f.StringVar(&opt.Web, "web", "", "loopback address of the dashboard and of metrics for Prometheus; none: nowhere (default 127.0.0.1:15016, or any free port if that is taken)")
 	f.StringVar(&opt.Seined, "seined", "", "the control plane's program (default: beside this one, or in PATH)")
 	f.StringVar(&opt.Proxy, "seine-proxy", "", "the proxy's program (default: beside this one, or in PATH)")
+	f.StringVar(&opt.Credentials, "credentials", "", "`folder` with the Secrets that DestinationRules name by credentialName, a folder for each (default: /etc/seine/credentials)")
 	f.DurationVar(&opt.CertTTL, "cert-ttl", 0, "how long certificates live (default: seined's, 24h)")
 	f.BoolVar(&opt.RequireIsolation, "require-isolation", false, "exit 1 where the kernel refuses namespaces, instead of going on without")
 	f.StringVar(&over, "for", "", "stop by itself this `duration` after everything is ready; exit 1 if it is not")

@@ -21,6 +21,10 @@ func play(role string) int {
 	case "disk":
 		fmt.Fprintln(os.Stderr, http.ListenAndServe(":8080", http.HandlerFunc(write)))
 		return 1
+	case "partner":
+		return partner()
+	case "customer":
+		return customer()
 	default:
 		fmt.Fprintln(os.Stderr, "no such role:", role)
 		return 1
