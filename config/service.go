@@ -144,6 +144,11 @@ func (b *builder) service(o *object) {
 	if spec.SessionAffinity == corev1.ServiceAffinityClientIP {
 		b.note(o, codeUnsupported, Info, "spec.sessionAffinity", "has no effect in a mesh, as in Istio: use a DestinationRule's consistentHash")
 	}
+	if p := spec.InternalTrafficPolicy; p != nil && *p == corev1.ServiceInternalTrafficPolicyLocal {
+		if s.NodeLocal = b.opt.Cluster; !b.opt.Cluster {
+			b.unsupported(o, "spec.internalTrafficPolicy") // files do not say who runs where
+		}
+	}
 	if spec.TrafficDistribution != nil && !b.opt.Cluster { // there, EndpointSlices carry it as hints
 		b.unsupported(o, "spec.trafficDistribution")
 	}

@@ -26,6 +26,19 @@ type Endpoint struct {
 	// Since is when the endpoint came to be, or when the proxy first heard of it
 	// (set before it is published); zero: not known.
 	Since time.Time
+
+	others []*Endpoint // the same one at each of its other addresses
+}
+
+// At is the endpoint at the address that was dialled, if that is another one of
+// its own; otherwise e.
+func (e *Endpoint) At(dialled netip.Addr) *Endpoint {
+	for _, o := range e.others {
+		if o.Addr.Addr() == dialled {
+			return o
+		}
+	}
+	return e
 }
 
 // Service is one compiled port of a service.
@@ -68,6 +81,15 @@ func CompileEndpoint(e *seinev1.Endpoint) (*Endpoint, error) {
 	}
 	if e.Created > 0 {
 		c.Since = time.Unix(e.Created, 0)
+	}
+	for _, other := range e.OtherAddresses {
+		a, err := netip.ParseAddr(other)
+		if err != nil {
+			return nil, invalid("endpoint %q: its other address %q", e.Id, other)
+		}
+		o := *c
+		o.Addr, o.DNS, o.others = netip.AddrPortFrom(a.Unmap(), c.Port), "", nil
+		c.others = append(c.others, &o)
 	}
 	return c, nil
 }

@@ -415,7 +415,7 @@ func (e *explanation) destination(d *decide.Destination, a *decide.Answer, first
 	if a.Proto.DirectEndpoint != "" {
 		list = nil
 		if ep := c.Endpoint(a.Proto.DirectEndpoint); ep != nil {
-			list = []*decide.Endpoint{ep}
+			list = []*decide.Endpoint{ep.At(e.dialled.Addr())}
 		}
 	}
 	for _, ep := range eps {

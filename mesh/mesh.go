@@ -60,6 +60,7 @@ type Service struct {
 	Resolution seinev1.Service_Resolution
 	External   bool // MESH_EXTERNAL
 	Headless   bool
+	NodeLocal  bool     // internalTrafficPolicy Local: it leads to endpoints of the caller's node alone
 	ExportTo   []string // namespaces; empty or "*": all; ".": its own
 	SANs       []string // ServiceEntry's subjectAltNames
 }
@@ -125,6 +126,7 @@ type Backend struct {
 	// Zones and Nodes are topology hints: the callers that it is meant for.
 	Zones, Nodes []string
 	Locality     string
+	Node         string // that it runs on; "" if the list does not say
 }
 
 // VirtualService is Istio's, with hosts made FQDNs.

@@ -17,8 +17,9 @@ import (
 // that is either, what was ready until its node was not heard of: an API server
 // that comes back after minutes takes all nodes for lost at first, and a server
 // that is lost indeed is found out by the connection. Of these the ones that the topology
-// hints mean for w, if every one has a hint and one of them is for w. The
-// others are kept aside, so that their own names still lead to them.
+// hints mean for w, if every one has a hint and one of them is for w. Under
+// internalTrafficPolicy Local only endpoints of w's node count at all, and hints do
+// not. The others are kept aside, so that their own names still lead to them.
 //
 // A list that names a pod is believed only if that pod is known and has the
 // address: a list that is older than its pod must not lend an address to an
@@ -31,10 +32,13 @@ func backends(s *mesh.Snapshot, w *mesh.Workload, svc *mesh.Service, p *mesh.Por
 	if len(list) == 0 {
 		return nil, nil
 	}
+	near := func(b *mesh.Backend) bool { return !svc.NodeLocal || b.Node == w.Node && w.Node != "" }
 	var ready, draining bool
 	for i := range list {
-		ready = ready || list[i].Ready
-		draining = draining || list[i].Draining
+		if near(&list[i]) {
+			ready = ready || list[i].Ready
+			draining = draining || list[i].Draining
+		}
 	}
 	unheard := func(b *mesh.Backend) bool {
 		if ready || draining || b.Workload == "" {
@@ -43,8 +47,11 @@ func backends(s *mesh.Snapshot, w *mesh.Workload, svc *mesh.Service, p *mesh.Por
 		t := s.Workload(b.Workload)
 		return t != nil && t.Unheard
 	}
-	picked := func(b *mesh.Backend) bool { return b.Ready || !ready && b.Draining || unheard(b) }
-	meant := hinted(list, picked, w)
+	picked := func(b *mesh.Backend) bool { return near(b) && (b.Ready || !ready && b.Draining || unheard(b)) }
+	var meant func(*mesh.Backend) bool
+	if !svc.NodeLocal {
+		meant = hinted(list, picked, w)
+	}
 	var out []*seinev1.Endpoint
 	listed := make(map[*mesh.Workload]bool, len(list))
 	for i := range list {
@@ -71,11 +78,13 @@ func backends(s *mesh.Snapshot, w *mesh.Workload, svc *mesh.Service, p *mesh.Por
 			}
 		} else {
 			listed[t] = true
-			e = member(s, t, port)
+			e = member(s, t, b.Address, port)
 		}
 		e.Address = b.Address.String()
 		e.Unhealthy, e.Aside = !picked(b), ""
 		switch {
+		case !near(b):
+			e.Aside = "it is on another node (internalTrafficPolicy Local)"
 		case b.Draining && !picked(b):
 			e.Aside = "it is being taken down"
 		case picked(b) && meant != nil && !meant(b):

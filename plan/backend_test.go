@@ -45,6 +45,7 @@ func TestBackends(t *testing.T) {
 		}
 	}
 	unheard := false // of the pods' nodes
+	local := false   // internalTrafficPolicy
 	for name, tc := range map[string]struct {
 		edit func([]mesh.Backend)
 		want string // the IDs that are picked by a caller that is pod a, then behind | the others
@@ -71,9 +72,14 @@ func TestBackends(t *testing.T) {
 		"for my node": {func(l []mesh.Backend) {
 			l[0].Nodes, l[1].Nodes, l[2].Nodes = []string{"node-b"}, []string{"node-a"}, []string{"node-c"}
 		}, "b | a c d"},
+		"local":               {func(l []mesh.Backend) { l[0].Node, l[1].Node = "node-a", "node-b"; local = true }, "a | b c d"},
+		"local, draining":     {func(l []mesh.Backend) { l[0].Node, l[0].Ready, l[0].Draining = "node-a", false, true; local = true }, "a | b c d"},
+		"none local":          {func(l []mesh.Backend) { l[0].Node = "node-x"; local = true }, "| a b c d"},
+		"local before a hint": {all(func(b *mesh.Backend) { b.Node, b.Nodes, local = "node-a", []string{"node-b"}, true }), "a b c | d"},
 	} {
-		unheard = false
+		unheard, local = false, false
 		s := listed(tc.edit)
+		s.Services[0].NodeLocal = local
 		for _, w := range s.Workloads {
 			w.Unheard = unheard && w.Instance != "d"
 		}

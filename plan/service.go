@@ -206,8 +206,8 @@ func Endpoints(s *mesh.Snapshot, w *mesh.Workload, key string) []*seinev1.Endpoi
 	svc, p, t := lookUp(s, w, key)
 	if t != nil {
 		_, port, _ := seinev1.ParseServiceKey(key)
-		if e := member(s, t, uint32(port)); e != nil {
-			return []*seinev1.Endpoint{e}
+		if len(t.Addresses) > 0 {
+			return []*seinev1.Endpoint{member(s, t, t.Addresses[0], uint32(port))}
 		}
 	}
 	if svc == nil {
@@ -215,16 +215,15 @@ func Endpoints(s *mesh.Snapshot, w *mesh.Workload, key string) []*seinev1.Endpoi
 	}
 	out, listed := backends(s, w, svc, p)
 	for _, m := range s.Members(svc) {
-		if listed[m] {
+		if listed[m] || len(m.Addresses) == 0 {
 			continue
 		}
 		if port, ok := p.TargetOn(m); ok {
-			if e := member(s, m, port); e != nil {
-				if s.Backends != nil && m.Kind == "Pod" && svc.Kind == "Service" && !e.Unhealthy {
-					e.Unhealthy, e.Aside = true, "no EndpointSlice lists it" // reached by its own name and address alone
-				}
-				out = append(out, e)
+			e := member(s, m, m.Addresses[0], port)
+			if s.Backends != nil && m.Kind == "Pod" && svc.Kind == "Service" && !e.Unhealthy {
+				e.Unhealthy, e.Aside = true, "no EndpointSlice lists it" // reached by its own name and address alone
 			}
+			out = append(out, e)
 		}
 	}
 	seen := map[string]bool{}
@@ -240,13 +239,17 @@ func Endpoints(s *mesh.Snapshot, w *mesh.Workload, key string) []*seinev1.Endpoi
 
 func endpointID(t *mesh.Workload) string { return t.Instance }
 
-func member(s *mesh.Snapshot, t *mesh.Workload, port uint32) *seinev1.Endpoint {
-	if len(t.Addresses) == 0 {
-		return nil
-	}
+// member is a workload as an endpoint at one of its addresses, which is dialled
+// but by who has dialled another one of them.
+func member(s *mesh.Snapshot, t *mesh.Workload, at netip.Addr, port uint32) *seinev1.Endpoint {
 	e := &seinev1.Endpoint{
-		Id: endpointID(t), Address: t.Addresses[0].String(), Port: port, Workload: WorkloadOf(s, t),
+		Id: endpointID(t), Address: at.String(), Port: port, Workload: WorkloadOf(s, t),
 		Labels: t.Labels, Locality: t.Locality, Weight: t.Weight, Unhealthy: t.Unhealthy,
+	}
+	for _, a := range t.Addresses {
+		if a != at {
+			e.OtherAddresses = append(e.OtherAddresses, a.String())
+		}
 	}
 	if !t.Created.IsZero() {
 		e.Created = t.Created.Unix()
@@ -267,8 +270,9 @@ func written(s *mesh.Snapshot, svc *mesh.Service, p *mesh.Port, from *mesh.Endpo
 	if n, ok := from.Ports[p.Name]; ok {
 		port = n
 	}
-	if t := memberAt(s, from.Address); t != nil {
-		if e := member(s, t, port); e != nil { // a workload of the mesh, known by its address
+	if a, err := netip.ParseAddr(from.Address); err == nil {
+		if t := s.WorkloadAt(a.Unmap()); t != nil { // of the mesh, known by its address
+			e := member(s, t, a.Unmap(), port)
 			e.Id = fmt.Sprintf("%s:%d", from.Address, port)
 			return e
 		}
@@ -283,12 +287,4 @@ func written(s *mesh.Snapshot, svc *mesh.Service, p *mesh.Port, from *mesh.Endpo
 		e.Workload.Identity = mesh.SPIFFE(s.Settings.TrustDomain, svc.Namespace, from.ServiceAccount)
 	}
 	return e
-}
-
-func memberAt(s *mesh.Snapshot, address string) *mesh.Workload {
-	a, err := netip.ParseAddr(address)
-	if err != nil {
-		return nil
-	}
-	return s.WorkloadAt(a)
 }

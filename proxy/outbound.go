@@ -193,6 +193,7 @@ func (x *exchange) toward(a *decide.Answer, dest *decide.Destination, id string,
 			x.reply(503, telemetry.FlagUH, "the endpoint of "+key+" at the address dialled is gone")
 			return false
 		}
+		ep = ep.At(x.dialled.Addr())
 		x.ep = slices.Index(c.Endpoints, ep)
 		e = tgt.edge(w, ep, x.ep)
 	case c.Original():
@@ -429,6 +430,7 @@ func (a *arrival) opaque() (opaque, bool) {
 		if ep == nil {
 			return opaque{}, false
 		}
+		ep = ep.At(a.dialled.Addr())
 		i = slices.Index(c.Endpoints, ep)
 		e = t.edge(w, ep, i)
 	case c.Original():

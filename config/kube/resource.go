@@ -40,12 +40,21 @@ func trimService(s *corev1.Service) *corev1.Service {
 		Spec: corev1.ServiceSpec{
 			Type: s.Spec.Type, Selector: s.Spec.Selector, ClusterIP: s.Spec.ClusterIP, ClusterIPs: s.Spec.ClusterIPs,
 			ExternalName: s.Spec.ExternalName, SessionAffinity: s.Spec.SessionAffinity, TrafficDistribution: s.Spec.TrafficDistribution,
+			InternalTrafficPolicy: localOnly(s.Spec.InternalTrafficPolicy),
 		},
 	}
 	for _, p := range s.Spec.Ports {
 		out.Spec.Ports = append(out.Spec.Ports, corev1.ServicePort{Name: p.Name, Protocol: p.Protocol, AppProtocol: p.AppProtocol, Port: p.Port, TargetPort: p.TargetPort})
 	}
 	return out
+}
+
+// localOnly leaves the API server's default out.
+func localOnly(p *corev1.ServiceInternalTrafficPolicy) *corev1.ServiceInternalTrafficPolicy {
+	if p == nil || *p == corev1.ServiceInternalTrafficPolicyCluster {
+		return nil
+	}
+	return p
 }
 
 func serviceOf(s *corev1.Service) (*resource, error) {

@@ -76,7 +76,7 @@ func sliceOf(s *discoveryv1.EndpointSlice, locality func(node, zone string) stri
 		if e.Zone != nil {
 			zone = *e.Zone
 		}
-		b.Locality = locality(node, zone)
+		b.Locality, b.Node = locality(node, zone), node
 		if e.Hints != nil {
 			for _, z := range e.Hints.ForZones {
 				b.Zones = append(b.Zones, z.Name)

@@ -4115,19 +4115,21 @@ func (x *OutlierDetection) GetErrorCodes() []uint32 {
 }
 
 type Endpoint struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`           // unique within the service's port
-	Address       string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"` // IP, or a name where resolution is DNS
-	Port          uint32                 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
-	Workload      *Workload              `protobuf:"bytes,4,opt,name=workload,proto3" json:"workload,omitempty"`
-	Labels        map[string]string      `protobuf:"bytes,5,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Locality      string                 `protobuf:"bytes,6,opt,name=locality,proto3" json:"locality,omitempty"`
-	Weight        uint32                 `protobuf:"varint,7,opt,name=weight,proto3" json:"weight,omitempty"`       // 1 if zero
-	Unhealthy     bool                   `protobuf:"varint,8,opt,name=unhealthy,proto3" json:"unhealthy,omitempty"` // not to be picked
-	Created       int64                  `protobuf:"varint,20,opt,name=created,proto3" json:"created,omitempty"`    // Unix seconds; 0: not known
-	Aside         string                 `protobuf:"bytes,30,opt,name=aside,proto3" json:"aside,omitempty"`         // why unhealthy is set, where it is not the endpoint's health
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Id        string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`           // unique within the service's port
+	Address   string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"` // IP, or a name where resolution is DNS
+	Port      uint32                 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
+	Workload  *Workload              `protobuf:"bytes,4,opt,name=workload,proto3" json:"workload,omitempty"`
+	Labels    map[string]string      `protobuf:"bytes,5,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Locality  string                 `protobuf:"bytes,6,opt,name=locality,proto3" json:"locality,omitempty"`
+	Weight    uint32                 `protobuf:"varint,7,opt,name=weight,proto3" json:"weight,omitempty"`       // 1 if zero
+	Unhealthy bool                   `protobuf:"varint,8,opt,name=unhealthy,proto3" json:"unhealthy,omitempty"` // not to be picked
+	Created   int64                  `protobuf:"varint,20,opt,name=created,proto3" json:"created,omitempty"`    // Unix seconds; 0: not known
+	Aside     string                 `protobuf:"bytes,30,opt,name=aside,proto3" json:"aside,omitempty"`         // why unhealthy is set, where it is not the endpoint's health
+	// IPs that lead to it, too, and are used only by who dialled one of them.
+	OtherAddresses []string `protobuf:"bytes,40,rep,name=other_addresses,json=otherAddresses,proto3" json:"other_addresses,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Endpoint) Reset() {
@@ -4228,6 +4230,13 @@ func (x *Endpoint) GetAside() string {
 		return x.Aside
 	}
 	return ""
+}
+
+func (x *Endpoint) GetOtherAddresses() []string {
+	if x != nil {
+		return x.OtherAddresses
+	}
+	return nil
 }
 
 type Fault_Delay struct {
@@ -5001,7 +5010,7 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\x14max_ejection_percent\x18\a \x01(\rR\x12maxEjectionPercent\x12,\n" +
 	"\x12min_health_percent\x18\b \x01(\rR\x10minHealthPercent\x12\x1f\n" +
 	"\verror_codes\x18\x14 \x03(\rR\n" +
-	"errorCodes\"\xed\x02\n" +
+	"errorCodes\"\x96\x03\n" +
 	"\bEndpoint\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
@@ -5012,7 +5021,8 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\x06weight\x18\a \x01(\rR\x06weight\x12\x1c\n" +
 	"\tunhealthy\x18\b \x01(\bR\tunhealthy\x12\x18\n" +
 	"\acreated\x18\x14 \x01(\x03R\acreated\x12\x14\n" +
-	"\x05aside\x18\x1e \x01(\tR\x05aside\x1a9\n" +
+	"\x05aside\x18\x1e \x01(\tR\x05aside\x12'\n" +
+	"\x0fother_addresses\x18( \x03(\tR\x0eotherAddresses\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*}\n" +
