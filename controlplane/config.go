@@ -76,7 +76,9 @@ func (c *configuration) take(e config.Event) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.report(e.Findings)
+	if !e.EndpointsOnly { // which have the findings of the event before
+		c.report(e.Findings)
+	}
 	c.state.Read, c.state.Error, c.state.Findings = now, "", e.Findings
 	if e.Findings == nil {
 		c.state.Findings = config.Findings{}

@@ -244,7 +244,7 @@ func (s *server) open(ctx context.Context) (source, error) {
 		return nil, err
 	}
 	s.discovery, err = discovery.New(discovery.Options{
-		Plan: discovery.Plan{Self: s.self, Answer: plan.Answer, Service: plan.Service, Endpoints: plan.Endpoints},
+		Plan: discovery.Plan{Self: s.self, Answer: plan.Answer, Service: plan.Service, Endpoints: plan.Endpoints, Reached: plan.Reached},
 		Log:  s.log,
 	})
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -99,12 +100,14 @@ func identical(a, b items) bool {
 // epoch is one snapshot as streams see it, with what was computed from it.
 type epoch struct {
 	snap       *mesh.Snapshot
+	number     uint64      // counts epochs
+	delta      *mesh.Delta // from the epoch before; nil: everything may be another
 	published  time.Time
 	superseded chan struct{} // closed when a newer one is there
 
 	mu       sync.Mutex
 	memo     map[memoKey]*entry
-	previous map[memoKey]items // of the epoch before: unchanged resources keep their memory
+	previous map[memoKey]*entry // of the epoch before, for good: unchanged resources keep their memory
 }
 
 // memoKey names a computation: callers of the same class share its result.
@@ -115,6 +118,7 @@ type memoKey struct {
 
 type entry struct {
 	once  sync.Once
+	done  atomic.Bool // items and err are there
 	items items
 	err   error
 }
@@ -123,23 +127,23 @@ type entry struct {
 // come and go, it would otherwise grow with every name ever asked for.
 const memoMost = 1 << 17
 
-// drop ends an epoch and returns what it computed.
-func (e *epoch) drop() map[memoKey]items {
+// drop ends an epoch and returns what it computed. Streams that still see it begin
+// a memo of their own.
+func (e *epoch) drop() map[memoKey]*entry {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	done := make(map[memoKey]items, len(e.memo))
-	for k, v := range e.memo {
-		// An entry that is being computed just now waits here, and is worth it.
-		v.once.Do(func() { v.err = errUnused })
-		if v.err == nil {
-			done[k] = v.items
-		}
-	}
-	e.previous = nil
+	done := e.memo
+	e.memo, e.previous = nil, nil
 	return done
 }
 
-var errUnused = fmt.Errorf("computed too late")
+// before is what an entry of the epoch before holds, if it was computed.
+func (e *epoch) before(key memoKey) (items, bool) {
+	if en := e.previous[key]; en != nil && en.done.Load() && en.err == nil {
+		return en.items, true
+	}
+	return nil, false
+}
 
 // class is what two workloads have in common that get the same answers.
 func class(w *mesh.Workload) string {
@@ -177,21 +181,23 @@ func (s *Server) resolve(e *epoch, k kind, w *mesh.Workload, class, name string)
 			clear(e.memo)
 		}
 		en = &entry{}
-		if e.memo == nil { // superseded meanwhile
+		if e.memo == nil { // the first, or superseded meanwhile
 			e.memo = map[memoKey]*entry{}
 		}
 		e.memo[key] = en
 	}
-	previous := e.previous[key]
+	previous, known := e.before(key)
 	e.mu.Unlock()
 	en.once.Do(func() {
+		defer en.done.Store(true)
+		if known && e.delta != nil && !s.opt.Plan.Reached(e.snap, e.delta, w, kindURL[k], name) {
+			en.items = previous
+			return
+		}
 		start := time.Now()
 		en.items, en.err = s.compute(e.snap, k, w, name, previous)
 		s.metrics.pushTime[k].Observe(time.Since(start).Seconds())
 	})
-	if en.err == errUnused {
-		return s.compute(e.snap, k, w, name, previous)
-	}
 	return en.items, en.err
 }
 

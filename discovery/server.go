@@ -38,6 +38,9 @@ type Plan struct {
 	Answer    func(*mesh.Snapshot, *mesh.Workload, string) *seinev1.Answer
 	Service   func(*mesh.Snapshot, *mesh.Workload, string) *seinev1.Service // nil: there is none
 	Endpoints func(*mesh.Snapshot, *mesh.Workload, string) []*seinev1.Endpoint
+	// Reached reports whether a resource may be another in a Snapshot than before a
+	// Delta; nil: each may.
+	Reached func(s *mesh.Snapshot, d *mesh.Delta, w *mesh.Workload, typeURL, name string) bool
 }
 
 // Limits bound what proxies can make the server hold and do. Zero fields take
@@ -118,8 +121,9 @@ func New(o Options) (*Server, error) {
 type incoming struct {
 	mu    sync.Mutex
 	snap  *mesh.Snapshot
-	again bool      // the current one is to be computed anew
-	since time.Time // when the burst began
+	delta *mesh.Delta // from what streams see to snap; nil: not known
+	again bool        // the current one is to be computed anew
+	since time.Time   // when the burst began
 	wake  chan struct{}
 }
 
@@ -129,6 +133,14 @@ func (s *Server) Publish(snap *mesh.Snapshot) {
 	s.mu.Lock()
 	if s.snap == nil && !s.again {
 		s.since = time.Now()
+	}
+	switch before, d := s.snap, snap.Delta; {
+	case before == nil || d == nil:
+		s.delta = d
+	case s.delta != nil && d.Base == before.Generation:
+		s.delta = s.delta.Then(d)
+	default:
+		s.delta = nil
 	}
 	s.snap = snap
 	s.mu.Unlock()
@@ -177,23 +189,30 @@ func (s *Server) Run(ctx context.Context) error {
 			quiet.Reset(max(wait, 0))
 		case <-quiet.C:
 			s.mu.Lock()
-			snap, since := s.snap, s.since
+			snap, since, delta := s.snap, s.since, s.delta
+			if s.again {
+				delta = nil
+			}
 			if snap == nil && s.again {
 				snap = s.current.Load().snap
 			}
-			s.snap, s.again = nil, false
+			s.snap, s.delta, s.again = nil, nil, false
 			s.mu.Unlock()
 			if snap != nil {
-				s.advance(snap, since)
+				s.advance(snap, delta, since)
 			}
 		}
 	}
 }
 
-// advance makes snap what streams see. Only Run calls it.
-func (s *Server) advance(snap *mesh.Snapshot, since time.Time) {
+// advance makes snap, which differs from what they see by delta, what streams see.
+// Only Run calls it.
+func (s *Server) advance(snap *mesh.Snapshot, delta *mesh.Delta, since time.Time) {
 	old := s.current.Load()
-	next := &epoch{snap: snap, published: since, superseded: make(chan struct{}), memo: map[memoKey]*entry{}}
+	next := &epoch{snap: snap, number: old.number + 1, published: since, superseded: make(chan struct{})}
+	if s.opt.Plan.Reached != nil && delta != nil && old.snap != nil && delta.Base == old.snap.Generation && old.snap.NodeHints == snap.NodeHints {
+		next.delta = delta
+	}
 	next.previous = old.drop()
 	s.current.Store(next)
 	close(old.superseded)

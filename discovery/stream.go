@@ -285,15 +285,27 @@ func (x *stream) advance() error {
 	if err != nil {
 		return err
 	}
+	// What the change does not reach is not looked at, where it is the one change
+	// since this stream looked, and this proxy is to others what it was.
+	delta := e.delta
+	if e.number != x.epoch.number+1 {
+		delta = nil
+	}
 	x.epoch = e
 	if w != x.self {
+		was := x.class + x.self.Node
 		x.self, x.class = w, class(w)
+		if was != x.class+w.Node {
+			delta = nil
+		}
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for k := range kinds {
 		for name := range x.held[k] {
-			x.dirty[k][name] = struct{}{}
+			if delta == nil || x.server.opt.Plan.Reached(e.snap, delta, w, kindURL[k], name) {
+				x.dirty[k][name] = struct{}{}
+			}
 		}
 	}
 	x.fresh = true

@@ -84,29 +84,10 @@ const maxSingles = 64
 // are told as the networks that they lie in, which costs a question more for
 // their neighbours and nothing else.
 func prefixes(s *mesh.Snapshot) []string {
-	var singles []netip.Prefix
-	add := func(addresses []netip.Addr) {
-		for _, a := range addresses {
-			if !s.Local(a) {
-				singles = append(singles, netip.PrefixFrom(a, a.BitLen()))
-			}
-		}
+	singles := make([]netip.Prefix, 0, len(s.Strays()))
+	for _, a := range s.Strays() {
+		singles = append(singles, netip.PrefixFrom(a, a.BitLen()))
 	}
-	for _, t := range s.Workloads {
-		add(t.Addresses)
-	}
-	for _, svc := range s.Services {
-		if svc.Kind == "Service" {
-			add(svc.Addresses)
-		}
-	}
-	compact := func() {
-		slices.SortFunc(singles, func(a, b netip.Prefix) int {
-			return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
-		})
-		singles = slices.Compact(singles)
-	}
-	compact()
 	if len(singles) > maxSingles {
 		for i, p := range singles {
 			bits := 24
@@ -115,7 +96,7 @@ func prefixes(s *mesh.Snapshot) []string {
 			}
 			singles[i] = netip.PrefixFrom(p.Addr(), bits).Masked()
 		}
-		compact()
+		singles = slices.Compact(singles) // they are sorted: so are their networks
 	}
 	var out []string
 	for _, p := range s.Settings.Prefixes {

@@ -193,6 +193,7 @@ type builder struct {
 	handle     func(config.Event)
 	generation uint64
 	last       *config.Result   // of the last full build
+	snapshot   *mesh.Snapshot   // the last one
 	others     []*mesh.Workload // of last, those that are no pods
 	took       time.Duration    // the last full build
 	findings   config.Findings  // of the last full build
@@ -250,15 +251,17 @@ func (b *builder) step(full bool) {
 	}
 	b.shape = (b.shape || changed&changedShape != 0) && !full
 	if !full {
-		pods, backends := s.state.workloads(), s.state.listed()
+		p := s.state.patch(b.others)
 		s.mu.Unlock()
 		b.generation++
 		r := *b.last
-		r.Snapshot = b.last.Snapshot.With(b.generation, append(slices.Clip(b.others), pods...), backends)
+		b.snapshot = b.snapshot.Patched(b.generation, p)
+		r.Snapshot = b.snapshot
 		b.handle(config.Event{Result: &r, Findings: b.findings, EndpointsOnly: true})
 		return
 	}
 	in := s.state.input()
+	s.state.pictured()
 	good, domain := s.state.settingsGood, s.domain
 	if good == nil {
 		good = s.state.settingsBefore
@@ -277,7 +280,7 @@ func (b *builder) step(full bool) {
 		s.state.settingsGood = in.settings
 	}
 	s.mu.Unlock()
-	b.last, b.findings, b.others = r, fs, nil
+	b.last, b.snapshot, b.findings, b.others = r, r.Snapshot, fs, nil
 	for _, w := range r.Snapshot.Workloads {
 		if w.Kind != "Pod" {
 			b.others = append(b.others, w)

@@ -37,6 +37,10 @@ type node struct {
 // state is what the API server said last, converted. Its owner guards it.
 type state struct {
 	pods      map[string]*pod                // by NAMESPACE/NAME
+	sorted    []*mesh.Workload               // of pods, by namespace and name
+	lent      bool                           // somebody else has sorted, too: it is not written any more
+	moved     map[string]*mesh.Workload      // pods that are others than in the last picture: what they were there
+	relisted  map[string]struct{}            // services whose backends are others than there
 	slices    map[string]slice               // by NAMESPACE/NAME
 	slicesOf  map[string]map[string]struct{} // names of slices by service
 	backends  map[string][]mesh.Backend      // by service; what slices of it say together
@@ -55,6 +59,7 @@ func newState() *state {
 	return &state{
 		pods: map[string]*pod{}, slices: map[string]slice{}, slicesOf: map[string]map[string]struct{}{}, backends: map[string][]mesh.Backend{},
 		stale: map[string]struct{}{}, nodes: map[string]node{}, resources: map[id]*resource{}, like: map[string]*mesh.Workload{},
+		moved: map[string]*mesh.Workload{}, relisted: map[string]struct{}{},
 	}
 }
 
@@ -71,6 +76,11 @@ func (s *state) putPod(p *corev1.Pod) {
 		w.Locality = s.nodes[w.Node].locality
 	}
 	old := s.pods[key]
+	if old == nil {
+		s.place(nil, w)
+	} else if !sameWorkload(old.w, w) || old.w.Sidecar != w.Sidecar || !maps.Equal(old.w.Labels, w.Labels) || !maps.Equal(old.w.Ports, w.Ports) {
+		s.place(old.w, w)
+	}
 	s.pods[key] = next
 	switch {
 	case old == nil || old.w.Sidecar != w.Sidecar || !maps.Equal(old.w.Labels, w.Labels) || !maps.Equal(old.w.Ports, w.Ports):
@@ -93,6 +103,7 @@ func (s *state) dropPod(key string) {
 		return
 	}
 	delete(s.pods, key)
+	s.place(old.w, nil)
 	if owner := old.w.Namespace + "/" + old.w.App; s.like[owner] == old.w {
 		delete(s.like, owner)
 	}
@@ -115,12 +126,17 @@ func (s *state) putSlice(key string, sl slice) {
 		s.slicesOf[sl.service] = of
 	}
 	of[key] = struct{}{}
-	s.stale[sl.service] = struct{}{}
+	s.relist(sl.service)
+}
+
+// relist notes that the backends of a service are others.
+func (s *state) relist(service string) {
+	s.stale[service], s.relisted[service] = struct{}{}, struct{}{}
 	s.changed |= changedEndpoints
 }
 
 func sameBackend(a, b mesh.Backend) bool {
-	return a.Address == b.Address && a.Workload == b.Workload && a.Ready == b.Ready && a.Draining == b.Draining && a.Locality == b.Locality &&
+	return a.Address == b.Address && a.Workload == b.Workload && a.Ready == b.Ready && a.Draining == b.Draining && a.Locality == b.Locality && a.Node == b.Node &&
 		slices.Equal(a.Zones, b.Zones) && slices.Equal(a.Nodes, b.Nodes) && maps.Equal(a.Ports, b.Ports)
 }
 
@@ -135,8 +151,7 @@ func (s *state) dropSlice(key string) {
 		if len(of) == 0 {
 			delete(s.slicesOf, old.service)
 		}
-		s.stale[old.service] = struct{}{}
-		s.changed |= changedEndpoints
+		s.relist(old.service)
 	}
 }
 
@@ -171,6 +186,7 @@ func (s *state) putNode(n *corev1.Node) {
 		if p.w.Node == n.Name && p.own == "" {
 			moved := *p.w
 			moved.Locality = at.locality
+			s.place(p.w, &moved)
 			p.w = &moved
 			s.changed |= changedEndpoints
 		}
@@ -226,16 +242,58 @@ func (s *state) putSettings(data []byte) {
 	s.changed |= changedConfig
 }
 
-// workloads are the pods, by namespace and name.
-func (s *state) workloads() []*mesh.Workload {
-	out := make([]*mesh.Workload, 0, len(s.pods))
-	for _, p := range s.pods {
-		out = append(out, p.w)
+// place puts a pod into sorted in the place of what it was; nil: it is not there.
+func (s *state) place(old, now *mesh.Workload) {
+	w := now
+	if w == nil {
+		w = old
 	}
-	slices.SortFunc(out, func(a, b *mesh.Workload) int {
+	if _, again := s.moved[w.Key()]; !again {
+		s.moved[w.Key()] = old
+	}
+	if s.lent {
+		s.sorted, s.lent = slices.Clone(s.sorted), false
+	}
+	at, there := slices.BinarySearchFunc(s.sorted, w, func(a, b *mesh.Workload) int {
 		return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Instance, b.Instance))
 	})
-	return out
+	switch {
+	case now == nil:
+		s.sorted = slices.Delete(s.sorted, at, at+1)
+	case there:
+		s.sorted[at] = now
+	default:
+		s.sorted = slices.Insert(s.sorted, at, now)
+	}
+}
+
+// workloads are the pods, by namespace and name. Nobody may write to them.
+func (s *state) workloads() []*mesh.Workload {
+	s.lent = true
+	return slices.Clip(s.sorted)
+}
+
+// patch is how pods and backends differ from the last picture. others are the
+// workloads that are no pods.
+func (s *state) patch(others []*mesh.Workload) mesh.Patch {
+	p := mesh.Patch{Workloads: append(slices.Clip(others), s.workloads()...), Backends: s.listed(), Listed: slices.Collect(maps.Keys(s.relisted))}
+	for key, old := range s.moved {
+		c := mesh.Change{Old: old}
+		if now := s.pods[key]; now != nil {
+			c.New = now.w
+		}
+		if c.Old != c.New {
+			p.Changed = append(p.Changed, c)
+		}
+	}
+	s.pictured()
+	return p
+}
+
+// pictured notes that the last picture has all of it.
+func (s *state) pictured() {
+	clear(s.moved)
+	clear(s.relisted)
 }
 
 // listed brings backends up to date and returns them: a map of its own, of
