@@ -33,6 +33,7 @@ const (
 // Setups: what of a pair's configuration cases need.
 const (
 	setupHTTP1      = "http1"
+	setupFresh      = "fresh"
 	setupLog        = "log"
 	setupHTTP2      = "http2"
 	setupTCP        = "tcp"
@@ -74,8 +75,11 @@ func setups() []setup {
 			{name: caseC64, run: func(m *meter, ctx context.Context) error { return m.closed(ctx, caseC64, 2, 64, m.o.length) }},
 			{name: caseC1000, run: func(m *meter, ctx context.Context) error { return m.c1000(ctx) }},
 			{name: caseBody, rounds: 3, run: func(m *meter, ctx context.Context) error { return m.bulk(ctx, caseBody) }},
-			{name: caseHandshake, rounds: 3, run: func(m *meter, ctx context.Context) error { return m.connections(ctx, caseHandshake, false) }},
-			{name: caseResume, rounds: 3, run: func(m *meter, ctx context.Context) error { return m.connections(ctx, caseResume, true) }},
+		}},
+		{name: setupFresh, mode: mode{proto: "http1"}, rounds: 3, steps: []step{
+			{run: (*meter).warm},
+			{name: caseHandshake, run: func(m *meter, ctx context.Context) error { return m.connections(ctx, caseHandshake, false) }},
+			{name: caseResume, run: func(m *meter, ctx context.Context) error { return m.connections(ctx, caseResume, true) }},
 		}},
 		{name: setupLog, mode: mode{proto: "http1", log: true}, rounds: 3, steps: []step{
 			{run: (*meter).warm},

@@ -46,7 +46,7 @@ type options struct {
 func main() {
 	if len(os.Args) > 1 {
 		if run, ok := map[string]func([]string) error{
-			"backend": runBackend, "paced": runPaced, "hold": runHold, "bulk": runBulk, "connect": runConnect}[os.Args[1]]; ok {
+			"backend": runBackend, "paced": runPaced, "hold": runHold, "bulk": runBulk, "connect": runConnect, "go-tls": runGoTLS}[os.Args[1]]; ok {
 			exit(run(os.Args[2:]))
 		}
 	}

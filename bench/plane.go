@@ -72,7 +72,8 @@ type tools struct {
 
 // planes returns all data planes in the order of the table.
 func planes() []plane {
-	none := map[string]string{setupLog: "", setupCrowd: "", setupCrowdLarge: ""}
+	none := map[string]string{setupFresh: "", setupLog: "", setupCrowd: "", setupCrowdLarge: ""}
+	floor := map[string]string{setupHTTP1: "", setupLog: "", setupHTTP2: "", setupTCP: "", setupCrowd: "", setupCrowdLarge: ""}
 	grown := func(m map[string]string) map[string]string {
 		for _, s := range growth() {
 			m[s.name] = ""
@@ -89,6 +90,7 @@ func planes() []plane {
 		{name: "envoy-istio", about: "as an Istio sidecar is: JSON access log, stats tags, retries, outlier detection, 90/10 route",
 			start: startEnvoy("envoy-istio-client.yaml", "envoy-istio-server.yaml"),
 			lacks: grown(map[string]string{setupTCP: "for opaque bytes it is what envoy is", setupLog: "its log is always on: see h1-c64"})},
+		{name: "go-tls", about: "the least that a Go server costs: a goroutine for each connection, crypto/tls with mutual TLS, requests passed on unread; new connections alone", start: startGoTLS, lacks: grown(floor)},
 		{name: "nginx", about: "mTLS by CA and DNS name, no access log, no metrics", start: startNginx, lacks: grown(map[string]string{})},
 		{name: "haproxy", about: "mTLS by CA and DNS name, no access log", start: startHAProxy, lacks: grown(map[string]string{})},
 	}

@@ -251,6 +251,7 @@ func goals(t table) string {
 		}
 	}
 	peer("CPU of a full handshake at most Envoy's", caseHandshake, "envoy", processor, 1)
+	peer("CPU of a full handshake at most a bare Go server's", caseHandshake, "go-tls", processor, 1)
 	peer("idle memory a quarter of Envoy's", caseIdle, "envoy", resident, 0.25)
 	peer("memory with 1,000 connections a quarter of Envoy's", caseHeld, "envoy", resident, 0.25)
 	most := func(goal string, of *float64, limit float64) { row(goal, of, &limit, 1) }

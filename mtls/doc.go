@@ -10,22 +10,25 @@
 //
 // # One connection in a loop
 //
-// A Session is used by one goroutine, its loop. The handshake runs in a
-// goroutine of its own; until Progress says that it is over, Room, Feed, End,
+// A Session is used by one goroutine, its loop, on which the handshake computes, too
+// (a coroutine of it); until Progress says that it is over, Room, Feed, End,
 // Outgoing, Sent, Progress, Abort and Release are the only methods that may be
-// called, still by the loop alone. Wake is called by any goroutine, posts to the loop's
-// mailbox and returns.
+// called. Wake is called by another goroutine, and only for sessions that read files
+// first; it posts to the loop's mailbox and returns.
 //
 //	s := factory.Server()            // or factory.Client(id, alts, sni, addr, alpn)
 //	s.Tag = conn                     // the loop's own
-//	s.Handshake(loop.wake)           // a server's goroutine starts at the full ClientHello
+//	s.Handshake(loop.wake)           // a server's begins at the full ClientHello
+//	progress()
 //
 //	readable:                        // also while the handshake runs
 //	    n := read(fd, scratch[:min(len(scratch), s.Room())])
 //	    s.Feed(scratch[:n])          // error: close; at the end of the stream: s.End()
-//	    if established { drain() }
+//	    if established { drain() } else { progress() }
 //
-//	woken (mailbox, s):              // ciphertext is there, or the handshake ended
+//	woken (mailbox, s): progress()
+//
+//	progress:                        // after all that may move the handshake
 //	    state, err := s.Progress()
 //	    flush()                      // also on Failed: an alert says why
 //	    Failed: log err, close, s.Release()

@@ -15,7 +15,6 @@ import (
 
 // Options bound a Factory.
 type Options struct {
-	Running    int      // handshakes that may compute at once; 0: 2
 	Pending    int      // handshakes that may exist at once; 0: 4096
 	Peers      int      // peers whose session is kept for resumption; 0: 4096
 	ServerALPN []string // in order of preference; nil: ServerALPN()
@@ -37,7 +36,6 @@ type Factory struct {
 	src     *Source
 	o       Options
 	pool    pool
-	running chan struct{}
 	pending atomic.Int64
 	recent  atomic.Int64 // handshakes since bursts was told
 	bursts  chan struct{}
@@ -49,9 +47,6 @@ type Factory struct {
 
 // NewFactory returns a factory over src.
 func NewFactory(src *Source, o Options) *Factory {
-	if o.Running <= 0 {
-		o.Running = 2
-	}
 	if o.Pending <= 0 {
 		o.Pending = 4096
 	}
@@ -61,7 +56,7 @@ func NewFactory(src *Source, o Options) *Factory {
 	if o.ServerALPN == nil {
 		o.ServerALPN = ServerALPN()
 	}
-	return &Factory{src: src, o: o, running: make(chan struct{}, o.Running), bursts: make(chan struct{}, 1)}
+	return &Factory{src: src, o: o, bursts: make(chan struct{}, 1)}
 }
 
 // Client returns a session that dials: it accepts exactly a server whose SPIFFE
@@ -76,7 +71,6 @@ func (f *Factory) Client(expect string, alts []string, sni string, endpoint neti
 func (f *Factory) Server() *Session {
 	s := &Session{factory: f}
 	s.in.pool = &f.pool
-	s.more.L = &s.mu
 	return s
 }
 
@@ -109,9 +103,6 @@ func (f *Factory) leave() {
 	default:
 	}
 }
-
-func (f *Factory) acquire() { f.running <- struct{}{} }
-func (f *Factory) yield()   { <-f.running }
 
 // current returns the configuration for the certificate and bundle of now.
 func (f *Factory) current() (*generation, error) {

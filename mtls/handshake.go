@@ -2,16 +2,19 @@ package mtls
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"io"
+	"iter"
 	"net"
 	"time"
 )
 
-// Handshake begins. wake is called by any goroutine, at most once between two
-// calls of Progress, when Progress or Outgoing has something new; by the caller's
-// own as well, out of Handshake or Feed, if the handshake could not start. A
-// server's goroutine starts when Feed has brought a whole ClientHello.
+// Handshake begins. It computes on the caller's own goroutine, within Handshake, Feed,
+// End, Abort and Progress, some 0.2 ms at a time, whenever whole records are there:
+// look at Outgoing and Progress after each of them. A server's begins when Feed has
+// brought a whole ClientHello. Only what reads files (Originate) runs elsewhere first:
+// wake is then called once, by another goroutine, when Progress can go on with it.
 // Call it once.
 func (s *Session) Handshake(wake func(*Session)) {
 	s.wake = wake
@@ -20,56 +23,44 @@ func (s *Session) Handshake(wake func(*Session)) {
 	}
 }
 
-// Progress reports where the handshake stands; err is set with Failed. Once it
-// has said Established the session belongs to the caller alone, without a lock.
+// Progress reports where the handshake stands; err is set with Failed.
 func (s *Session) Progress() (State, error) {
 	if s.state != Handshaking {
 		return s.state, s.err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.woken = false
+	if r := s.read.Load(); r != nil && s.next == nil && !s.done {
+		if r.err != nil {
+			s.fail(r.err)
+		} else {
+			s.tls = tls.Client((*memory)(s), r.config)
+			s.run()
+		}
+	}
 	if !s.done {
 		return Handshaking, nil
 	}
 	if s.failure == nil {
-		s.failure = s.aborted // Abort came after the goroutine had ended well
+		s.failure = s.aborted // Abort came after it had ended well
 	}
 	if s.failure != nil {
 		s.state, s.err = Failed, s.failure
 		return s.state, s.err
 	}
-	if s.out != nil && s.pending != nil {
-		if len(s.out.b)+len(s.pending.b) > maxBuffer {
-			s.state, s.err = Failed, ErrFull
-			return s.state, s.err
-		}
-		s.out = s.factory.pool.add(s.out, s.pending.b)
-		s.factory.pool.put(s.pending)
-	} else if s.out == nil {
-		s.out = s.pending
-	}
-	s.pending = nil
 	s.state, s.live = Established, true
-	s.peer, s.alpn, s.sni, s.resum = s.result.peer, s.result.alpn, s.result.sni, s.result.resumed
 	return s.state, nil
 }
 
 // Abort ends a handshake that runs (timeout, peer gone): Progress fails with
-// cause, at once or when wake has come. It does nothing to an established session.
+// cause. It does nothing to an established session.
 func (s *Session) Abort(cause error) {
-	if s.state != Handshaking {
+	if s.state != Handshaking || s.aborted != nil {
 		return
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.aborted == nil {
-		s.aborted = cause
+	s.aborted = cause
+	if s.next == nil && !s.done {
+		s.fail(cause)
 	}
-	if !s.started && !s.done {
-		s.done, s.failure = true, cause
-	}
-	s.more.Broadcast()
+	s.advance()
 }
 
 // End says that the peer's stream has ended. A handshake that runs goes on with
@@ -79,13 +70,11 @@ func (s *Session) End() {
 	if s.state != Handshaking {
 		return
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.ended = true
-	if !s.started && !s.done {
-		s.done, s.failure = true, errEnded
+	if s.next == nil && !s.started && !s.done {
+		s.fail(errEnded)
 	}
-	s.more.Broadcast()
+	s.advance()
 }
 
 // feedHandshake is Feed before the session is live.
@@ -93,32 +82,27 @@ func (s *Session) feedHandshake(cipher []byte) error {
 	if s.state == Failed {
 		return s.err
 	}
-	s.mu.Lock()
 	if len(cipher) > roomHandshake-s.in.unread() {
-		s.mu.Unlock()
 		return ErrFull
 	}
 	before := s.in.ready
 	s.in.feed(cipher)
 	s.in.settle()
 	grown := s.in.ready > before
-	waiting := s.client == nil && !s.started && !s.done
+	if s.client != nil || s.started || s.done {
+		s.advance()
+		return nil
+	}
 	what := helloPartial
-	if waiting {
-		switch {
-		case !startsHello(s.in.held):
-			what = helloNever
-		case grown:
-			what = hello(s.in.held.b[s.in.off : s.in.off+s.in.ready])
-		}
-		if what == helloPartial && s.in.unread() == roomHandshake {
-			what = helloTooLarge
-		}
+	switch {
+	case !startsHello(s.in.held):
+		what = helloNever
+	case grown:
+		what = hello(s.in.held.b[s.in.off : s.in.off+s.in.ready])
 	}
-	if grown {
-		s.more.Broadcast()
+	if what == helloPartial && s.in.unread() == roomHandshake {
+		what = helloTooLarge
 	}
-	s.mu.Unlock()
 	switch what {
 	case helloNever:
 		s.Abort(ErrNotTLS)
@@ -132,115 +116,105 @@ func (s *Session) feedHandshake(cipher []byte) error {
 	return nil
 }
 
-// start runs the handshake in a goroutine, if there is room for one.
-func (s *Session) start() {
-	s.mu.Lock()
-	if s.started || s.done {
-		s.mu.Unlock()
-		return
-	}
-	err := s.factory.admit()
-	if err == nil {
-		err = s.open()
-		if err != nil {
-			s.factory.leave()
-		}
-	}
-	if err == nil {
-		s.started = true
-		s.mu.Unlock()
-		go s.run()
-		return
-	}
+// fail ends a handshake before crypto/tls has it.
+func (s *Session) fail(err error) {
 	s.done, s.failure = true, err
-	call := s.ring()
-	s.mu.Unlock()
-	if call {
-		s.wake(s)
+	if s.started {
+		s.factory.leave()
 	}
 }
 
-// open makes the tls.Conn from the certificate of this moment.
-func (s *Session) open() error {
+// start begins the handshake, if there is room for one.
+func (s *Session) start() {
+	if s.started || s.done {
+		return
+	}
+	if err := s.factory.admit(); err != nil {
+		s.fail(err)
+		return
+	}
+	s.started = true
 	if s.client != nil && s.client.origin != nil {
-		return nil // shake does it: it reads files
+		go s.prepare()
+		return
 	}
 	g, err := s.factory.current()
 	if err != nil {
-		return err
+		s.fail(err)
+		return
 	}
 	if s.client != nil {
 		s.tls = tls.Client((*memory)(s), g.client(s.client))
 	} else {
 		s.tls = tls.Server((*memory)(s), g.server)
 	}
-	return nil
+	s.run()
 }
 
-// ring says whether wake is to be called; mu is held.
-func (s *Session) ring() bool {
-	if s.woken || s.closed || s.wake == nil {
-		return false
-	}
-	s.woken = true
-	return true
+// prepared is an Origin's configuration as its files are now.
+type prepared struct {
+	config *tls.Config
+	err    error
 }
 
-// run is the handshake's goroutine.
+// prepare reads an Origin's files, in a goroutine of its own.
+func (s *Session) prepare() {
+	config, err := s.factory.outside.config(s.client, time.Now())
+	s.read.Store(&prepared{config, err})
+	s.wake(s)
+}
+
+// run begins crypto/tls's handshake as a coroutine of whoever calls: it needs no
+// other thread, and so no lock and no wake-up. Between two flights it rests in
+// memory.Read.
 func (s *Session) run() {
-	s.factory.acquire()
-	r, err := s.shake()
-	s.factory.yield()
-	s.factory.leave()
+	s.next, s.stop = iter.Pull(func(rest func(struct{}) bool) {
+		s.rest = rest
+		err := s.shake()
+		if err == nil { // else it says more than that the peer has gone since
+			err = s.aborted
+		}
+		s.done, s.failure = true, err
+		s.factory.leave()
+	})
+	s.next()
+}
 
-	s.mu.Lock()
-	if err == nil { // else it says more than that the peer has gone since
-		err = s.aborted
-	}
-	s.done, s.failure, s.result = true, err, r
-	if s.closed {
-		s.tls = nil
-	}
-	call := s.ring()
-	s.mu.Unlock()
-	if call {
-		s.wake(s)
+// advance lets a handshake that rests go on, if there is anything new for it.
+func (s *Session) advance() {
+	if s.next != nil && !s.done && (s.in.ready > 0 || s.ended || s.aborted != nil) {
+		s.next()
 	}
 }
 
 // shake runs crypto/tls and reads off what the loop wants to know of the peer.
-func (s *Session) shake() (result, error) {
-	conn := s.tls // start wrote it before this goroutine; Release leaves it while we run
+func (s *Session) shake() error {
+	if err := s.tls.Handshake(); err != nil {
+		return fmt.Errorf("mtls: handshake: %w", err)
+	}
+	state := s.tls.ConnectionState()
+	s.alpn, s.sni, s.resum = state.NegotiatedProtocol, state.ServerName, state.DidResume
 	if s.client != nil && s.client.origin != nil {
-		config, err := s.factory.outside.config(s.client, time.Now())
-		if err != nil {
-			return result{}, err
-		}
-		conn = tls.Client((*memory)(s), config)
-		s.mu.Lock()
-		s.tls = conn
-		s.mu.Unlock()
+		return nil
 	}
-	if err := conn.Handshake(); err != nil {
-		return result{}, fmt.Errorf("mtls: handshake: %w", err)
+	usage := x509.ExtKeyUsageClientAuth
+	if s.client != nil {
+		usage = x509.ExtKeyUsageServerAuth
 	}
-	state := conn.ConnectionState()
-	if s.client != nil && s.client.origin != nil {
-		return result{alpn: state.NegotiatedProtocol, sni: state.ServerName, resumed: state.DidResume}, nil
-	}
-	peer, err := newPeer(state.PeerCertificates[0], s.factory.src.id())
+	peer, err := s.factory.src.peer(state.PeerCertificates, usage)
 	if err != nil {
-		return result{}, fmt.Errorf("mtls: handshake: %w", err)
+		return fmt.Errorf("mtls: handshake: %w", err)
 	}
-	return result{peer: peer, alpn: state.NegotiatedProtocol, sni: state.ServerName, resumed: state.DidResume}, nil
+	s.peer = peer
+	return nil
 }
 
 // errEnded wraps, as crypto/tls takes a bare io.ErrUnexpectedEOF for io.EOF.
 var errEnded = fmt.Errorf("mtls: the peer closed during the handshake: %w", io.ErrUnexpectedEOF)
 
 // memory is a Session as the net.Conn below its tls.Conn. While the handshake
-// runs, its goroutine reads and writes here and waits for the loop; afterwards the
-// loop does, nothing waits and no lock is taken.
+// runs, who reads gives way to the loop until there is something to read; afterwards
+// the loop itself reads, and nothing waits.
 type memory Session
 
 // emptyConn is what an empty connection answers. It must be a net.Error that is
@@ -260,8 +234,6 @@ func (m *memory) Read(p []byte) (int, error) {
 		}
 		return 0, errEmptyConn
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	for m.in.ready == 0 || m.aborted != nil {
 		if m.aborted != nil {
 			return 0, m.aborted
@@ -269,40 +241,18 @@ func (m *memory) Read(p []byte) (int, error) {
 		if m.ended {
 			return 0, errEnded
 		}
-		// Who waits for the network must not hold a place among those that compute:
-		// silent peers would keep the others out.
-		m.factory.yield()
-		for m.in.ready == 0 && m.aborted == nil && !m.ended {
-			m.more.Wait()
+		if !m.rest(struct{}{}) {
+			return 0, ErrReleased
 		}
-		m.mu.Unlock()
-		m.factory.acquire()
-		m.mu.Lock()
 	}
 	return m.in.take(p), nil
 }
 
 func (m *memory) Write(p []byte) (int, error) {
-	if m.live {
-		return m.collect(p)
-	}
-	m.mu.Lock()
 	if m.closed {
-		m.mu.Unlock()
 		return 0, m.aborted
 	}
-	if m.pending != nil && len(m.pending.b)+len(p) > maxBuffer {
-		m.mu.Unlock()
-		return 0, ErrFull
-	}
-	m.pending = m.factory.pool.add(m.pending, p)
-	s := (*Session)(m)
-	call := s.ring()
-	m.mu.Unlock()
-	if call {
-		s.wake(s)
-	}
-	return len(p), nil
+	return m.collect(p)
 }
 
 // collect appends p to what the loop will send. The bound is above what Write

@@ -48,11 +48,25 @@ func serve(conn net.Conn, s *Session, say []byte) (heard []byte, err error) {
 		}
 		return nil
 	}
-	wakes := make(chan *Session, 8)
-	s.Handshake(func(s *Session) { wakes <- s })
+	s.Handshake(func(*Session) {})
 	open := false
 	scratch := make([]byte, 4096)
 	for {
+		if !open {
+			st, err := s.Progress()
+			if ferr := flush(); st == Failed {
+				return heard, errors.Join(err, ferr)
+			}
+			if st == Established {
+				open = true
+				if _, err := s.Write(say); err != nil {
+					return heard, err
+				}
+				if err := flush(); err != nil {
+					return heard, err
+				}
+			}
+		}
 		in := chunks
 		if s.Room() < 777 {
 			in = nil
@@ -60,17 +74,6 @@ func serve(conn net.Conn, s *Session, say []byte) (heard []byte, err error) {
 		select {
 		case <-time.After(20 * time.Second):
 			return heard, errors.New("timeout")
-		case <-wakes:
-			st, err := s.Progress()
-			if ferr := flush(); st == Failed {
-				return heard, errors.Join(err, ferr)
-			}
-			if st == Established && !open {
-				open = true
-				if _, err := s.Write(say); err != nil {
-					return heard, err
-				}
-			}
 		case p, ok := <-in:
 			if !ok && !open {
 				chunks = nil

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"sync"
+	"sync/atomic"
 )
 
 var (
@@ -61,9 +61,9 @@ type Session struct {
 	tls     *tls.Conn
 	wake    func(*Session)
 
-	// The loop's alone.
 	state State
 	err   error
+	in    inbox
 	out   *buffer
 	sent  int // bytes of out that are sent
 	peer  *Peer
@@ -71,29 +71,19 @@ type Session struct {
 	sni   string
 	resum bool
 	dry   bool // tls holds no plaintext
+	live  bool // the handshake is over
 
-	// The loop's alone once live; before, guarded by mu.
-	live    bool // written once, by the loop, after it saw done
-	in      inbox
-	mu      sync.Mutex
-	more    sync.Cond // in got a record, or aborted or ended was set
-	pending *buffer   // ciphertext that the handshake wrote
+	// The handshake: a coroutine, resumed by next; rest, within it, gives way.
+	next    func() (struct{}, bool)
+	stop    func()
+	rest    func(struct{}) bool
+	read    atomic.Pointer[prepared] // of an Origin
 	started bool
-	woken   bool // wake was called and Progress not yet
-	done    bool // the goroutine has ended; result holds
+	done    bool
 	failure error
 	aborted error
 	ended   bool // the peer's stream has
 	closed  bool // Release was called
-	result  result
-}
-
-// result is what the handshake's goroutine learned.
-type result struct {
-	peer    *Peer
-	alpn    string
-	sni     string
-	resumed bool
 }
 
 // Room is how many bytes Feed takes now. At 0 the loop stops reading its socket
@@ -102,8 +92,6 @@ func (s *Session) Room() int {
 	if s.live {
 		return max(0, roomOpen-s.in.unread())
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	return max(0, roomHandshake-s.in.unread())
 }
 
@@ -180,11 +168,6 @@ func (s *Session) Write(p []byte) (n int, err error) {
 
 // Outgoing is the ciphertext to send; valid until the next call of a method.
 func (s *Session) Outgoing() []byte {
-	if s.out == nil && !s.live {
-		s.mu.Lock()
-		s.out, s.pending = s.pending, nil
-		s.mu.Unlock()
-	}
 	if s.out == nil {
 		return nil
 	}
@@ -217,23 +200,20 @@ func (s *Session) Close() error {
 // Release gives every buffer back and ends a handshake that runs. wake may still
 // come once if it was under way. Every later call finds an empty, dead session.
 func (s *Session) Release() {
-	s.mu.Lock()
-	s.closed = true
 	if s.aborted == nil {
 		s.aborted = ErrReleased
 	}
+	s.closed, s.live = true, false
 	s.state, s.err = Failed, s.aborted
-	if s.live { // not written while the goroutine may read it
-		s.live = false
+	if s.next != nil {
+		if !s.done {
+			s.stop()
+		}
+	} else if !s.done {
+		s.fail(s.aborted)
 	}
+	s.next, s.stop, s.rest, s.tls = nil, nil, nil, nil
 	s.in.drop()
-	s.factory.pool.put(s.pending)
-	s.pending = nil
-	if !s.started || s.done {
-		s.tls = nil // else the goroutine still holds it
-	}
-	s.more.Broadcast()
-	s.mu.Unlock()
 	s.factory.pool.put(s.out)
 	s.out, s.sent = nil, 0
 }

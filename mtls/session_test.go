@@ -8,7 +8,6 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
-	"time"
 )
 
 func TestHandshakeAndData(t *testing.T) {
@@ -40,7 +39,7 @@ func TestHandshakeAndData(t *testing.T) {
 // idle checks that a session at rest holds no buffer of ours.
 func idle(t *testing.T, s *Session) {
 	t.Helper()
-	if s.out != nil || s.pending != nil || s.in.held != nil || s.in.lent != nil || s.in.ready != 0 {
+	if s.out != nil || s.in.held != nil || s.in.lent != nil || s.in.ready != 0 {
 		t.Errorf("an idle session holds buffers: %+v", s.in)
 	}
 }
@@ -208,12 +207,7 @@ func TestEarlyDataIsDrainedAfterHandover(t *testing.T) {
 		if st == Established {
 			break
 		}
-		w.move(t, w.a, w.b)
-		w.move(t, w.b, w.a)
-		select {
-		case <-w.wakes:
-			w.b.Progress()
-		case <-time.After(20 * time.Second):
+		if !w.move(t, w.a, w.b) && !w.move(t, w.b, w.a) {
 			t.Fatal("stuck")
 		}
 	}
@@ -221,15 +215,8 @@ func TestEarlyDataIsDrainedAfterHandover(t *testing.T) {
 	w.a.Close()
 	w.move(t, w.a, w.b)
 	w.b.End() // and the client has closed already
-	for {
-		st, err := w.b.Progress()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if st == Established {
-			break
-		}
-		<-w.wakes
+	if st, err := w.b.Progress(); st != Established {
+		t.Fatal(st, err)
 	}
 	var p [100]byte
 	if n, err := w.b.Read(p[:]); string(p[:n]) != "GET / HTTP/1.1\r\n\r\n" || err != nil {
@@ -241,15 +228,8 @@ func TestEarlyDataIsDrainedAfterHandover(t *testing.T) {
 	for _, s := range []*Session{client(w.a.factory, bob), w.b.factory.Server()} { // an end too early
 		s.Handshake(w.wake)
 		s.End()
-		for {
-			st, err := s.Progress()
-			if st == Failed {
-				if !errors.Is(err, io.ErrUnexpectedEOF) {
-					t.Error(err)
-				}
-				break
-			}
-			<-w.wakes
+		if st, err := s.Progress(); st != Failed || !errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Error(st, err)
 		}
 		s.Release()
 	}
@@ -258,8 +238,7 @@ func TestEarlyDataIsDrainedAfterHandover(t *testing.T) {
 func TestGarbageAndBounds(t *testing.T) {
 	ca := newTestCA(t)
 	f := ca.factory(t, bob)
-	wakes := make(chan *Session, 64)
-	wake := func(s *Session) { wakes <- s }
+	wake := func(s *Session) { t.Errorf("woken for %p, which reads no files", s) }
 
 	t.Run("not TLS", func(t *testing.T) {
 		s := f.Server()
@@ -279,14 +258,8 @@ func TestGarbageAndBounds(t *testing.T) {
 		if err := s.Feed([]byte{22, 3, 3, 0, 4, 2, 0, 0, 0}); err != nil {
 			t.Fatal(err)
 		}
-		for {
-			if st, err := s.Progress(); st == Failed {
-				if err == nil || len(s.Outgoing()) == 0 {
-					t.Errorf("%v, and %d bytes of alert", err, len(s.Outgoing()))
-				}
-				return
-			}
-			<-wakes
+		if st, err := s.Progress(); st != Failed || err == nil || len(s.Outgoing()) == 0 {
+			t.Errorf("%v, %v, and %d bytes of alert", st, err, len(s.Outgoing()))
 		}
 	})
 	t.Run("enormous ClientHello", func(t *testing.T) {
@@ -360,17 +333,13 @@ func TestGarbageAndBounds(t *testing.T) {
 func TestAbortAndLimits(t *testing.T) {
 	ca := newTestCA(t)
 	src := ca.source(t, alice)
-	f := NewFactory(src, Options{Running: 1, Pending: 2})
-	wakes := make(chan *Session, 64)
-	wake := func(s *Session) { wakes <- s }
+	f := NewFactory(src, Options{Pending: 2})
+	wake := func(s *Session) { t.Errorf("woken for %p, which reads no files", s) }
 	var all []*Session
-	// Two wait for silent servers; with one place to compute both still get on.
-	for range 2 {
+	for range 2 { // they wait for silent servers
 		s := client(f, bob)
-		s.Handshake(wake)
-		for len(s.Outgoing()) == 0 {
-			<-wakes
-			s.Progress()
+		if s.Handshake(wake); len(s.Outgoing()) == 0 {
+			t.Fatal("a client without a ClientHello")
 		}
 		all = append(all, s)
 	}
@@ -383,26 +352,19 @@ func TestAbortAndLimits(t *testing.T) {
 	cause := errors.New("timeout")
 	for _, s := range all {
 		s.Abort(cause)
-		for {
-			st, err := s.Progress()
-			if st == Failed {
-				if !errors.Is(err, cause) {
-					t.Error(err)
-				}
-				break
-			}
-			<-wakes
+		if st, err := s.Progress(); st != Failed || !errors.Is(err, cause) {
+			t.Error(st, err)
 		}
 		s.Release()
 		s.Release()
 	}
-	if f.Handshakes() != 0 || len(f.running) != 0 {
-		t.Errorf("%d handshakes, %d computing after all ended", f.Handshakes(), len(f.running))
-	}
-	// Released while it runs: the goroutine ends (goleak looks).
+	// Released while it runs: the coroutine ends (goleak looks).
 	s := client(f, bob)
-	s.Handshake(func(*Session) {})
+	s.Handshake(wake)
 	s.Release()
+	if f.Handshakes() != 0 {
+		t.Errorf("%d handshakes after all ended", f.Handshakes())
+	}
 	if _, err := s.Read(nil); !errors.Is(err, ErrReleased) {
 		t.Error(err)
 	}

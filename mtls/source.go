@@ -55,7 +55,7 @@ type material struct {
 	chain []*x509.Certificate // leaf first
 	id    spiffeid.ID
 	roots map[string][]*x509.Certificate
-	pools map[string]*x509.CertPool
+	trust *anchors // of roots
 }
 
 // NewSource returns an empty source.
@@ -86,8 +86,8 @@ func (s *Source) Set(id *Identity) error {
 	}
 	s.mu.Lock()
 	if old := s.cur.Load(); s.ruled && old != nil {
-		if _, err := verifyChain(m.chain, old.pools, x509.ExtKeyUsageServerAuth, s.o.Now()); err == nil {
-			m.roots, m.pools = old.roots, old.pools
+		if _, err := old.trust.verify(m.chain, x509.ExtKeyUsageServerAuth, s.o.Now()); err == nil {
+			m.roots, m.trust = old.roots, old.trust
 		} else {
 			s.ruled = false
 		}
@@ -109,7 +109,7 @@ func (s *Source) Set(id *Identity) error {
 // comes and is retired between two certificates. Roots that are the current ones
 // change nothing: sessions are resumed as before.
 func (s *Source) SetRoots(roots map[string][]*x509.Certificate) error {
-	pools, err := newPools(roots)
+	trust, err := newAnchors(roots)
 	if err != nil {
 		return fmt.Errorf("mtls: trust bundle refused: %w", err)
 	}
@@ -125,7 +125,7 @@ func (s *Source) SetRoots(roots map[string][]*x509.Certificate) error {
 		return nil
 	}
 	m := *old
-	m.roots, m.pools = roots, pools
+	m.roots, m.trust = roots, trust
 	s.cur.Store(&m)
 	notify := s.notify
 	s.mu.Unlock()
@@ -176,18 +176,18 @@ func newMaterial(id *Identity, now time.Time) (*material, error) {
 	if !bytes.Equal(want, chain[0].RawSubjectPublicKeyInfo) {
 		return nil, errors.New("the private key does not belong to the leaf")
 	}
-	pools, err := newPools(id.Roots)
+	trust, err := newAnchors(id.Roots)
 	if err != nil {
 		return nil, err
 	}
-	sid, err := verifyChain(chain, pools, x509.ExtKeyUsageServerAuth, now)
+	v, err := trust.verify(chain, x509.ExtKeyUsageServerAuth, now)
 	if err != nil {
 		return nil, err
 	}
-	return &material{cert: &cert, leaf: chain[0], chain: chain, id: sid, roots: id.Roots, pools: pools}, nil
+	return &material{cert: &cert, leaf: chain[0], chain: chain, id: v.id, roots: id.Roots, trust: trust}, nil
 }
 
-func newPools(roots map[string][]*x509.Certificate) (map[string]*x509.CertPool, error) {
+func newAnchors(roots map[string][]*x509.Certificate) (*anchors, error) {
 	pools := make(map[string]*x509.CertPool, len(roots))
 	for td, certs := range roots {
 		name, err := spiffeid.TrustDomainFromString(td)
@@ -205,7 +205,7 @@ func newPools(roots map[string][]*x509.Certificate) (map[string]*x509.CertPool, 
 	if len(pools) == 0 {
 		return nil, errors.New("trust bundle without a root")
 	}
-	return pools, nil
+	return &anchors{pools: pools}, nil
 }
 
 // Ready is closed once there is a certificate.
@@ -265,12 +265,12 @@ func (s *Source) id() string {
 }
 
 // verify checks a peer's chain against the bundle and the clock of this moment.
-func (s *Source) verify(chain []*x509.Certificate, usage x509.ExtKeyUsage) (spiffeid.ID, error) {
+func (s *Source) verify(chain []*x509.Certificate, usage x509.ExtKeyUsage) (*vouched, error) {
 	m := s.cur.Load()
 	if m == nil {
-		return spiffeid.ID{}, ErrNoCertificate
+		return nil, ErrNoCertificate
 	}
-	return verifyChain(chain, m.pools, usage, s.o.Now())
+	return m.trust.verify(chain, usage, s.o.Now())
 }
 
 // verifyIs is verify, and the peer must be one of ids.
@@ -279,5 +279,22 @@ func (s *Source) verifyIs(chain []*x509.Certificate, usage x509.ExtKeyUsage, ids
 	if err != nil {
 		return err
 	}
-	return expectOneOf(got, ids)
+	return expectOneOf(got.id, ids)
+}
+
+// peer is verify, and all that is known of the peer.
+func (s *Source) peer(chain []*x509.Certificate, usage x509.ExtKeyUsage) (*Peer, error) {
+	v, err := s.verify(chain, usage)
+	if err != nil {
+		return nil, err
+	}
+	self := s.id()
+	if p := v.peer.Load(); p != nil && p.self == self {
+		return p, nil
+	}
+	p, err := newPeer(chain[0], self)
+	if err == nil {
+		v.peer.Store(p)
+	}
+	return p, err
 }

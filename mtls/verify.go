@@ -62,32 +62,47 @@ func leafID(leaf *x509.Certificate) (spiffeid.ID, error) {
 
 // verifyChain checks a peer's certificates against the bundle of its own trust
 // domain: one domain's root never vouches for another's workload.
-func verifyChain(chain []*x509.Certificate, pools map[string]*x509.CertPool, usage x509.ExtKeyUsage, now time.Time) (spiffeid.ID, error) {
+func verifyChain(chain []*x509.Certificate, pools map[string]*x509.CertPool, usage x509.ExtKeyUsage, now time.Time) (*vouched, error) {
 	if len(chain) == 0 {
-		return spiffeid.ID{}, fmt.Errorf("%w from the peer", ErrNoCertificate)
+		return nil, fmt.Errorf("%w from the peer", ErrNoCertificate)
 	}
 	if len(chain) > maxChain {
-		return spiffeid.ID{}, fmt.Errorf("%w: %d certificates, at most %d", ErrChain, len(chain), maxChain)
+		return nil, fmt.Errorf("%w: %d certificates, at most %d", ErrChain, len(chain), maxChain)
 	}
 	id, err := leafID(chain[0])
 	if err != nil {
-		return spiffeid.ID{}, err
+		return nil, err
 	}
 	roots := pools[id.TrustDomain().Name()]
 	if roots == nil {
-		return spiffeid.ID{}, fmt.Errorf("%w: %s", ErrTrustDomain, id)
+		return nil, fmt.Errorf("%w: %s", ErrTrustDomain, id)
 	}
 	between := x509.NewCertPool()
 	for _, c := range chain[1:] {
 		between.AddCert(c)
 	}
-	_, err = chain[0].Verify(x509.VerifyOptions{
+	paths, err := chain[0].Verify(x509.VerifyOptions{
 		Roots: roots, Intermediates: between, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{usage},
 	})
 	if err != nil {
-		return spiffeid.ID{}, fmt.Errorf("%w: %s: %w", ErrChain, id, err)
+		return nil, fmt.Errorf("%w: %s: %w", ErrChain, id, err)
 	}
-	return id, nil
+	v := &vouched{id: id}
+	for _, path := range paths { // any one will do: the one that lasts longest
+		from, until := path[0].NotBefore, path[0].NotAfter
+		for _, c := range path[1:] {
+			if c.NotBefore.After(from) {
+				from = c.NotBefore
+			}
+			if c.NotAfter.Before(until) {
+				until = c.NotAfter
+			}
+		}
+		if until.After(v.until) {
+			v.from, v.until = from, until
+		}
+	}
+	return v, nil
 }
 
 // expectOneOf is secure naming: who answers must be who the Plan says lives there.
@@ -111,6 +126,8 @@ type Peer struct {
 	// XFCC is one whole element of x-forwarded-client-cert (Envoy's format, as
 	// Istio's server sidecar writes it): By, Hash, Subject, URI. Read only.
 	XFCC []byte
+
+	self string // whom it spoke to
 }
 
 // newPeer reads a verified leaf; self is the identity that it spoke to.
@@ -123,7 +140,7 @@ func newPeer(leaf *x509.Certificate, self string) (*Peer, error) {
 	p := &Peer{
 		ID: id.String(), TrustDomain: id.TrustDomain().Name(),
 		Principal: strings.TrimPrefix(id.String(), "spiffe://"),
-		Hash:      hex.EncodeToString(sum[:]), Subject: headerSafe(leaf.Subject.String()), NotAfter: leaf.NotAfter,
+		Hash:      hex.EncodeToString(sum[:]), Subject: headerSafe(leaf.Subject.String()), NotAfter: leaf.NotAfter, self: self,
 	}
 	p.Namespace, p.ServiceAccount = SplitPath(id.Path())
 	// A SPIFFE ID's characters need no quotes; a subject's do. headerSafe has left
@@ -165,16 +182,17 @@ func headerSafe(s string) string {
 // leaf without any URI SAN, the DNS name dns. It is for a client that has a bundle
 // and no certificate of its own yet.
 func VerifyServer(chain []*x509.Certificate, roots map[string][]*x509.Certificate, id, dns string, now time.Time) error {
-	pools, err := newPools(roots)
+	trusted, err := newAnchors(roots)
 	if err != nil {
 		return err
 	}
+	pools := trusted.pools
 	if len(chain) == 0 || len(chain[0].URIs) > 0 {
 		got, err := verifyChain(chain, pools, x509.ExtKeyUsageServerAuth, now)
 		if err != nil {
 			return err
 		}
-		return expectOneOf(got, []string{id})
+		return expectOneOf(got.id, []string{id})
 	}
 	want, err := ParseID(id)
 	if err != nil {

@@ -39,7 +39,8 @@ func TestServerFirstShort(t *testing.T) {
 		t.Run(declared.String(), func(t *testing.T) {
 			ca := newAuthority(t)
 			at := greeter(t)
-			p := tcpClient(t, ca, permissive(t, ca, at, declared, Options{}), declared)
+			// A second is not enough for 200 of them under the race detector beside others.
+			p := tcpClient(t, ca, permissive(t, ca, at, declared, Options{TLSWait: time.Minute}), declared)
 			var all sync.WaitGroup
 			for i := range 200 {
 				all.Go(func() {

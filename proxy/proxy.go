@@ -13,7 +13,7 @@
 // Each event loop owns its connections, pools, timers and counters; a request
 // runs to completion on the loop that accepted its connection. Nothing on a
 // request's path locks, allocates in the steady state or waits. What may wait
-// (handshakes, names, the host dialer) runs in goroutines of its own and comes
+// (names, files, the host dialer) runs in goroutines of its own and comes
 // back through the loop's mailbox.
 //
 // What it must never do: send to a destination that the control plane has not

@@ -74,7 +74,12 @@ type worker struct {
 	inflight  atomic.Int64 // requests and opaque connections under way
 	upstreams atomic.Int64 // connections that this loop opened
 	wake      func(*mtls.Session)
-	preambles []byte // what a client sends first on a seine-* connection
+	opening   []*socket // handshakes of ours that wait for their first turn
+	shaking   []*socket // others that wait for theirs
+	shakes    uint32    // turns of handshakes
+	shookAt   uint64    // the turn of the last one
+	shakeDue  bool      // the next one is among what the loop put off
+	preambles []byte    // what a client sends first on a seine-* connection
 	passed    *metrics.Requests
 	entry     accesslog.Entry
 	shown     tap.Event
