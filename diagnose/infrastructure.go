@@ -9,6 +9,7 @@ import (
 type SignalState struct {
 	Name   string  `json:"name"`
 	Value  float64 `json:"value"`  // share of time or of events, 0..1
+	Minute float64 `json:"minute"` // mean of the last minute
 	Usual  float64 `json:"usual"`  // median of the last minutes
 	Raised bool    `json:"raised"` // so far above it that it may be why requests are slow
 	Text   string  `json:"text"`
@@ -54,8 +55,20 @@ func (m *machine) signals(ofProxy bool) []SignalState {
 	out := []SignalState{}
 	for i := range NumSignals {
 		if v := m.value[i]; v >= 0 && i.ofProxy() == ofProxy {
-			out = append(out, SignalState{i.String(), v, m.usual[i], m.raised[i], i.say(v, m.usual[i])})
+			out = append(out, SignalState{i.String(), v, m.minute(i), m.usual[i], m.raised[i], i.say(v, m.usual[i])})
 		}
 	}
 	return out
+}
+
+// minute is the mean of a signal over the last six windows, this one among them.
+func (m *machine) minute(s Signal) float64 {
+	sum, n := 0.0, 0
+	for _, v := range m.past[max(len(m.past)-6, 0):] {
+		if v[s] >= 0 {
+			sum += v[s]
+			n++
+		}
+	}
+	return sum / float64(max(n, 1))
 }

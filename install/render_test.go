@@ -30,7 +30,7 @@ func TestRender(t *testing.T) {
 		"default": {"namespace.create=true"},
 		"ha":      {"ha=true", "image.registry=registry.example.com/mirror", "image.pullSecrets={pull}"},
 		"canary": {"revision=canary", "cni.enabled=true", "injection.repair=true", "injection.istioLabels=false", "validation.enabled=false", "meshConfig.trustDomain=example.org",
-			"networkPolicy.enabled=true", "networkPolicy.apiServers={10.0.0.1/32,fd00::/64}", "webhooks.clientCA=-----BEGIN CERTIFICATE-----"},
+			"networkPolicy.enabled=true", "networkPolicy.apiServers={10.0.0.1/32,fd00::/64}", "webhooks.clientCA=-----BEGIN CERTIFICATE-----", "monitoring.operator=true", "monitoring.labels.release=prometheus"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var out bytes.Buffer

@@ -13,6 +13,7 @@ import (
 
 	"k8s.io/client-go/rest"
 
+	"github.com/seinemesh/seine/host"
 	"github.com/seinemesh/seine/install/deploy"
 )
 
@@ -47,6 +48,8 @@ type Checker struct {
 	Values    map[string]any
 	Say       func(Line)
 	Now       func() time.Time
+	// Machine reads the machine that this program runs on (host.Sampler.Read).
+	Machine func(time.Time) (host.Reading, error)
 
 	section string
 }

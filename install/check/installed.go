@@ -28,6 +28,8 @@ func (c *Checker) Installed(ctx context.Context) {
 	c.run(ctx, "webhooks", func(ctx context.Context) { c.webhooks(ctx, pods) }, c.call)
 	c.run(ctx, "certificates", func(ctx context.Context) { c.certificates(ctx, pods) })
 	c.run(ctx, "data plane", func(ctx context.Context) { c.dataPlane(ctx, pods) }, c.podSecurity)
+	c.run(ctx, "metrics", c.monitors)
+	c.run(ctx, "machines", func(ctx context.Context) { c.machines(ctx, pods) })
 }
 
 func (c *Checker) name(base string) string { return install.Name(base, c.Revision) }

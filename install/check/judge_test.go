@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 
+	"github.com/seinemesh/seine/host"
 	"github.com/seinemesh/seine/install/deploy"
 )
 
@@ -172,5 +173,55 @@ func TestDataPlane(t *testing.T) {
 	}
 	if l := lines[1]; l.Status != Failed || !strings.Contains(l.Detail, "shop/sick") {
 		t.Errorf("%+v", l)
+	}
+}
+
+func TestSteal(t *testing.T) {
+	expect(t, "none", OK, "at most 0.4 % on 2 machines in the last minute")(judgeSteal([]stolen{{"a", 0.001}, {"b", 0.004}}, 0, "the last minute"))
+	expect(t, "exactly one percent", OK, "1.0 %")(judgeSteal([]stolen{{"a", 0.01}}, 0, "the last minute"))
+	expect(t, "above one", Warning, "1.1 % on b in the last minute → the hypervisor")(judgeSteal([]stolen{{"a", 0.002}, {"b", 0.011}}, 0, "the last minute"))
+	expect(t, "exactly two", Warning, "2.0 % on a")(judgeSteal([]stolen{{"a", 0.02}}, 0, "the last minute"))
+	expect(t, "above two", Failed, "7.0 % on c, 1.5 % on a in 3s; of 1 machine it is not known → the hypervisor")(judgeSteal([]stolen{{"a", 0.015}, {"b", 0}, {"c", 0.07}}, 1, "3s"))
+	expect(t, "nobody tells", Unknown, "of 2 machines it is not known")(judgeSteal(nil, 2, "3s"))
+}
+
+func TestStealBefore(t *testing.T) {
+	at := time.Unix(1000, 0)
+	reading := func(boot string, steal, idle time.Duration) host.Reading {
+		return host.Reading{At: at, Boot: boot, CPU: &host.CPU{Steal: steal, Idle: idle}}
+	}
+	run := func(nodes ...runtime.Object) (got Line) {
+		c := Checker{Cluster: &deploy.Cluster{Kube: fake.NewClientset(nodes...)}, Say: func(l Line) { got = l },
+			Now:     func() time.Time { return at.Add(stealSpan) },
+			Machine: func(time.Time) (host.Reading, error) { return reading("here", time.Second, 10*time.Second), nil }}
+		c.stealBefore(t.Context(), reading("here", time.Second/2, 0))
+		return got
+	}
+	boot := func(name, id string) *corev1.Node {
+		n := node(func(n *corev1.Node) { n.Status.NodeInfo.BootID = id })
+		n.Name = name
+		return n
+	}
+	if l := run(boot("own", "here"), boot("far", "there")); l.Status != Failed || l.Detail != "4.8 % on own in 3s; of 1 machine it is not known" || l.Mend == "" {
+		t.Errorf("%+v", l)
+	}
+	if l := run(boot("far", "there")); l.Status != Unknown || l.Mend == "" {
+		t.Errorf("%+v", l)
+	}
+	got := exported([]byte("# HELP\nnode_cpu_seconds_total{cpu=\"0\",mode=\"idle\"} 90\nnode_cpu_seconds_total{cpu=\"0\",mode=\"steal\"} 4.5\nnode_cpu_seconds_total{cpu=\"1\",mode=\"user\"} 5.5\nnode_cpu_seconds_total{cpu=\"1\"} x\n"))
+	if got != (cpuTime{100, 4.5}) {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestMonitors(t *testing.T) {
+	expect(t, "no operator", OK, "annotations")(judgeMonitors(false, false))
+	expect(t, "an operator", OK, "monitoring.operator=true")(judgeMonitors(true, false))
+	expect(t, "both", OK, "PodMonitor")(judgeMonitors(true, true))
+	expect(t, "monitors without an operator", Failed, "install the Prometheus operator first")(judgeMonitors(false, true))
+	var got Line
+	c := Checker{Cluster: &deploy.Cluster{Kube: fake.NewClientset()}, Say: func(l Line) { got = l }, Values: map[string]any{"monitoring": map[string]any{"operator": true}}}
+	if c.monitors(t.Context()); got.Status != Failed {
+		t.Errorf("%+v", got)
 	}
 }

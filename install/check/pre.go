@@ -19,12 +19,15 @@ import (
 
 // Pre asks whether the cluster can take an installation.
 func (c *Checker) Pre(ctx context.Context) {
+	began, _ := c.Machine(c.Now()) // what it does not tell is absent
 	c.run(ctx, "cluster", c.kubernetes)
 	c.run(ctx, "permissions", c.permissions, c.escalation)
 	c.run(ctx, "definitions", c.definitionsBefore)
 	c.run(ctx, "nodes", c.nodes)
 	c.run(ctx, "network", c.network)
 	c.run(ctx, "namespaces", c.podSecurity, c.otherMeshes)
+	c.run(ctx, "metrics", c.monitors)
+	c.run(ctx, "machines", func(ctx context.Context) { c.stealBefore(ctx, began) })
 }
 
 // Versions of Kubernetes: the oldest that serves what is installed (the CEL rules
@@ -172,7 +175,6 @@ func (c *Checker) nodes(ctx context.Context) {
 		return
 	}
 	c.line(judgeRoom(nodes.Items, pods.Items))
-	c.line(Unknown, "CPU steal", "the API server does not tell it", "after the installation `seine diagnose` reads it on the machines themselves; above 2 % latency suffers")
 }
 
 // kernel is the oldest whose nf_tables can redirect in the inet family.

@@ -162,28 +162,32 @@ func judgeLeaf(name string, cert *x509.Certificate, now time.Time) (Status, stri
 }
 
 // connected asks one replica for its proxies.
-func (c *Checker) connected(ctx context.Context, pod string) ([]proxy, error) {
+func (c *Checker) connected(ctx context.Context, pod string) (list []proxy, err error) {
+	return list, c.ask(ctx, pod, "/api/v1/proxies", &list)
+}
+
+// ask reads an answer of one replica's API.
+func (c *Checker) ask(ctx context.Context, pod, path string, into any) error {
 	client := cluster.Client(c.Config, c.Namespace, pod, each)
 	defer client.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://seined/api/v1/proxies", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://seined"+path, nil)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	res, err := client.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("%s does not answer: %w", pod, err)
+		return fmt.Errorf("%s does not answer: %w", pod, err)
 	}
 	defer res.Body.Close() // read only
 	body, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
 	if err != nil {
-		return nil, fmt.Errorf("%s: its answer breaks off: %w", pod, err)
+		return fmt.Errorf("%s: its answer breaks off: %w", pod, err)
 	}
 	if res.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("%s answers %s: %.200s", pod, res.Status, strings.TrimSpace(string(body)))
+		return fmt.Errorf("%s answers %s: %.200s", pod, res.Status, strings.TrimSpace(string(body)))
 	}
-	var list []proxy
-	if err := json.Unmarshal(body, &list); err != nil {
-		return nil, fmt.Errorf("%s: its answer is no list of proxies: %w; is it of the same version as this program?", pod, err)
+	if err := json.Unmarshal(body, into); err != nil {
+		return fmt.Errorf("%s: its answer to %s is not understood: %w; is it of the same version as this program?", pod, path, err)
 	}
-	return list, nil
+	return nil
 }

@@ -52,6 +52,9 @@ func Connect(cfg *rest.Config) (*Cluster, error) {
 func (c *Cluster) resource(u *unstructured.Unstructured) (dynamic.ResourceInterface, error) {
 	gvk := u.GroupVersionKind()
 	m, err := c.mapper.RESTMapping(gvk.GroupKind(), gvk.Version)
+	if meta.IsNoMatchError(err) && gvk.Group == "monitoring.coreos.com" {
+		return nil, fmt.Errorf("%s: this cluster does not serve %s: %w; install the Prometheus operator first, or leave monitoring.operator=false", name(u), gvk, err)
+	}
 	if meta.IsNoMatchError(err) {
 		return nil, fmt.Errorf("%s: this cluster does not serve %s: %w; is it older than Kubernetes 1.28?", name(u), gvk, err)
 	}
