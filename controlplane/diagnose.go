@@ -98,12 +98,13 @@ func (j *judge) judge(now time.Time, traffic []stat.Distribution) {
 type report struct {
 	At        time.Time            `json:"at"` // end of the window that was judged last; zero: none yet
 	Diagnoses []diagnose.Diagnosis `json:"diagnoses"`
+	Learning  diagnose.Learning    `json:"learning"`
 }
 
 func (j *judge) report() report {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return report{j.at, j.list}
+	return report{j.at, j.list, j.detector.Learning()}
 }
 
 // infrastructure is how the machines fare.

@@ -90,7 +90,7 @@ func (s *server) moment(now time.Time) *view.Moment {
 		return nil
 	}
 	return &view.Moment{
-		At: now.UTC(), Snapshot: snap, Flows: s.scraper.window.Flows(now, time.Time{}), Window: statSpan.Seconds(),
+		At: now.UTC(), Snapshot: snap, Flows: s.scraper.window.Flows(now, time.Time{}), Rules: s.scraper.window.Rules(now), Window: statSpan.Seconds(),
 		Ejected: s.scraper.window.Ejected(now), Diagnoses: s.scraper.judge.report().Diagnoses,
 	}
 }
@@ -297,6 +297,7 @@ type infrastructure struct {
 	Proxies   []proxySignals       `json:"proxies"`
 	LeftOut   int                  `json:"left_out"`
 	Diagnoses []diagnose.Diagnosis `json:"diagnoses"`
+	Learning  diagnose.Learning    `json:"learning"`
 }
 
 // What the page of machines holds at most.
@@ -308,7 +309,7 @@ const (
 
 func (s *server) infrastructure(m *view.Moment) *infrastructure {
 	machines, proxies := s.scraper.judge.infrastructure()
-	out := &infrastructure{At: m.At, Machines: []machine{}, Proxies: []proxySignals{}, Diagnoses: m.Diagnoses}
+	out := &infrastructure{At: m.At, Machines: []machine{}, Proxies: []proxySignals{}, Diagnoses: m.Diagnoses, Learning: s.scraper.judge.report().Learning}
 	for _, x := range machines {
 		one := machine{ID: x.Boot, Proxies: x.Proxies, Signals: x.Signals}
 		for _, id := range x.Proxies {

@@ -123,6 +123,38 @@ func (d *Detector) Observe(o Observation) []Diagnosis {
 	return d.explain()
 }
 
+// Learning is how far the Detector is with what is usual. Its JSON form is stable;
+// fields are only added.
+type Learning struct {
+	Windows int `json:"windows"` // that are known, where most are
+	Needed  int `json:"needed"`  // before anything is judged
+	Judged  int `json:"judged"`  // versions and calls with requests whose usual is known
+	Waiting int `json:"waiting"` // those whose usual is not
+}
+
+// Learning says so as of the latest window.
+func (d *Detector) Learning() Learning {
+	l := Learning{Needed: learnWindows}
+	take := func(s *series) {
+		switch {
+		case s.seen != d.windows:
+			return
+		case s.learnt():
+			l.Judged++
+		default:
+			l.Waiting++
+		}
+		l.Windows = max(l.Windows, min(len(s.recent), learnWindows))
+	}
+	for _, s := range d.servers {
+		take(s)
+	}
+	for _, s := range d.edges {
+		take(s)
+	}
+	return l
+}
+
 // takeTraffic sums the window's distributions by server and by edge.
 func (d *Detector) takeTraffic(o Observation) {
 	for i := range o.Traffic {

@@ -77,11 +77,9 @@ func (d *Detector) server(k serverKey, s *series) Diagnosis {
 
 	troubles := d.troubles(s.proxies)
 	neighbours, alsoSlow := d.neighbours(k, s)
+	well := d.otherVersions(k)
 	for _, t := range troubles {
-		// A machine that is short of CPU or disk because this very workload uses
-		// it up lets its neighbours wait as well. If they do not, it is the code.
-		ownDoing := neighbours > 0 && 2*alsoSlow < neighbours && (t.signal == CPUStall || t.signal == IOStall || t.signal == IOWait || t.signal == RunQueue)
-		if t.signal == GC || ownDoing {
+		if t.signal == GC || neighbours > 0 && 2*alsoSlow < neighbours && t.signal.causedBy(len(well) > 0) {
 			continue
 		}
 		g.blameMachine(t, name)
@@ -89,10 +87,12 @@ func (d *Detector) server(k serverKey, s *series) Diagnosis {
 		if neighbours > 0 {
 			g.Evidence = append(g.Evidence, fmt.Sprintf("%d of %d other workloads on that machine are slower too", alsoSlow, neighbours))
 		}
+		if t.signal.ofDisk() && 2*alsoSlow < neighbours {
+			g.Evidence = append(g.Evidence, "who does not use the disk does not wait for it; whether this workload wears it out or a neighbour does, its sidecar cannot see")
+		}
 		return g
 	}
 
-	well := d.otherVersions(k)
 	if len(well) > 0 {
 		g.Cause, g.Culprit = Version, name
 		g.Evidence = append(g.Evidence, fmt.Sprintf("%s of the same service answers as usual", list(well)))
@@ -149,6 +149,18 @@ func (d *Detector) edge(k edgeKey, s *series) Diagnosis {
 	g.Evidence = []string{inside, "the machines of both sides show neither steal nor pressure nor throttling above the usual"}
 	g.Explanation = fmt.Sprintf("the time passes between the sidecars of %s and %s", g.Caller, name)
 	return g
+}
+
+// ofDisk reports whether a signal says that tasks wait for the disk.
+func (s Signal) ofDisk() bool { return s == IOStall || s == IOWait }
+
+// causedBy reports whether a slow workload is taken to have raised the signal by
+// itself where most of its neighbours are well. Everybody needs the CPU: who uses it
+// up lets the neighbours wait. The disk is waited for by those alone who use it,
+// so that there the neighbours say nothing; other versions of the same service,
+// which do the same work, do.
+func (s Signal) causedBy(otherVersionsAreWell bool) bool {
+	return s == CPUStall || s == RunQueue || s.ofDisk() && otherVersionsAreWell
 }
 
 func (g *Diagnosis) blameMachine(t trouble, name string) {

@@ -129,7 +129,7 @@ func (s *series) judge(at time.Time, window int) {
 	if judged && len(s.recent) > 0 && !slices.Equal(s.now.bounds, s.usual.bounds) {
 		s.recent, s.held, s.usual = nil, nil, histogram{}
 	}
-	if judged && len(s.recent) >= learnWindows && s.usual.total >= learnRequests {
+	if judged && s.learnt() {
 		s.latest = s.compare()
 	}
 	s.shift(s.latest != nil)
@@ -163,6 +163,11 @@ func (s *series) judge(at time.Time, window int) {
 		// It has been so for a quarter of an hour: this is the usual now.
 		*s = series{seen: s.seen, now: s.now, proxies: s.proxies, answers: s.answers}
 	}
+}
+
+// learnt says whether enough of the usual is known to judge by it.
+func (s *series) learnt() bool {
+	return len(s.recent) >= learnWindows && s.usual.total >= learnRequests
 }
 
 func (s *series) shift(slow bool) { s.slow = [3]bool{slow, s.slow[0], s.slow[1]} }

@@ -8,11 +8,12 @@ import (
 	"time"
 )
 
-// WriteText prints diagnoses for people, or that nothing is unusual.
-func WriteText(w io.Writer, list []Diagnosis) error {
+// WriteText prints diagnoses for people, or that nothing is unusual as far as that
+// is known.
+func WriteText(w io.Writer, list []Diagnosis, l Learning) error {
 	var b strings.Builder
 	if len(list) == 0 {
-		b.WriteString("nothing is slower than usual\n")
+		b.WriteString(l.Quiet() + "\n")
 	}
 	for i, d := range list {
 		if i > 0 {
@@ -50,4 +51,18 @@ func clean(s string) string {
 		}
 		return r
 	}, s)
+}
+
+// Quiet is the sentence for no diagnosis: that nothing is unusual, or that it is
+// not known yet.
+func (l Learning) Quiet() string {
+	switch {
+	case l.Judged == 0 && l.Waiting == 0:
+		return "no requests are seen: there is nothing to judge"
+	case l.Judged == 0:
+		return fmt.Sprintf("still learning what is usual: %d of %d windows of ten seconds", l.Windows, l.Needed)
+	case l.Waiting > 0:
+		return fmt.Sprintf("nothing is slower than usual; of %d of %d it is still learnt what that is", l.Waiting, l.Waiting+l.Judged)
+	}
+	return "nothing is slower than usual"
 }

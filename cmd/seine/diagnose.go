@@ -65,6 +65,7 @@ func (s *statOptions) diagnose(ctx context.Context, out io.Writer) (slow bool, e
 	var r struct {
 		At        time.Time            `json:"at"`
 		Diagnoses []diagnose.Diagnosis `json:"diagnoses"`
+		Learning  diagnose.Learning    `json:"learning"`
 	}
 	if err := json.Unmarshal(body, &r); err != nil {
 		return false, fmt.Errorf("diagnose: the control plane's answer is no report: %w; is it of the same version as this program?", err)
@@ -72,7 +73,7 @@ func (s *statOptions) diagnose(ctx context.Context, out io.Writer) (slow bool, e
 	if s.output == "json" {
 		_, err = escaped{out}.Write(append([]byte(strings.TrimSpace(string(body))), '\n'))
 	} else {
-		err = diagnose.WriteText(out, r.Diagnoses)
+		err = diagnose.WriteText(out, r.Diagnoses, r.Learning)
 	}
 	return len(r.Diagnoses) > 0, err
 }

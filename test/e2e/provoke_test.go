@@ -150,7 +150,7 @@ func TestProvoked(t *testing.T) {
 			stop()
 			wg.Wait()
 			var text strings.Builder
-			_ = diagnose.WriteText(&text, list)
+			_ = diagnose.WriteText(&text, list, diagnose.Learning{})
 			if !found {
 				t.Errorf("not found; the last report:\n%s", text.String())
 				return
