@@ -186,7 +186,7 @@ func (s *scraper) note(ctx context.Context, id string, err error) {
 
 // scrape reads the proxy's own metrics: those of its application are nobody's here.
 func (s *scraper) scrape(ctx context.Context, id string, at netip.Addr) error {
-	body, err := s.read(ctx, at, "/metrics")
+	body, _, err := s.read(ctx, at, "/metrics", "")
 	if err != nil {
 		return err
 	}
@@ -194,21 +194,26 @@ func (s *scraper) scrape(ctx context.Context, id string, at netip.Addr) error {
 	return errors.Join(s.window.Add(id, now, body), s.judge.note(id, now, body), s.memory.note(id, now, body))
 }
 
-// read returns the metrics of the proxy at a: /metrics are its own, and
-// /stats/prometheus with those of its application.
-func (s *scraper) read(ctx context.Context, a netip.Addr, path string) ([]byte, error) {
+// read returns the metrics of the proxy at a, and their Content-Type: /metrics are
+// its own, and /stats/prometheus with those of its application. accept is the header
+// that asks for a format; "": text.
+func (s *scraper) read(ctx context.Context, a netip.Addr, path, accept string) ([]byte, string, error) {
 	at := netip.AddrPortFrom(a, s.port)
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+at.String()+path, nil)
 	if err != nil {
-		return nil, err
+		return nil, "", err
+	}
+	if accept != "" {
+		req.Header.Set("Accept", accept)
 	}
 	res, err := s.client.Do(req)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	defer res.Body.Close() // read only
 	if res.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("%s answers %s", at, res.Status)
+		return nil, "", fmt.Errorf("%s answers %s", at, res.Status)
 	}
-	return readAll(res.Body)
+	body, err := readAll(res.Body)
+	return body, res.Header.Get("Content-Type"), err
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/seinemesh/seine/mesh"
+	"github.com/seinemesh/seine/telemetry/metrics"
 )
 
 // target is one of Prometheus' HTTP service discovery.
@@ -47,12 +48,17 @@ func (s *server) proxyMetrics(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusNotFound, fmt.Errorf("no proxy %.200q is connected", id))
 		return
 	}
-	body, err := s.scraper.read(r.Context(), found.Addresses[0], "/stats/prometheus")
+	body, kind, err := s.scraper.read(r.Context(), found.Addresses[0], "/stats/prometheus", r.Header.Get("Accept"))
 	if err != nil {
 		fail(w, http.StatusBadGateway, fmt.Errorf("the metrics of %s: %w", id, err))
 		return
 	}
-	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+	// A proxy has no say in how a browser takes what it says.
+	if kind != metrics.ContentTypeOpenMetrics && kind != metrics.ContentTypeProtobuf {
+		kind = metrics.ContentType
+	}
+	w.Header().Set("Content-Type", kind)
+	w.Header().Set("X-Content-Type-Options", "nosniff")
 	_, _ = w.Write(body)
 }
 

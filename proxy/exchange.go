@@ -111,6 +111,7 @@ type exchange struct {
 	timeout   int64
 	connect   int64
 	handle    *metrics.Requests
+	perRule   *metrics.Route // nil: no rule decided
 
 	// HTTP/2, on either leg.
 	bridged    bool          // convey sent it: content goes by the pipes

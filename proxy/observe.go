@@ -39,11 +39,16 @@ func (x *exchange) observe() {
 	} else {
 		h.Observe(x.status, x.flag, (now-x.start)/1000, reqBytes, resBytes)
 	}
+	if x.perRule != nil {
+		x.perRule.Observe(x.status, x.flag, (now-x.start)/1000)
+	}
 	if x.tapped != nil {
 		x.show(now, reqBytes, resBytes)
 	}
 	if x.trace.on != nil {
-		x.endTrace(now, reqBytes, resBytes)
+		if x.endTrace(now, reqBytes, resBytes) {
+			h.Exemplar(x.trace.id, x.trace.span, (now-x.start)/1000, w.loop.Wall(now))
+		}
 		x.trace.drop(w)
 	}
 	if w.ring != nil {

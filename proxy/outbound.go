@@ -23,7 +23,7 @@ func durationOf(n int64) time.Duration { return time.Duration(n) }
 func (x *exchange) route() bool {
 	w, req := x.w, &x.w.req
 	// What a decision before a wait chose is not this one's.
-	x.rule, x.dest, x.target, x.ep, x.timeout, x.retry.policy = nil, nil, nil, -1, 0, nil
+	x.rule, x.perRule, x.dest, x.target, x.ep, x.timeout, x.retry.policy = nil, nil, nil, nil, -1, 0, nil
 	authority, port, ok := x.called(req)
 	if !ok {
 		x.reply(400, telemetry.FlagDPE, "the request names no host")
@@ -138,6 +138,7 @@ func (x *exchange) routed(a *decide.Answer, authority []byte, port uint16, direc
 		x.reply(404, telemetry.FlagNR, "no route of "+a.Proto.Service+" matches the request")
 		return false
 	}
+	x.perRule = w.countsOf(a, r, port)
 	if (r.Fault != nil || r.Cors != nil) && x.shaped(r) {
 		return false
 	}
@@ -271,6 +272,16 @@ func (w *worker) passthrough() *metrics.Requests {
 		})
 	}
 	return w.passed
+}
+
+// countsOf is the handle of the requests that a rule of a decides.
+func (w *worker) countsOf(a *decide.Answer, r *decide.Rule, port uint16) *metrics.Route {
+	h := w.rules[r]
+	if h == nil {
+		h = w.shard.Route(telemetry.RuleID(r.Proto), a.Proto.Service, port)
+		w.rules[r] = h
+	}
+	return h
 }
 
 // failing is the handle of requests to a service that found no endpoint; nil

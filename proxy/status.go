@@ -205,13 +205,9 @@ func (s *Status) ready(w http.ResponseWriter, q *http.Request) {
 }
 
 func (s *Status) stats(w http.ResponseWriter, r *http.Request) {
-	if metrics.WantsProtobuf(r.Header.Get("Accept")) {
-		w.Header().Set("Content-Type", metrics.ContentTypeProtobuf)
-		_, _ = s.Registry.WriteProtobuf(w)
-		return
-	}
-	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-	_, _ = s.Registry.WriteTo(w)
+	format := metrics.Accepted(r.Header.Get("Accept"))
+	w.Header().Set("Content-Type", format.ContentType())
+	_, _ = s.Registry.Write(w, format)
 }
 
 // merged is the proxy's metrics and the application's in one exposition. Both

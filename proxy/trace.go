@@ -218,26 +218,27 @@ func (x *exchange) event(e span.Event) {
 	}
 }
 
-// endTrace reports the exchange's span, if it is to be reported.
-func (x *exchange) endTrace(now, reqBytes, resBytes int64) {
+// endTrace reports the exchange's span, if it is to be reported, and says whether
+// it was handed over.
+func (x *exchange) endTrace(now, reqBytes, resBytes int64) bool {
 	t, w := &x.trace, x.w
 	tr := w.tracer
 	if tr == nil { // tracing was switched off meanwhile
-		return
+		return false
 	}
 	x.resumes()
 	x.ejects()
 	if t.on.Proto.Collector == nil {
-		return
+		return false
 	}
 	late := false
 	if !t.sampled {
 		if !x.remarkable(now) {
-			return
+			return false
 		}
 		if late = tr.late(now); !late {
 			w.p.tracing.limited.Inc()
-			return
+			return false
 		}
 	}
 	s := &tr.span
@@ -288,7 +289,7 @@ func (x *exchange) endTrace(now, reqBytes, resBytes int64) {
 		}
 		s.Tags = tr.tags
 	}
-	tr.ring.Append(s)
+	return tr.ring.Append(s)
 }
 
 // remarkable reports whether a request that was not sampled is worth a span: it

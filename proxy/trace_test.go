@@ -19,6 +19,7 @@ import (
 
 	seinev1 "github.com/seinemesh/seine/api/seine/v1"
 	"github.com/seinemesh/seine/decide"
+	"github.com/seinemesh/seine/telemetry"
 )
 
 // collector takes OTLP over HTTP.
@@ -197,6 +198,17 @@ func TestTrace(t *testing.T) {
 	}
 	if events(client) != "seine.wait.connect" {
 		t.Errorf("events of the client: %s", events(client))
+	}
+	p.client.shows(t, telemetry.RouteDuration+`_count{route="`)
+	if strings.Contains(p.server.metrics(t), telemetry.RouteDuration) {
+		t.Error("the server's sidecar counts by rule: no rule decides there")
+	}
+	var open strings.Builder
+	if _, err := p.client.registry.WriteOpenMetrics(&open); err != nil {
+		t.Fatal(err)
+	}
+	if want := fmt.Sprintf(` 1 # {trace_id="%s",span_id="%x"} `, id, client.SpanId); strings.Count(open.String(), want) != 2 {
+		t.Errorf("not two histograms of the client's have the exemplar %s:\n%s", want, open.String())
 	}
 }
 

@@ -29,6 +29,7 @@ type worker struct {
 	index int // among the proxy's workers
 	loop  *loop.Loop
 	shard *metrics.Shard
+	rules map[*decide.Rule]*metrics.Route // of the table
 	ring  *accesslog.Ring
 	rng   *rand.PCG
 
@@ -120,7 +121,7 @@ func newWorker(p *Proxy, seed1, seed2 uint64) (*worker, error) {
 		return nil, err
 	}
 	w := &worker{
-		p: p, index: len(p.workers), loop: l, shard: p.registry.Shard(), ring: p.o.AccessLog.Ring(),
+		p: p, index: len(p.workers), loop: l, shard: p.registry.Shard(), rules: map[*decide.Rule]*metrics.Route{}, ring: p.o.AccessLog.Ring(),
 		rng:     rand.NewPCG(seed1, seed2),
 		plain:   make([]byte, scratchSize),
 		cipher:  make([]byte, scratchSize),
@@ -168,6 +169,7 @@ func (w *worker) current() *decide.Table {
 	}
 	w.table = t
 	w.retarget(t)
+	clear(w.rules)
 	return t
 }
 

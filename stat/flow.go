@@ -236,6 +236,9 @@ func (w *Window) between(now, cut time.Time) (out seen) {
 		seconds := in.scrapes[n-1].at.Sub(in.scrapes[first-1].at).Seconds()
 		out.seconds = max(out.seconds, seconds)
 		for i, s := range in.series {
+			if s.kind == routed {
+				continue
+			}
 			sums := bySource
 			if s.reporter == telemetry.Destination.String() {
 				sums = byDestination

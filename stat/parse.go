@@ -17,7 +17,7 @@ func Families() []string {
 		telemetry.RequestsTotal, telemetry.FineDuration,
 		telemetry.TCPConnectionsOpened, telemetry.TCPConnectionsClosed,
 		telemetry.TCPSentBytes, telemetry.TCPReceivedBytes,
-		telemetry.OutlierEjectedUntil,
+		telemetry.OutlierEjectedUntil, telemetry.RouteDuration,
 	}
 }
 
@@ -45,6 +45,7 @@ const (
 	sent
 	received
 	ejected
+	routed
 	numKinds
 )
 
@@ -56,6 +57,7 @@ var kinds = [numKinds]string{
 	sent:     telemetry.TCPSentBytes,
 	received: telemetry.TCPReceivedBytes,
 	ejected:  telemetry.OutlierEjectedUntil,
+	routed:   telemetry.RouteDuration + "_bucket",
 }
 
 // edgeKey is who called whom, as one reporter saw it.
@@ -73,7 +75,8 @@ type series struct {
 	security string
 	protocol protocols
 	failed   bool    // requests: the outcome counts against the success rate
-	le       float64 // buckets
+	le       float64 // buckets, routed
+	route    Rule    // routed
 	text     string  // the line without its value; the Window's
 	users    int     // instances that have it; the Window's
 }
@@ -148,6 +151,7 @@ func parseSeries(k kind, labels []byte) (*series, error) {
 			e.version = value
 		case telemetry.LabelDestinationService:
 			e.host = value
+			s.route.Service = value
 		case telemetry.LabelDestinationServiceName:
 			e.name = value
 		case telemetry.LabelDestinationServiceNamespace:
@@ -160,6 +164,16 @@ func parseSeries(k kind, labels []byte) (*series, error) {
 			code = value
 		case telemetry.LabelResponseFlags:
 			flags = value
+		case telemetry.LabelRoute:
+			s.route.ID = value
+		case telemetry.LabelDestinationPort:
+			port, err := strconv.ParseUint(value, 10, 16)
+			if err != nil {
+				return fmt.Errorf("port %.20q: %w", value, ErrSyntax)
+			}
+			s.route.Port = uint32(port)
+		case telemetry.LabelClassification:
+			s.failed = value == "failure"
 		case "le":
 			if s.le, err = strconv.ParseFloat(value, 64); err != nil || s.le != s.le {
 				return fmt.Errorf("bucket %.20q: %w", value, ErrSyntax)
@@ -171,10 +185,12 @@ func parseSeries(k kind, labels []byte) (*series, error) {
 	if err != nil {
 		return nil, err
 	}
-	if k == buckets && !le {
+	if (k == buckets || k == routed) && !le {
 		return nil, fmt.Errorf("a bucket without a bound: %w", ErrSyntax)
 	}
-	s.failed = failed(code, flags)
+	if k != routed {
+		s.failed = failed(code, flags)
+	}
 	return s, nil
 }
 

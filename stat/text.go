@@ -139,6 +139,15 @@ func (t *Traffic) cells() []cell {
 	return row
 }
 
+// Short is RPS, SUCCESS, P50 and P99, as tables show them; "-": it is not known.
+func (t *Traffic) Short() (rps, success, p50, p99 string) {
+	if t == nil || t.Requests == 0 {
+		return "-", "-", "-", "-"
+	}
+	c := t.cells()
+	return c[0].text, c[1].text, c[2].text, c[4].text
+}
+
 func (t *Traffic) tcpCells() []cell {
 	if t.TCP == nil {
 		none := cell{text: "-", right: true}

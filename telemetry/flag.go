@@ -131,3 +131,12 @@ func FlagOf(letters string) Flag {
 	}
 	return FlagNone
 }
+
+// Failed says whether an outcome counts against the success rate: a server's error,
+// or no answer at all (code 0) unless the client went away by itself.
+func Failed(code int, flag Flag) bool {
+	if code == 0 {
+		return flag != FlagDC && flag != FlagNone
+	}
+	return code >= 500
+}

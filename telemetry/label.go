@@ -25,6 +25,10 @@ const (
 	// its protobuf format has. It has a name of its own as a Prometheus that takes
 	// native histograms drops the buckets of the same name, which dashboards read.
 	NativeDuration = "seine_request_duration_native_seconds"
+	// RouteDuration is the duration of requests by rule (labels route,
+	// destination_service, destination_port, classification), in fine buckets, as
+	// callers measure it.
+	RouteDuration = "seine_route_duration_seconds"
 	// OutlierEjectedUntil is when an ejected endpoint returns; it has the labels
 	// cluster (Envoy's name), endpoint, address and cause, and a series only
 	// while the endpoint is out.
@@ -65,6 +69,9 @@ const (
 	LabelGRPCStatus                   = "grpc_response_status"
 	LabelResponseFlags                = "response_flags"
 	LabelSecurityPolicy               = "connection_security_policy"
+	LabelRoute                        = "route"            // a RuleID
+	LabelDestinationPort              = "destination_port" // of the service
+	LabelClassification               = "classification"   // success, failure
 )
 
 // LatestRevision is the canonical revision of a workload that names none.

@@ -8,6 +8,8 @@
 package telemetry
 
 import (
+	"strconv"
+
 	seinev1 "github.com/seinemesh/seine/api/seine/v1"
 )
 
@@ -76,4 +78,26 @@ type RequestLabels struct {
 	// Plaintext says that the reporter knows the connection not to be mutual
 	// TLS: both principals are then unknown, whatever the workloads' identities.
 	Plaintext bool
+}
+
+// RuleID names a rule of HTTP routes: KIND NAMESPACE/NAME[INDEX], of the resource
+// that a VirtualService delegates to where it does; a service without routes is
+// KIND NAMESPACE/NAME.
+func RuleID(r *seinev1.HttpRule) string {
+	if r.GetDelegate() != nil {
+		return ResourceID(r.Delegate, r.DelegateIndex)
+	}
+	return ResourceID(r.GetSource(), r.GetIndex())
+}
+
+// ResourceID is RuleID of the index-th rule of a resource.
+func ResourceID(r *seinev1.Ref, index int32) string {
+	name := r.GetKind() + " " + r.GetName()
+	if r.GetNamespace() != "" {
+		name = r.GetKind() + " " + r.GetNamespace() + "/" + r.GetName()
+	}
+	if r.GetKind() == "Service" || r.GetKind() == "ServiceEntry" {
+		return name // no rule: as it comes
+	}
+	return name + "[" + strconv.Itoa(int(index)) + "]"
 }

@@ -12,6 +12,8 @@ import (
 	"github.com/seinemesh/seine/explain"
 	"github.com/seinemesh/seine/mesh"
 	"github.com/seinemesh/seine/plan"
+	"github.com/seinemesh/seine/stat"
+	"github.com/seinemesh/seine/telemetry"
 )
 
 // Routes are the rules in force.
@@ -36,6 +38,8 @@ type Route struct {
 	Mirrors      []string `json:"mirrors"`
 	Fault        string   `json:"fault,omitempty"`
 	Answer       string   `json:"answer,omitempty"` // what is answered without asking anybody
+	// What came to it lately, as callers measured; absent if nothing did.
+	*stat.Traffic
 }
 
 // Target is where a share of a rule's requests goes.
@@ -120,7 +124,7 @@ func (x *index) routesOf(svc *mesh.Service) []Route {
 		}
 		a := plan.Answer(x.Snapshot, w, seinev1.AnswerName{Address: netip.AddrPortFrom(svc.Addresses[0], uint16(p.Number))}.String())
 		for _, r := range a.GetTcp() {
-			route := Route{ID: ruleID(r.Source, r.Index), Service: svc.Host, Port: p.Number, Kind: "tcp", Source: resourceOf(r.Source), Matches: []string{}, Mirrors: []string{}}
+			route := Route{ID: telemetry.ResourceID(r.Source, r.Index), Service: svc.Host, Port: p.Number, Kind: "tcp", Source: resourceOf(r.Source), Matches: []string{}, Mirrors: []string{}}
 			route.Destinations = x.targets(r.Destinations, w, svc.Host, false)
 			out = append(out, route)
 		}
@@ -130,7 +134,11 @@ func (x *index) routesOf(svc *mesh.Service) []Route {
 
 // httpRoute is one rule; only, whether it is the only one of its port.
 func (x *index) httpRoute(svc *mesh.Service, port uint32, r *seinev1.HttpRule, w *mesh.Workload, only bool) Route {
-	out := Route{ID: RuleID(r), Service: svc.Host, Port: port, Kind: "http", Source: resourceOf(r.Source), Matches: []string{}, Mirrors: []string{}}
+	out := Route{ID: telemetry.RuleID(r), Service: svc.Host, Port: port, Kind: "http", Source: resourceOf(r.Source), Matches: []string{}, Mirrors: []string{}}
+	if sum := x.Rules[stat.Rule{ID: out.ID, Service: svc.Host, Port: port}]; sum != nil {
+		t := sum.Traffic()
+		out.Traffic = &t
+	}
 	for _, m := range r.Match {
 		if text := explain.Describe(m); len(out.Matches) < maxWithin {
 			out.Matches = append(out.Matches, text)
@@ -166,22 +174,6 @@ func (x *index) httpRoute(svc *mesh.Service, port uint32, r *seinev1.HttpRule, w
 		out.Answer = fmt.Sprintf("status %d", r.DirectResponse.Status)
 	}
 	return out
-}
-
-// RuleID names an HTTP rule: KIND NAMESPACE/NAME[INDEX].
-func RuleID(r *seinev1.HttpRule) string {
-	if r.Delegate != nil {
-		return ruleID(r.Delegate, r.DelegateIndex)
-	}
-	return ruleID(r.Source, r.Index)
-}
-
-func ruleID(r *seinev1.Ref, index int32) string {
-	name := refName(r.GetKind(), r.GetNamespace(), r.GetName())
-	if r.GetKind() == "Service" || r.GetKind() == "ServiceEntry" {
-		return name // no rule: as it comes
-	}
-	return fmt.Sprintf("%s[%d]", name, index)
 }
 
 func destinationName(d *seinev1.Destination) string {
@@ -298,7 +290,7 @@ func (x *index) wantedOf(source, host string) *wantedShares {
 }
 
 func (x *index) split(r *seinev1.HttpRule, host string, w *mesh.Workload) *wantedShares {
-	out := &wantedShares{route: RuleID(r), shares: map[string]float64{}}
+	out := &wantedShares{route: telemetry.RuleID(r), shares: map[string]float64{}}
 	for _, t := range x.targets(r.Destinations, w, host, false) {
 		if t.Host != host {
 			continue // counted there

@@ -30,8 +30,9 @@ const (
 type Moment struct {
 	At        time.Time
 	Snapshot  *mesh.Snapshot
-	Flows     []stat.Flow // of the last seconds
-	Window    float64     // how many seconds
+	Flows     []stat.Flow             // of the last seconds
+	Rules     map[stat.Rule]*stat.Sum // of the same
+	Window    float64                 // how many seconds
 	Ejected   []stat.Ejected
 	Diagnoses []diagnose.Diagnosis
 }

@@ -103,6 +103,17 @@ func moment(t testing.TB) *Moment {
 		for _, name := range []string{"istio_tcp_connections_opened_total", "istio_tcp_sent_bytes_total", "istio_tcp_received_bytes_total"} {
 			b.WriteString(line(name, "source", "shop/billing-v1", "books/ledger", ledger, "v1", `request_protocol="tcp",connection_security_policy="unknown"`, n))
 		}
+		rule := func(id, host, class string, n float64) {
+			for _, bucket := range []struct {
+				le string
+				n  float64
+			}{{"0.0005", 0}, {"0.001", n / 2}, {"0.005", n}, {"+Inf", n}} {
+				fmt.Fprintf(&b, "seine_route_duration_seconds_bucket{route=%q,destination_service=%q,destination_port=\"8080\",classification=%q,le=%q} %g\n", id, host, class, bucket.le, bucket.n)
+			}
+		}
+		rule("VirtualService shop/billing-route[0]", billing, "success", 97*n)
+		rule("VirtualService shop/billing-route[0]", billing, "failure", 3*n)
+		rule("VirtualService shop/gone[0]", billing, "success", n)
 		b.WriteString(`seine_outlier_ejected_until_timestamp_seconds{cluster="outbound|8080|v2|` + billing + `",endpoint="billing-v2-4",address="10.0.0.5:8080",cause="consecutive_5xx"} ` + fmt.Sprint(at.Add(time.Minute).Unix()) + "\n")
 		return b.String()
 	}
@@ -112,7 +123,7 @@ func moment(t testing.TB) *Moment {
 		}
 	}
 	return &Moment{
-		At: at, Snapshot: snapshot(t), Flows: w.Flows(at, time.Time{}), Window: 10, Ejected: w.Ejected(at),
+		At: at, Snapshot: snapshot(t), Flows: w.Flows(at, time.Time{}), Rules: w.Rules(at), Window: 10, Ejected: w.Ejected(at),
 		Diagnoses: []diagnose.Diagnosis{{Service: "frontend.shop.svc.cluster.local", Version: "v1", Workload: stat.Party{Namespace: "shop", Workload: "frontend"},
 			Cause: diagnose.Node, Culprit: "node-1", Explanation: "the machine is slow"}},
 	}

@@ -20,14 +20,15 @@ func routesCommand() *cobra.Command {
 	output, namespace := "", ""
 	cmd := &cobra.Command{
 		Use:   "routes [SERVICE]",
-		Short: "Show the rules of services, the shares that they want, and those that are measured",
+		Short: "Show the rules of services: rate, success and latency of each, and the shares that they want",
 		Long: `Show the rules that hold for each port of each service, in the order in which they
-are tried, with the share of each destination as written and, where one rule alone
-sends requests to the service, as measured in the last seconds.
+are tried, with what came to each in the last seconds as its callers measured it:
+requests per second, the share without a 5xx, latency. A destination's share is
+shown as written and, where one rule alone sends requests to the service, as
+measured by the service's versions.
 
 SERVICE is a host, whole or as far as it names one service: billing-service,
-billing-service.shop. What is measured is of the service's versions: proxies count
-no requests by rule (seine tap shows each request's rule).`,
+billing-service.shop. Opaque TCP is not counted by rule.`,
 		Example: `  seine routes
   seine routes billing-service.shop -o wide
   seine routes -n shop -o yaml`,
@@ -81,7 +82,7 @@ func writeRoutes(w io.Writer, list []view.Route, wide bool) error {
 		return err
 	}
 	tw := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
-	head := "SERVICE\tPORT\tRULE\tMATCHES\tDESTINATION\tWANTED\tMEASURED"
+	head := "SERVICE\tPORT\tRULE\tMATCHES\tRPS\tSUCCESS\tP50\tP99\tDESTINATION\tWANTED\tMEASURED"
 	if wide {
 		head += "\tTIMEOUT\tRETRIES\tFAULT\tMIRRORS"
 	}
@@ -89,17 +90,18 @@ func writeRoutes(w io.Writer, list []view.Route, wide bool) error {
 	for _, r := range list {
 		rows := len(r.Destinations)
 		for i := range max(rows, 1) {
-			cells := []string{"", "", "", "", cmp.Or(r.Answer, "-"), "-", "-"}
+			cells := []string{"", "", "", "", "", "", "", "", cmp.Or(r.Answer, "-"), "-", "-"}
 			if i == 0 {
 				copy(cells, []string{shortHost(r.Service), strconv.FormatUint(uint64(r.Port), 10), r.ID, cmp.Or(strings.Join(r.Matches, " or "), "everything")})
+				cells[4], cells[5], cells[6], cells[7] = r.Traffic.Short()
 			}
 			if i < rows {
 				d := r.Destinations[i]
-				cells[4] = shortHost(d.Host)
+				cells[8] = shortHost(d.Host)
 				if d.Subset != "" {
-					cells[4] += " " + d.Subset
+					cells[8] += " " + d.Subset
 				}
-				cells[5], cells[6] = share(&d.Wanted), share(d.Measured)
+				cells[9], cells[10] = share(&d.Wanted), share(d.Measured)
 			}
 			if wide && i == 0 {
 				timeout := "-"

@@ -34,10 +34,11 @@ func (f *few) labels() *telemetry.RequestLabels {
 func (r *Registry) Sweep() (gone int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	requests, tcp := len(r.requests), len(r.tcp)
+	before := len(r.requests) + len(r.tcp) + len(r.routes)
 	r.requests = sweep(r.requests, r.byKey, func(h *Requests) (*atomic.Uint32, bool) { return &h.state, true })
 	r.tcp = sweep(r.tcp, r.tcpByKey, func(t *TCP) (*atomic.Uint32, bool) { return &t.state, t.idle() })
-	gone = requests + tcp - len(r.requests) - len(r.tcp)
+	r.routes = sweep(r.routes, r.routeByKey, func(h *Route) (*atomic.Uint32, bool) { return &h.state, true })
+	gone = before - len(r.requests) - len(r.tcp) - len(r.routes)
 	if gone > 0 {
 		r.gone.Add(uint64(gone))
 		r.sweeps.Add(1)
@@ -82,6 +83,7 @@ func (s *Shard) forget() {
 	s.swept = n
 	maps.DeleteFunc(s.requests, func(_ string, h *Requests) bool { return h.state.Load() == expired })
 	maps.DeleteFunc(s.tcp, func(_ string, t *TCP) bool { return t.state.Load() == expired })
+	maps.DeleteFunc(s.routes, func(_ string, h *Route) bool { return h.state.Load() == expired })
 }
 
 // touch makes h fresh before it counts. The handle's writer alone calls it.

@@ -42,9 +42,12 @@ type Registry struct {
 	mu       sync.Mutex    // held on first use of a label set, by a scrape and by Sweep
 	requests []*labelSet[Requests]
 	tcp      []*labelSet[TCP]
+	routes   []*labelSet[Route]
 	byKey    map[string]*labelSet[Requests]
 	tcpByKey map[string]*labelSet[TCP]
 	families []*family
+
+	routeByKey map[string]*labelSet[Route]
 }
 
 // counter is a word that one loop adds to and a scrape reads.
@@ -64,6 +67,8 @@ func New(o Options) *Registry {
 		maxSeries: o.MaxSeries,
 		byKey:     map[string]*labelSet[Requests]{},
 		tcpByKey:  map[string]*labelSet[TCP]{},
+
+		routeByKey: map[string]*labelSet[Route]{},
 	}
 	if r.maxSeries <= 0 {
 		r.maxSeries = defaultMaxSeries
@@ -81,6 +86,7 @@ func (r *Registry) Shard() *Shard {
 		registry: r,
 		requests: map[string]*Requests{},
 		tcp:      map[string]*TCP{},
+		routes:   map[string]*Route{},
 	}
 }
 
@@ -89,6 +95,7 @@ type Shard struct {
 	registry *Registry
 	requests map[string]*Requests
 	tcp      map[string]*TCP
+	routes   map[string]*Route
 	swept    uint64 // Registry.sweeps, when the maps were last looked through
 	scratch  []byte
 }
@@ -215,6 +222,7 @@ type outcome struct {
 	durationSum, reqSum, respSum counter
 	duration                     [durationBuckets]counter
 	request, response            [sizeBuckets]counter
+	traced                       atomic.Pointer[exemplars] // nil: none of them was traced
 }
 
 // Values of the middle byte of an outcome's key.

@@ -455,3 +455,61 @@ func cpuTime() time.Duration {
 	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u)
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
+
+func TestRoutes(t *testing.T) {
+	r := New(Options{})
+	one, two := r.Shard(), r.Shard()
+	a := one.Route("VirtualService shop/pay[0]", "billing.shop.svc.cluster.local", 8080)
+	if one.Route("VirtualService shop/pay[0]", "billing.shop.svc.cluster.local", 8080) != a {
+		t.Error("a rule has two handles in a shard")
+	}
+	b := two.Route("VirtualService shop/pay[0]", "billing.shop.svc.cluster.local", 8080)
+	a.Observe(200, telemetry.FlagNone, 90)
+	a.Observe(503, telemetry.FlagUF, 90)
+	b.Observe(404, telemetry.FlagNone, 1200)
+	b.Observe(0, telemetry.FlagDC, 1200)
+	if n := testing.AllocsPerRun(100, func() { one.Route("VirtualService shop/pay[0]", "billing.shop.svc.cluster.local", 8080) }); n > 1 {
+		t.Errorf("%v allocations to find a handle", n)
+	}
+	if n := testing.AllocsPerRun(100, func() { b.Observe(200, telemetry.FlagNone, 1200) }); n != 0 {
+		t.Errorf("%v allocations to count", n)
+	}
+	for i := range maxRoutes + 20 {
+		one.Route(fmt.Sprintf("VirtualService shop/many[%d]", i), "billing", 80).Observe(200, telemetry.FlagNone, 1)
+	}
+	var out bytes.Buffer
+	if _, err := r.WriteTo(&out); err != nil {
+		t.Fatal(err)
+	}
+	text := out.String()
+	const pay = `seine_route_duration_seconds_count{route="VirtualService shop/pay[0]",destination_service="billing.shop.svc.cluster.local",destination_port="8080",classification=`
+	for _, want := range []string{
+		pay + `"success"} 104`, pay + `"failure"} 1`,
+		`seine_route_duration_seconds_bucket{route="VirtualService shop/pay[0]",destination_service="billing.shop.svc.cluster.local",destination_port="8080",classification="success",le="0.0001"} 1` + "\n",
+		`seine_route_duration_seconds_count{route="overflow",destination_service="overflow",destination_port="0",classification="success"} 21` + "\n",
+		telemetry.MetricsOverflow + `{kind="labels"} 21` + "\n",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %s", want)
+		}
+	}
+	if n := strings.Count(text, "seine_route_duration_seconds_count{"); n != maxRoutes+2 {
+		t.Errorf("%d series of rules", n)
+	}
+
+	// What nobody uses goes, and begins anew.
+	r.Sweep()
+	a.Observe(200, telemetry.FlagNone, 1)
+	if gone := r.Sweep(); gone < maxRoutes-5 {
+		t.Errorf("%d rules went", gone)
+	}
+	r.Sweep()
+	if len(r.routes) != 0 || len(r.routeByKey) != 0 {
+		t.Errorf("%d rules are left", len(r.routes))
+	}
+	a.Observe(200, telemetry.FlagNone, 1)
+	out.Reset()
+	if _, err := r.WriteTo(&out); err != nil || !strings.Contains(out.String(), pay+`"success"} 1`+"\n") || strings.Contains(out.String(), `"failure"`) {
+		t.Errorf("%v\n%s", err, out.String())
+	}
+}

@@ -3,7 +3,6 @@ package metrics
 import (
 	"io"
 	"math"
-	"mime"
 	"strconv"
 	"strings"
 
@@ -13,34 +12,6 @@ import (
 // ContentTypeProtobuf is the Content-Type of what WriteProtobuf writes: messages
 // MetricFamily of io.prometheus.client, each behind its length.
 const ContentTypeProtobuf = "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited"
-
-// WantsProtobuf reports whether a scraper's Accept header asks for that before
-// text, as Prometheus does when native histograms are on.
-func WantsProtobuf(accept string) bool {
-	protobuf, text := 0.0, 0.0
-	for i, part := range strings.Split(accept, ",") {
-		if i >= 16 {
-			break
-		}
-		kind, params, err := mime.ParseMediaType(part)
-		if err != nil {
-			continue
-		}
-		q := 1.0
-		if v, ok := params["q"]; ok {
-			if q, err = strconv.ParseFloat(v, 64); err != nil {
-				continue
-			}
-		}
-		switch {
-		case kind == "application/vnd.google.protobuf" && params["proto"] == "io.prometheus.client.MetricFamily" && params["encoding"] == "delimited":
-			protobuf = max(protobuf, q)
-		case kind == "text/plain" || kind == "application/openmetrics-text":
-			text = max(text, q)
-		}
-	}
-	return protobuf > 0 && protobuf >= text
-}
 
 // WriteProtobuf writes all metrics in Prometheus' protobuf format, native
 // histograms among them, which only this format has. They are counted from the
@@ -62,6 +33,8 @@ type message struct {
 	labels  string // of the line that is being written
 	suffix  string
 	le      string
+	marked  *traced // the bucket's exemplar; nil: none
+	digits  int     // of its value
 }
 
 // Numbers of the enum MetricType.
@@ -87,11 +60,14 @@ func (m *message) end(dst []byte) []byte {
 // value takes the value of the line that start began.
 func (m *message) value(v float64) {
 	switch {
-	case m.suffix == "_bucket" && m.le == "+Inf": // the count says it
+	case m.suffix == "_bucket" && m.le == "+Inf" && m.marked == nil: // the count says it
 	case m.suffix == "_bucket":
 		bound, _ := strconv.ParseFloat(m.le, 64) // our own text
 		m.scratch = appendNumber(m.scratch[:0], 1, uint64(v))
 		m.scratch = appendDouble(m.scratch, 2, bound)
+		if m.marked != nil {
+			m.scratch = appendMessage(m.scratch, 3, m.marked.message(m.digits))
+		}
 		m.hist = appendMessage(m.hist, 3, m.scratch)
 	case m.suffix == "_sum":
 		m.hist = appendDouble(m.hist, 2, v)
@@ -108,6 +84,18 @@ func (m *message) value(v float64) {
 		m.metric = appendMessage(m.metric, field, m.scratch)
 		m.family = appendMessage(m.family, 4, m.metric)
 	}
+}
+
+// message is the exemplar as an Exemplar.
+func (t *traced) message(digits int) []byte {
+	pair := func(name string, value []byte) []byte {
+		return protowire.AppendBytes(protowire.AppendTag(appendText(nil, 1, name), 2, protowire.BytesType), value)
+	}
+	b := appendMessage(nil, 1, pair("trace_id", t.appendTrace(nil)))
+	b = appendMessage(b, 1, pair("span_id", t.appendSpan(nil)))
+	b = appendDouble(b, 2, float64(t.micros)/math.Pow10(digits))
+	at := appendNumber(nil, 1, uint64(t.at/1e6))
+	return appendMessage(b, 3, appendNumber(at, 2, uint64(t.at%1e6)*1000))
 }
 
 // begun begins a Metric with its labels.

@@ -152,23 +152,27 @@ func TestNativeSeed(t *testing.T) {
 	}
 }
 
-func TestWantsProtobuf(t *testing.T) {
+func TestAccepted(t *testing.T) {
 	const protobuf = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited"
-	for accept, want := range map[string]bool{
-		"":       false,
-		"*/*":    false,
-		protobuf: true,
-		protobuf + ";q=0.7,text/plain;version=0.0.4;q=0.5":                          true,
-		protobuf + ",application/openmetrics-text;version=1.0.0;q=0.8,*/*;q=0.1":    true,
-		"application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5": false,
-		"text/plain;q=0.6, " + protobuf + ";q=0.5":                                  false,
-		"application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily":   false,
-		"application/vnd.google.protobuf;proto=other;encoding=delimited":            false,
-		protobuf + ";q=0":                   false,
-		protobuf + ";q=x":                   false,
-		strings.Repeat("x,", 20) + protobuf: false,
+	for accept, want := range map[string]Format{
+		"":       Text,
+		"*/*":    Text,
+		protobuf: Protobuf,
+		protobuf + ";q=0.7,text/plain;version=0.0.4;q=0.5":                                                                                      Protobuf,
+		protobuf + ",application/openmetrics-text;version=1.0.0;q=0.8,*/*;q=0.1":                                                                Protobuf,
+		"application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5":                                                             OpenMetrics,
+		"application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1": OpenMetrics,
+		"application/openmetrics-text;version=2.0.0,text/plain;q=0.1":                                                                           Text,
+		"application/openmetrics-text;q=0":                                                                                                      Text,
+		"text/plain;q=0.6, " + protobuf + ";q=0.5":                                                                                              Text,
+		"application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily":                                                               Text,
+		"application/vnd.google.protobuf;proto=other;encoding=delimited":                                                                        Text,
+		protobuf + ";q=0":                   Text,
+		protobuf + ";q=x":                   Text,
+		protobuf + ";q=NaN":                 Text,
+		strings.Repeat("x,", 20) + protobuf: Text,
 	} {
-		if got := WantsProtobuf(accept); got != want {
+		if got := Accepted(accept); got != want {
 			t.Errorf("%q: %v", accept, got)
 		}
 	}

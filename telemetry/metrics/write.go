@@ -1,6 +1,7 @@
 package metrics
 
 import (
+	"cmp"
 	"io"
 	"math"
 	"strconv"
@@ -11,6 +12,19 @@ import (
 
 // ContentType is the Content-Type of what WriteTo writes.
 const ContentType = "text/plain; version=0.0.4; charset=utf-8"
+
+// ContentTypeOpenMetrics is the Content-Type of what WriteOpenMetrics writes.
+const ContentTypeOpenMetrics = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+
+// WriteOpenMetrics writes all metrics as OpenMetrics 1.0 has them, with exemplars
+// beside the buckets of durations. Bounds are written as in the text format
+// (le="25", where the standard would rather have "25.0"): a series keeps its name
+// whichever of the two a scraper asks for.
+func (r *Registry) WriteOpenMetrics(w io.Writer) (int64, error) {
+	o := newWriter(w, nil)
+	o.open = true
+	return r.write(o, true)
+}
 
 // WriteTo writes all metrics in the Prometheus text format. Any goroutine.
 func (r *Registry) WriteTo(w io.Writer) (int64, error) { return r.WriteOnly(w) }
@@ -35,6 +49,7 @@ func (r *Registry) write(out *writer, process bool) (int64, error) {
 	// ever appended: a copy of the slices is all that the lock has to cover.
 	requests := snapshot(r.requests)
 	tcp := snapshot(r.tcp)
+	routes := snapshot(r.routes)
 	scalars := make([]family, len(r.families))
 	for i, f := range r.families {
 		scalars[i] = *f
@@ -44,6 +59,7 @@ func (r *Registry) write(out *writer, process bool) (int64, error) {
 	out.build(r.component, r.version)
 	out.requests(requests)
 	out.tcp(tcp)
+	out.routes(routes)
 	for i := range scalars {
 		out.scalar(&scalars[i])
 	}
@@ -52,6 +68,9 @@ func (r *Registry) write(out *writer, process bool) (int64, error) {
 	}
 	if out.proto != nil {
 		out.buf = out.proto.end(out.buf)
+	}
+	if out.open {
+		out.buf = append(out.buf, "# EOF\n"...)
 	}
 	out.flush()
 	return out.n, out.err
@@ -72,6 +91,7 @@ type writer struct {
 	w     io.Writer
 	names []string
 	proto *message // the format is protobuf
+	open  bool     // the format is OpenMetrics
 	buf   []byte
 	block []byte // labels of the series being written
 	n     int64
@@ -106,10 +126,21 @@ func (o *writer) head(name, kind, help string) bool {
 		o.proto.begin(name, kind, help)
 		return true
 	}
+	escaper := helpEscaper
+	if o.open {
+		// A counter's samples are called like its family, with "_total"; what is
+		// not so called is none there.
+		escaper = openEscaper
+		if base, ok := strings.CutSuffix(name, "_total"); kind == "counter" && ok {
+			name = base
+		} else if kind == "counter" {
+			kind = "unknown"
+		}
+	}
 	o.buf = append(o.buf, "# HELP "...)
 	o.buf = append(o.buf, name...)
 	o.buf = append(o.buf, ' ')
-	o.buf = append(o.buf, helpEscaper.Replace(help)...)
+	o.buf = append(o.buf, escaper.Replace(help)...)
 	o.buf = append(o.buf, "\n# TYPE "...)
 	o.buf = append(o.buf, name...)
 	o.buf = append(o.buf, ' ')
@@ -118,7 +149,10 @@ func (o *writer) head(name, kind, help string) bool {
 	return true
 }
 
-var helpEscaper = strings.NewReplacer("\\", `\\`, "\n", `\n`)
+var (
+	helpEscaper = strings.NewReplacer("\\", `\\`, "\n", `\n`)
+	openEscaper = strings.NewReplacer("\\", `\\`, "\n", `\n`, `"`, `\"`)
+)
 
 // start begins a line up to and with the space before the value. le may be "".
 func (o *writer) start(name, suffix string, labels []byte, le string) {
@@ -217,9 +251,11 @@ func (o *writer) requests(sets []labelSet[Requests]) {
 		eachOutcome(sets, func(labels string, key uint32, same []*outcome) {
 			o.outcomeLabels(labels, key)
 			var fine [durationBuckets]uint64
+			var marks [sizeBuckets]traced
 			var sum uint64
 			for _, c := range same {
 				sum += c.addDurations(&fine)
+				c.newest(&marks)
 			}
 			var total uint64
 			next := 0
@@ -227,13 +263,12 @@ func (o *writer) requests(sets []labelSet[Requests]) {
 				for ; next < coarse[i]; next++ {
 					total += fine[next]
 				}
-				o.start(telemetry.RequestDuration, "_bucket", o.block, b.text)
-				o.uint(total)
+				o.bucket(telemetry.RequestDuration, b.text, total, &marks[i], 3)
 			}
 			for ; next < len(fine); next++ {
 				total += fine[next]
 			}
-			o.end(telemetry.RequestDuration, total, sum, 3)
+			o.end(telemetry.RequestDuration, total, sum, 3, &marks[len(marks)-1])
 		})
 	}
 	o.sizes(sets, telemetry.RequestBytes, "Size of request bodies, bytes.", func(c *outcome) (*[sizeBuckets]counter, uint64) {
@@ -245,19 +280,16 @@ func (o *writer) requests(sets []labelSet[Requests]) {
 	if o.head(telemetry.FineDuration, "histogram", "Duration of requests in fine buckets, without the labels of the outcome.") {
 		for i := range sets {
 			var fine [durationBuckets]uint64
-			var sum, total uint64
+			var marks [sizeBuckets]traced
+			var sum uint64
 			for _, h := range sets[i].handles {
 				for c := h.first.Load(); c != nil; c = c.next.Load() {
 					sum += c.addDurations(&fine)
+					c.newest(&marks)
 				}
 			}
 			o.block = append(o.block[:0], sets[i].labels...)
-			for j, text := range durationText {
-				total += fine[j]
-				o.start(telemetry.FineDuration, "_bucket", o.block, text)
-				o.uint(total)
-			}
-			o.end(telemetry.FineDuration, total+fine[len(fine)-1], sum, 6)
+			o.durations(telemetry.FineDuration, &fine, &marks, sum)
 		}
 	}
 	if o.proto != nil && o.head(telemetry.NativeDuration, "histogram", "Duration of requests as a native histogram, without the labels of the outcome.") {
@@ -292,14 +324,30 @@ func (o *writer) sizes(sets []labelSet[Requests], name, help string, of func(*ou
 			o.start(name, "_bucket", o.block, b.text)
 			o.uint(total)
 		}
-		o.end(name, total+n[len(n)-1], sum, 0)
+		o.end(name, total+n[len(n)-1], sum, 0, &traced{})
 	})
 }
 
-// end writes the last bucket, the sum and the count of a histogram.
-func (o *writer) end(name string, count, sum uint64, digits int) {
-	o.start(name, "_bucket", o.block, "+Inf")
-	o.uint(count)
+// durations writes a histogram of durations in fine buckets, in seconds, with the
+// labels of o.block.
+func (o *writer) durations(name string, fine *[durationBuckets]uint64, marks *[sizeBuckets]traced, sum uint64) {
+	var at [durationBuckets]*traced // by the fine bucket that each lies in
+	for i := range marks {
+		if t := &marks[i]; t.at != 0 {
+			at[durationBucket(t.micros)] = t
+		}
+	}
+	none, total := &traced{}, uint64(0)
+	for j, text := range durationText {
+		total += fine[j]
+		o.bucket(name, text, total, cmp.Or(at[j], none), 6)
+	}
+	o.end(name, total+fine[len(fine)-1], sum, 6, cmp.Or(at[len(at)-1], none))
+}
+
+// end writes the last bucket, with its exemplar, the sum and the count of a histogram.
+func (o *writer) end(name string, count, sum uint64, digits int, last *traced) {
+	o.bucket(name, "+Inf", count, last, digits)
 	o.start(name, "_sum", o.block, "")
 	if digits == 0 {
 		o.uint(sum)

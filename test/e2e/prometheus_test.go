@@ -16,6 +16,7 @@ import (
 	"testing"
 
 	"github.com/seinemesh/seine/install/grafana"
+	"github.com/seinemesh/seine/view"
 )
 
 // TestPrometheus has a real Prometheus scrape the demo as docs/metrics.md says,
@@ -59,6 +60,23 @@ func TestPrometheus(t *testing.T) {
 				m.await(q, func() error { return p.some(q) })
 			}
 		}
+	})
+	t.Run("rules are counted by themselves", func(t *testing.T) {
+		m := m.in(t)
+		const rule = `seine_route_duration_seconds_count{route="VirtualService default/billing-route[0]",destination_port="8080",classification="success"}`
+		m.await(rule, func() error { return p.some(rule + " > 0") })
+		m.await("the API to show it", func() error {
+			var all view.Routes
+			if err := m.get("/api/v1/routes", &all); err != nil {
+				return err
+			}
+			for _, r := range all.Routes {
+				if r.ID == "VirtualService default/billing-route[0]" && r.Traffic != nil && r.RPS > 0 && r.Success != nil && r.Latency != nil && r.Latency.P99 > 0 {
+					return nil
+				}
+			}
+			return fmt.Errorf("%+v", all)
+		})
 	})
 	t.Run("no label of a sum is empty", func(t *testing.T) {
 		series, err := p.query("istio_requests_total")
