@@ -313,6 +313,81 @@ func TestBounded(t *testing.T) {
 	}
 }
 
+// A CPU limit that is set today has no past, and is no usual one because of that.
+func TestLimitWithoutPast(t *testing.T) {
+	var m machine
+	v := [NumSignals]float64{}
+	v[Throttled] = -1
+	for i := range 20 {
+		m.take(v, i)
+	}
+	v[Throttled] = 0.9
+	for i := range 5 {
+		if m.take(v, 20+i); !m.raised[Throttled] || m.usual[Throttled] != 0 {
+			t.Errorf("window %d: raised %v, usually %v", i, m.raised[Throttled], m.usual[Throttled])
+		}
+	}
+}
+
+func TestLearning(t *testing.T) {
+	w, d := newWorld(7), New()
+	said := map[string]bool{}
+	for range learnWindows + 2 {
+		d.Observe(w.window())
+		said[d.Learning().Quiet()] = true
+	}
+	for _, want := range []string{"still learning what is usual: 1 of 18 windows of ten seconds", "still learning what is usual: 17 of 18 windows of ten seconds", "nothing is slower than usual"} {
+		if !said[want] {
+			t.Errorf("never %q: %v", want, said)
+		}
+	}
+	if l := d.Learning(); l.Judged != 9 || l.Waiting != 0 || l.Windows != l.Needed {
+		t.Errorf("%+v", l)
+	}
+	if d.Observe(Observation{}); d.Learning().Quiet() != "no requests are seen: there is nothing to judge" {
+		t.Error(d.Learning().Quiet())
+	}
+	for _, n := range []int{1, 4} {
+		if got := (Learning{Judged: 1, Waiting: n}).Quiet(); !strings.HasPrefix(got, "nothing is slower than usual; of ") {
+			t.Error(got)
+		}
+	}
+}
+
+// Neighbours that do not use the disk are well while it is slow: that speaks
+// neither for the application nor against it. Another version that is well does.
+func TestDisk(t *testing.T) {
+	for _, tt := range []struct {
+		slow  []string
+		cause Cause
+	}{{[]string{"other"}, Node}, {[]string{"billing-v2"}, Version}} {
+		w, d := newWorld(3), New()
+		for range 30 {
+			d.Observe(w.window())
+		}
+		for _, name := range tt.slow {
+			w.code[name] = w.sometimes(0.3, 0.1)
+		}
+		var x [NumSignals]float64
+		x[IOStall] = 0.7
+		w.signals["m2"] = x
+		var got []Diagnosis
+		for range 3 {
+			got = d.Observe(w.window())
+		}
+		found := false
+		for _, g := range got {
+			found = found || g.Cause == tt.cause && g.Workload.Workload == tt.slow[0]
+			if g.Cause == Node && (g.Signal != "io-pressure" || !strings.Contains(strings.Join(g.Evidence, "; "), "who does not use the disk does not wait for it")) {
+				t.Errorf("%+v", g)
+			}
+		}
+		if !found {
+			t.Errorf("%v is not put down to %s: %+v", tt.slow, tt.cause, got)
+		}
+	}
+}
+
 func TestReadAndBetween(t *testing.T) {
 	files := fstest.MapFS{
 		"proc/sys/kernel/random/boot_id": {Data: []byte("abc\n")},

@@ -187,9 +187,8 @@ func (m *machine) take(v [NumSignals]float64, window int) {
 	for i := range v {
 		column = column[:0]
 		for _, p := range m.past {
-			if p[i] >= 0 {
-				column = append(column, p[i])
-			}
+			// What was not there was not met: a CPU limit has no periods before it is set.
+			column = append(column, max(p[i], 0))
 		}
 		m.usual[i] = 0
 		if len(column) > 0 {
