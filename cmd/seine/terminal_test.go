@@ -30,7 +30,7 @@ func TestTerminal(t *testing.T) {
 		"proxies":  {3, func(w io.Writer) error { return writeProxies(w, proxies, time.Time{}, true) }},
 		"authz":    {9, func(w io.Writer) error { return writeAuthz(w, authz) }},
 		"routes":   {2, func(w io.Writer) error { return writeRoutes(w, routes, true) }},
-		"diagnose": {5, func(w io.Writer) error { return diagnose.WriteText(w, slow) }},
+		"diagnose": {5, func(w io.Writer) error { return diagnose.WriteText(w, slow, diagnose.Learning{}) }},
 		"top": {2, func(w io.Writer) error {
 			var c requestCount
 			c.add(&tap.Request{Path: bad, Method: bad, Source: tap.Party{Workload: bad}, Rule: bad})
