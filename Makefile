@@ -7,7 +7,7 @@ CMDS   := seine seined seine-proxy
 # without its debug pages, 2 MB that no sidecar needs.
 BUILD  := CGO_ENABLED=0 $(GO) build -trimpath -tags grpcnotrace -ldflags '-s -w'
 
-.PHONY: all build demo test nightly unit lint wire trace e2e e2e-cluster conformance ui images cluster-up cluster-down fuzz bench feature-cost soak generate clean help
+.PHONY: all build demo test nightly unit lint wire trace e2e e2e-cluster conformance ui images cluster-up cluster-down fuzz bench feature-cost soak envoy generate clean help
 
 all: build
 
@@ -65,6 +65,10 @@ fuzz: ## every fuzz target for FUZZTIME
 	./test/fuzz.sh $(FUZZTIME)
 
 SOAK ?= 30m
+envoy: ## the same requests through Seine and a real Envoy, compared
+	./bench/envoy.sh
+	$(GO) test -tags envoy -count=1 -timeout 5m ./test/envoy
+
 soak: ## mixed load for SOAK while everything changes (root); writes bench/results/soak.md
 	$(GO) test -tags 'e2e soak' -count=1 -timeout 2h -v -run TestSoak ./test/e2e -args -soak $(SOAK) -result $(CURDIR)/bench/results/soak.md
 

