@@ -359,6 +359,7 @@ export interface Infrastructure {
   proxies: { id: string; machine?: string; signals: Signal[] }[];
   left_out: number;
   diagnoses: Diagnosis[];
+  learning?: { windows: number; needed: number; judged: number; waiting: number };
 }
 
 export interface Question {

@@ -32,10 +32,7 @@ export function InfrastructurePage(): JSX.Element {
             {i.diagnoses.length > 0 ? (
               <Diagnoses of={i.diagnoses} />
             ) : (
-              <Notice tone="plain">
-                <strong>Nothing is slower than usual</strong>
-                <span class="soft">Each service is compared with its own last ten minutes; what is usual is known after three.</span>
-              </Notice>
+              <Quiet of={i.learning} />
             )}
             <Card title="Machines" aside="share of the time, in the last window" flush>
               {i.machines.length > 0 ? (
@@ -54,6 +51,27 @@ export function InfrastructurePage(): JSX.Element {
         )}
       </Answer>
     </>
+  );
+}
+
+/** Quiet says that nothing is unusual, or that it is not known yet. */
+function Quiet({ of: l }: { of: Infrastructure["learning"] }): JSX.Element {
+  if (l?.judged === 0) {
+    return (
+      <Notice tone="plain">
+        <strong>{l.waiting > 0 ? `Still learning what is usual: ${l.windows} of ${l.needed} windows of ten seconds` : "No requests are seen: there is nothing to judge"}</strong>
+        <span class="soft">Each service is compared with its own last ten minutes.</span>
+      </Notice>
+    );
+  }
+  return (
+    <Notice tone="plain">
+      <strong>Nothing is slower than usual</strong>
+      <span class="soft">
+        Each service is compared with its own last ten minutes; what is usual is known after three.
+        {l && l.waiting > 0 && ` Of ${l.waiting} of ${l.waiting + l.judged} versions and calls it is still learnt.`}
+      </span>
+    </Notice>
   );
 }
 

@@ -1,7 +1,7 @@
 import type { JSX } from "preact";
 import { usePoll } from "../api/poll.ts";
 import type { Route, ServiceDetail } from "../api/types.ts";
-import { hostOf, millis, share } from "../format.ts";
+import { hostOf, millis, rate, share, success } from "../format.ts";
 import { protocolWord } from "../graph/marks.tsx";
 import { BreakerTable, EjectedTable } from "../parts/breakers.tsx";
 import { Diagnoses } from "../parts/diagnoses.tsx";
@@ -79,6 +79,10 @@ function RouteTable({ of }: { of: readonly Route[] }): JSX.Element {
           <tr>
             <th scope="col">Rule</th>
             <th scope="col">Matches</th>
+            <th scope="col" class="num">Rate</th>
+            <th scope="col" class="num">Success</th>
+            <th scope="col" class="num">P50</th>
+            <th scope="col" class="num">P99</th>
             <th scope="col">Goes to</th>
             <th scope="col">Timeout, retries, faults</th>
           </tr>
@@ -96,6 +100,10 @@ function RouteTable({ of }: { of: readonly Route[] }): JSX.Element {
                 )}
               </th>
               <td class="wide">{r.matches.length > 0 ? r.matches.map((m) => <div key={m}>{m}</div>) : "everything"}</td>
+              <td class="num">{r.requests ? rate(r.rps) : "–"}</td>
+              <td class={r.success !== undefined && r.success < 0.99 ? "num bad-ink" : "num"}>{success(r.success)}</td>
+              <td class="num">{millis(r.latency?.p50_ms)}</td>
+              <td class="num">{millis(r.latency?.p99_ms)}</td>
               <td>
                 {r.destinations.map((d) => (
                   <div key={`${d.host} ${d.subset ?? ""} ${d.port}`}>

@@ -1,4 +1,5 @@
 import type { ComponentChildren, JSX } from "preact";
+import { useCallback, useEffect, useRef, useState } from "preact/hooks";
 import { ordered, parseOrder, writeOrder, type Key, type Order } from "../order.ts";
 import { param, setParams } from "../route.ts";
 
@@ -23,12 +24,20 @@ interface Props<T> {
   initial: Order;
 }
 
+// So many rows are drawn at first, and so many more each time that the end comes
+// near: a thousand at once would take the browser a second.
+const STEP = 100;
+
 /** Table is sortable by its headings; the first column heads the row. */
 export function Table<T>({ caption, columns, rows, id, name = "sort", initial }: Props<T>): JSX.Element {
   const order = parseOrder(param(name), columns.filter((c) => c.key).map((c) => c.id), initial);
   const key = columns.find((c) => c.id === order.column)?.key;
   const sorted = key ? ordered(rows, key, order.down) : rows;
+  const [drawn, setDrawn] = useState(STEP);
+  const draw = useCallback(() => setDrawn((n) => n + STEP), []);
+  const rest = sorted.length - drawn;
   const sort = (c: Column<T>): void => {
+    setDrawn(STEP);
     const down = order.column === c.id ? !order.down : Boolean(c.numeric);
     setParams({ [name]: writeOrder({ column: c.id, down }, initial) });
   };
@@ -36,7 +45,7 @@ export function Table<T>({ caption, columns, rows, id, name = "sort", initial }:
     // What scrolls must be reachable by keyboard.
     // eslint-disable-next-line jsx-a11y/no-noninteractive-tabindex
     <div class="scroll" role="group" aria-label={caption} tabIndex={0}>
-      <table>
+      <table aria-rowcount={rest > 0 ? sorted.length + 1 : undefined}>
         <caption class="hidden">{caption}</caption>
         <thead>
           <tr>
@@ -58,7 +67,7 @@ export function Table<T>({ caption, columns, rows, id, name = "sort", initial }:
           </tr>
         </thead>
         <tbody>
-          {sorted.map((row) => (
+          {sorted.slice(0, drawn).map((row) => (
             <tr key={id(row)}>
               {columns.map((c, i) => {
                 const cls = [c.numeric ? "num" : "", c.className ?? ""].join(" ").trim() || undefined;
@@ -74,8 +83,36 @@ export function Table<T>({ caption, columns, rows, id, name = "sort", initial }:
               })}
             </tr>
           ))}
+          {rest > 0 && <More rest={rest} columns={columns.length} draw={draw} />}
         </tbody>
       </table>
     </div>
+  );
+}
+
+/** More is the last row of a table that is not drawn to its end. */
+function More({ rest, columns, draw }: { rest: number; columns: number; draw: () => void }): JSX.Element {
+  const row = useRef<HTMLTableRowElement>(null);
+  useEffect(() => {
+    const end = row.current;
+    if (!end) return undefined;
+    const near = new IntersectionObserver(
+      (seen) => {
+        if (seen.some((e) => e.isIntersecting)) draw();
+      },
+      { rootMargin: "400px" },
+    );
+    near.observe(end);
+    return () => near.disconnect();
+    // Observed anew after each step: the end may still be in sight.
+  }, [rest, draw]);
+  return (
+    <tr ref={row}>
+      <td colSpan={columns}>
+        <button type="button" onClick={draw}>
+          Show more of {rest}
+        </button>
+      </td>
+    </tr>
   );
 }
