@@ -46,6 +46,9 @@ func (b *builder) analyze() {
 	for _, p := range b.parts.PeerAuth {
 		a.policy(p)
 	}
+	for _, p := range b.parts.Authorizations {
+		a.authorization(p)
+	}
 	a.mtls()
 }
 

@@ -102,6 +102,20 @@ var istioAPI = []audited{
 		bases: map[string]string{"": `{selector: {matchLabels: {app: base}}}`},
 	},
 	{
+		kind: "AuthorizationPolicy", apiVersion: "security.istio.io/v1", message: &security.AuthorizationPolicy{}, known: authorizationFields,
+		bases: map[string]string{
+			"":                  `{rules: [{to: [{operation: {methods: [GET]}}]}]}`,
+			"rules.from.source": `{rules: [{from: [{source: {namespaces: [base]}}]}]}`,
+			"rules.when":        `{rules: [{when: [{key: "request.headers[x]", values: [base]}]}]}`,
+			"selector":          `{selector: {matchLabels: {app: base}}}`,
+		},
+		samples: map[string]any{
+			"rules.from.source.ipBlocks": []any{"192.0.2.0/24"}, "rules.from.source.notIpBlocks": []any{"192.0.2.0/24"},
+			"rules.from.source.remoteIpBlocks": []any{"192.0.2.0/24"}, "rules.from.source.notRemoteIpBlocks": []any{"192.0.2.0/24"},
+			"rules.to.operation.ports": []any{"80"}, "rules.to.operation.notPorts": []any{"80"}, "rules.when.key": "source.namespace",
+		},
+	},
+	{
 		kind: "Telemetry", apiVersion: "telemetry.istio.io/v1", message: &telemetryv1.Telemetry{}, known: telemetryFields,
 		descriptive: []string{"tracing.customTags.formatter.value"}, // the formatter is reported
 		bases: map[string]string{
@@ -129,7 +143,7 @@ var istioAPI = []audited{
 			"extensionProviders.opentelemetry.grpc.initialMetadata": `{extensionProviders: [{name: base, opentelemetry: {service: s, port: 1, grpc: {initialMetadata: [{name: base}]}}}]}`,
 		},
 		samples: map[string]any{
-			"defaultHttpRetryPolicy.retryOn": "5xx", "enableAutoMtls": false,
+			"defaultHttpRetryPolicy.retryOn": "5xx", "enableAutoMtls": false, "pathNormalization.normalization": "MERGE_SLASHES",
 			"defaultConfig.tracing.zipkin.address": "zipkin:9411", "localityLbSetting.enabled": false, "localityLbSetting.distribute.from": "b/*",
 		},
 		descriptive: []string{ // what they are part of is refused

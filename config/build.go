@@ -367,6 +367,8 @@ func (b *builder) decode(o *object) {
 		b.sidecar(o)
 	case "security.istio.io/PeerAuthentication":
 		b.peerAuthentication(o)
+	case "security.istio.io/AuthorizationPolicy":
+		b.authorization(o)
 	case "authentication.istio.io/Policy", "authentication.istio.io/MeshPolicy":
 		b.legacyPolicy(o)
 	case gatewayGroup + "/HTTPRoute":
@@ -431,7 +433,7 @@ func (b *builder) rootNamespace(objects []*object) {
 	}
 	var theirs *object
 	for _, o := range objects {
-		if o.ref.Kind != "PeerAuthentication" && o.ref.Kind != "DestinationRule" {
+		if o.ref.Kind != "PeerAuthentication" && o.ref.Kind != "AuthorizationPolicy" && o.ref.Kind != "DestinationRule" {
 			continue
 		}
 		if o.ref.Namespace == b.settings.RootNamespace {

@@ -35,6 +35,7 @@ var kinds = []kind{
 	{"networking.istio.io", "WorkloadEntry", istioVersions, taken, false},
 	{"networking.istio.io", "Sidecar", istioVersions, taken, false},
 	{"security.istio.io", "PeerAuthentication", []string{"v1beta1", "v1"}, taken, false},
+	{"security.istio.io", "AuthorizationPolicy", []string{"v1beta1", "v1"}, taken, false},
 	{"authentication.istio.io", "Policy", []string{"v1alpha1"}, taken, false},
 	{"authentication.istio.io", "MeshPolicy", []string{"v1alpha1"}, taken, true},
 	{"telemetry.istio.io", "Telemetry", []string{"v1alpha1", "v1"}, taken, false},
@@ -57,7 +58,6 @@ var kinds = []kind{
 	{"", "Endpoints", []string{"v1"}, ignored, false},
 	{"discovery.k8s.io", "EndpointSlice", nil, ignored, false},
 
-	{"security.istio.io", "AuthorizationPolicy", nil, refused, false},
 	{"security.istio.io", "RequestAuthentication", nil, refused, false},
 	{"rbac.istio.io", "ServiceRole", nil, refused, false},
 	{"rbac.istio.io", "ServiceRoleBinding", nil, refused, false},

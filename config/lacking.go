@@ -39,6 +39,11 @@ var lacks = map[string]map[string]lack{
 		"outboundTrafficPolicy.egressProxy": undone("what is outside goes there directly; to send a host through a gateway, route it there by a ServiceEntry and a VirtualService"),
 	},
 	"PeerAuthentication": {},
+	"AuthorizationPolicy": {
+		"targetRef":  undone("it selects waypoints and gateways, which there are none of; use selector"),
+		"targetRefs": undone("they select waypoints and gateways, which there are none of; use selector"),
+		"provider":   needless("it belongs to the action CUSTOM, which is refused"),
+	},
 	"Telemetry": {
 		"targetRef":                            undone("it selects waypoints, which there are none of; use selector"),
 		"targetRefs":                           undone("they select waypoints, which there are none of; use selector"),

@@ -11,7 +11,7 @@ import (
 )
 
 var meshConfigFields = fields(append([]string{"trustDomain", "rootNamespace", "outboundTrafficPolicy.mode", "accessLogFile", "accessLogEncoding",
-	"enableAutoMtls", "defaultHttpRetryPolicy.**"}, slices.Concat(localityFields, meshDefaultFields, meshTracingFields)...)...)
+	"enableAutoMtls", "pathNormalization.normalization", "defaultHttpRetryPolicy.**"}, slices.Concat(localityFields, meshDefaultFields, meshTracingFields)...)...)
 
 // meshConfig lays Istio's MeshConfig over the settings: the bare message, or
 // what `kubectl get configmap istio` holds under data.mesh.
@@ -58,6 +58,14 @@ func (b *builder) meshConfig(f File) {
 	b.meshTracing(d, &mc)
 	if p := mc.OutboundTrafficPolicy; p != nil {
 		b.settings.RegistryOnly = p.Mode == meshv1.MeshConfig_OutboundTrafficPolicy_REGISTRY_ONLY
+	}
+	switch n := mc.GetPathNormalization().GetNormalization(); n {
+	case meshv1.MeshConfig_ProxyPathNormalization_DEFAULT, meshv1.MeshConfig_ProxyPathNormalization_BASE:
+	case meshv1.MeshConfig_ProxyPathNormalization_NONE:
+		b.note(o, codeUnsupported, Info, "pathNormalization", "NONE: paths are matched and sent on as they came; but where an AuthorizationPolicy looks at paths, those with dot segments are refused")
+	default:
+		b.settings.MergeSlashes = true
+		b.note(o, codeUnsupported, Info, "pathNormalization", "%v: paths are matched and sent on as they came; where an AuthorizationPolicy looks at paths, those that normalization would change are refused", n)
 	}
 	switch mc.AccessLogFile {
 	case "":

@@ -36,7 +36,6 @@ var meshConfigLacks = map[string]lack{
 	"verifyCertificateAtClient":                     needless("a server that TLS is begun with is always verified, unless a DestinationRule says insecureSkipVerify"),
 	"ca":                                            undone("seined signs certificates; bring its root in the Secret cacerts"),
 	"discoverySelectors":                            needless("a sidecar learns what its workload calls and nothing else; services of other namespaces stay reachable, which exportTo or a Sidecar's egress can bar"),
-	"pathNormalization":                             undone("paths are matched and sent on as they came; write routes for the paths that applications mean"),
 	"tlsDefaults":                                   undone("TLS that a sidecar begins with servers outside is of version 1.2 or 1.3, with Go's suites"),
 	"defaultTrafficPolicy":                          undone("write a DestinationRule for *.NAMESPACE.svc.cluster.local, or one in the root namespace"),
 	"serviceEntryVisibility":                        undone("write exportTo in the ServiceEntries"),

@@ -164,5 +164,8 @@ func refs(s *mesh.Snapshot) (out []*mesh.Ref) {
 	for _, x := range s.RateLimits {
 		out = append(out, &x.Ref)
 	}
+	for _, x := range s.Authorizations {
+		out = append(out, &x.Ref)
+	}
 	return out
 }

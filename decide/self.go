@@ -14,6 +14,8 @@ type Self struct {
 	// Client and Server are how requests are traced that the workload makes, and
 	// those that it serves; nil: not at all.
 	Client, Server *Tracing
+	// Authorization is who may do what here; nil: everybody everything.
+	Authorization *Authorization
 
 	limits   []*RateLimit
 	ports    map[uint16]*InboundPort
@@ -61,6 +63,9 @@ func CompileSelf(s *seinev1.Self) (*Self, error) {
 		return nil, err
 	}
 	if c.Server, err = CompileTracing(s.TraceServer); err != nil {
+		return nil, err
+	}
+	if c.Authorization, err = CompileAuthorization(s.Authorization); err != nil {
 		return nil, err
 	}
 	for _, p := range s.RateLimits {

@@ -72,8 +72,11 @@ func inbound(s *mesh.Snapshot, q Question) (*Answer, error) {
 		e.say("The caller's certificate is of another trust domain than %s: the handshake fails.", self.Proto.TrustDomain)
 	default:
 		e.a.Outcome = Forward
+		if e.denied(self, p, v.Action == decide.Terminate) {
+			break
+		}
 		e.rateLimits(self, uint16(port))
-		e.say("It goes to the application on port %d. No authorization policy holds in this version.", port)
+		e.say("It goes to the application on port %d.", port)
 	}
 	if len(q.Claims) > 0 {
 		e.say("Nothing in this version looks at the claims of a token.")

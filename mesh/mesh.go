@@ -36,6 +36,7 @@ type Settings struct {
 	RootNamespace string // where a policy without selector holds for the whole mesh
 	RegistryOnly  bool   // outboundTrafficPolicy REGISTRY_ONLY
 	AccessLog     seinev1.AccessLog_Format
+	MergeSlashes  bool // pathNormalization says that // and / are one
 	// Prefixes hold the mesh's own addresses: service VIPs and workloads.
 	Prefixes []netip.Prefix
 }
@@ -231,6 +232,13 @@ type RateLimit struct {
 	Limits   []*seinev1.RateLimit
 }
 
+// Authorization is Istio's AuthorizationPolicy.
+type Authorization struct {
+	Ref
+	Selector map[string]string // empty: the whole namespace, or the mesh in the root namespace
+	Policy   *seinev1.AuthorizationPolicy
+}
+
 // Parts are what a Snapshot is made of.
 type Parts struct {
 	Settings         Settings
@@ -241,6 +249,7 @@ type Parts struct {
 	DestinationRules []*DestinationRule
 	PeerAuth         []*PeerAuthentication
 	RateLimits       []*RateLimit
+	Authorizations   []*Authorization
 	Sidecars         []*Sidecar
 	Telemetries      []*Telemetry
 	Tracing          *Tracing // of MeshConfig; nil: it says nothing

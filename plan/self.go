@@ -70,6 +70,12 @@ func Self(s *mesh.Snapshot, w *mesh.Workload) *seinev1.Self {
 			out.RateLimits = append(out.RateLimits, r.Limits...)
 		}
 	}
+	for _, a := range s.Authorizations {
+		if (a.Namespace == w.Namespace || a.Namespace == s.Settings.RootNamespace) && mesh.Selects(a.Selector, w.Labels) {
+			out.Authorization = append(out.Authorization, a.Policy)
+		}
+	}
+	out.MergeSlashes = s.Settings.MergeSlashes && len(out.Authorization) > 0
 	out.TraceClient, out.TraceServer = tracing(s, w)
 	slices.SortFunc(out.Inbound, func(a, b *seinev1.InboundPort) int { return cmp.Compare(a.Port, b.Port) })
 	return out

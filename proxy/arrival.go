@@ -271,7 +271,7 @@ func (a *arrival) secured() bool {
 		return false
 	}
 	a.in.security = telemetry.SecurityMutualTLS
-	a.in.peer = peerOf(a.session.Peer(), nil)
+	a.in.peer, a.in.sni = peerOf(a.session.Peer(), nil), a.session.SNI()
 	a.stage = detecting
 	if strings.HasPrefix(a.session.ALPN(), "seine-") {
 		a.stage = greeting
@@ -531,6 +531,10 @@ func (p *probing) connectFailed(*upstream, error) {}
 // relay hands the connection to a relay.
 func (a *arrival) relay() bool {
 	w := a.w
+	if a.in != nil && a.in.barred(a.dialled, a.remote) {
+		a.refuse()
+		return false
+	}
 	route, u := a.route, a.probe
 	if u == nil {
 		var ok bool

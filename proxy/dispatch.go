@@ -56,7 +56,8 @@ func (x *exchange) ready() { x.leg.ready() }
 func (x *exchange) dispatch() {
 	if !x.decided {
 		if in := x.caller.in; in != nil {
-			if in.route(x); len(in.limits) > 0 && x.overLimit(in.limits) {
+			in.route(x)
+			if in.guard != nil && x.barred(in) || len(in.limits) > 0 && x.overLimit(in.limits) {
 				return
 			}
 		} else if !x.route() {

@@ -23,6 +23,8 @@ type inbound struct {
 	kind     decide.Arrival // what the connection began as, once that is known
 	port     *decide.InboundPort
 	limits   []*limiter // that its requests are held to
+	guard    *guard     // policies that it is held to; nil: none
+	sni      string     // of the mesh's TLS
 	pool     *pool
 	wide     *pool // of HTTP/2
 	security telemetry.Security
@@ -36,7 +38,7 @@ type inbound struct {
 // inbound returns the state of a connection to one of the workload's ports.
 func (w *worker) inbound(port uint16, to netip.AddrPort) *inbound {
 	return &inbound{
-		w: w, number: port, port: w.current().Self.Inbound(port), limits: w.limits(port),
+		w: w, number: port, port: w.current().Self.Inbound(port), limits: w.limits(port), guard: w.guard(),
 		pool: w.pool(poolKey{addr: to, app: true}, nil), security: telemetry.SecurityNone,
 	}
 }
@@ -98,7 +100,7 @@ func peerOf(cert *mtls.Peer, said *seinev1.Workload) *seinev1.Workload {
 // under way is the last of its connection.
 func (w *worker) enforce(s *decide.Self) {
 	admitted := func(in *inbound) bool {
-		in.port, in.requests, in.grpc, in.limits = s.Inbound(in.number), nil, nil, w.limits(in.number)
+		in.port, in.requests, in.grpc, in.limits, in.guard = s.Inbound(in.number), nil, nil, w.limits(in.number), w.guard()
 		return in.security == telemetry.SecurityMutualTLS || in.port.Admit(in.kind).Action == decide.Forward
 	}
 	for d := range w.conns {
@@ -119,13 +121,16 @@ func (w *worker) enforce(s *decide.Self) {
 		if r.in != nil && !admitted(r.in) {
 			r.failure = "the port does not take plaintext any more"
 			r.end(telemetry.FlagLR, true)
+		} else if r.in != nil && r.tunnel == nil && r.in.barred(r.dialled, r.remote) {
+			r.failure = deniedCause
+			r.end(telemetry.FlagLR, true)
 		}
 	}
 	for a := range w.arrivals {
 		switch {
 		case a.in == nil:
 		case a.stage == securing || a.stage == greeting || a.in.security == telemetry.SecurityMutualTLS:
-			a.in.port, a.in.limits = s.Inbound(a.in.number), w.limits(a.in.number)
+			a.in.port, a.in.limits, a.in.guard = s.Inbound(a.in.number), w.limits(a.in.number), w.guard()
 		case !admitted(a.in): // opening: what was dialled meanwhile goes, too
 			a.refuse()
 		}

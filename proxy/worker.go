@@ -94,6 +94,10 @@ type worker struct {
 	copies  map[*shadow]struct{} // under way
 	copying *copying             // unused ones
 	shadow  *shadow
+	guarded struct { // the guard, as of self
+		self *decide.Self
+		by   *guard
+	}
 	limited struct { // the limiters of the workload's ports, as of self
 		self *decide.Self
 		by   map[uint16][]*limiter

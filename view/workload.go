@@ -180,8 +180,27 @@ type AuthzParty struct {
 	Seen     bool   `json:"seen"` // within the last seconds
 }
 
-// NoAuthorization is what there is to say of authorization policies.
-const NoAuthorization = "AuthorizationPolicy is refused by this version: beyond the mTLS mode, whoever reaches a port may ask anything there"
+// NoAuthorization is what there is to say where no policy holds.
+const NoAuthorization = "No AuthorizationPolicy holds here: beyond the mTLS mode, whoever reaches a port may ask anything there"
+
+// authorization names the policies that hold.
+func authorization(list []*seinev1.AuthorizationPolicy) AuthzPolicy {
+	if len(list) == 0 {
+		return AuthzPolicy{Supported: true, Text: NoAuthorization}
+	}
+	text := "Policies that hold here: "
+	for i, p := range list {
+		if i > 0 {
+			text += ", "
+		}
+		text += p.Id + " (" + p.Action.String()
+		if p.DryRun {
+			text += ", dry run"
+		}
+		text += ")"
+	}
+	return AuthzPolicy{Supported: true, Text: text}
+}
 
 // Authz answers who may reach a workload; nil: there is none.
 func (m *Moment) Authz(id string) *Authz {
@@ -196,11 +215,12 @@ func (x *index) authz(w *workload) *Authz {
 	first := w.instances[0]
 	self := plan.Self(x.Snapshot, first)
 	out := &Authz{Workload: w.id, Sidecar: w.sidecars > 0, Ports: []AuthzPort{}, Callers: []AuthzParty{},
-		Authorization: AuthzPolicy{Text: NoAuthorization}, Default: modeOf(self.DefaultMtls, self.DefaultMtlsSource)}
+		Authorization: authorization(self.Authorization), Default: modeOf(self.DefaultMtls, self.DefaultMtlsSource)}
 	if out.Sidecar {
 		out.Identity = self.Workload.GetIdentity()
 	} else {
 		out.Default = AuthzMode{"DISABLE", "it has no sidecar: connections reach it as they come"}
+		out.Authorization.Text = "It has no sidecar: no AuthorizationPolicy is enforced"
 	}
 	for _, p := range self.Inbound {
 		port := AuthzPort{Port: p.Port, Service: p.Service, AuthzMode: out.Default}

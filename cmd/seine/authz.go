@@ -24,10 +24,9 @@ func authzCommand() *cobra.Command {
 		Use:   "authz NAMESPACE/WORKLOAD",
 		Short: "Show who may reach a workload: mTLS mode by port and what sets it, and who calls",
 		Long: `Show in which mode each port of a workload receives connections, and the resource
-that says so, the identity of the workload, and the identities that call it now.
-
-AuthorizationPolicy is refused by this version: where a port is STRICT, everybody
-with an identity of the mesh may call it; otherwise everybody may.`,
+that says so, the AuthorizationPolicies that hold, the identity of the workload, and
+the identities that call it now. What policies say of one request, explain tells:
+seine explain --from shop/frontend --to shop/billing-v1:8080 GET http://billing/`,
 		Example: `  seine authz shop/billing-v1
   seine authz shop/billing-v1 -o json`,
 		Args: func(_ *cobra.Command, args []string) error {
@@ -87,9 +86,7 @@ func writeAuthz(w io.Writer, a *view.Authz) error {
 	if err := tw.Flush(); err != nil {
 		return err
 	}
-	if !a.Authorization.Supported {
-		fmt.Fprintf(w, "\n%s.\n", a.Authorization.Text)
-	}
+	fmt.Fprintf(w, "\n%s.\n", a.Authorization.Text)
 	if len(a.Callers) == 0 {
 		_, err := fmt.Fprintln(w, "\nNobody has called it in the last seconds.")
 		return err

@@ -52,7 +52,7 @@ func TestReview(t *testing.T) {
 		"a generated name":               {"CREATE", route(`"generateName":"r-"`, good), "", true, "", ""},
 		"no object":                      {"CREATE", `"text"`, "", false, "cannot be read", ""},
 		"not implemented":                {"CREATE", `{"apiVersion":"networking.istio.io/v1","kind":"EnvoyFilter","metadata":{"name":"s"},"spec":{}}`, "", true, "", "not implemented"},
-		"a security kind that is not":    {"CREATE", `{"apiVersion":"security.istio.io/v1","kind":"AuthorizationPolicy","metadata":{"name":"s"},"spec":{}}`, "", false, "refused rather than run open", ""},
+		"a security kind that is not":    {"CREATE", `{"apiVersion":"security.istio.io/v1","kind":"RequestAuthentication","metadata":{"name":"s"},"spec":{}}`, "", false, "refused rather than run open", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			out, err := Review([]byte(review(tc.operation, tc.object, tc.old)), alone)

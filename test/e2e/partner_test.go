@@ -42,6 +42,7 @@ kind: Workload
 metadata: {name: customer, labels: {app: customer}, annotations: {seine.dev/proxy-protocol: "8080"}}
 spec:
   command: [e2e]
+  serviceAccount: customer
   env: {SEINE_E2E_ROLE: customer, DIR: "DIR"}
   ports: [8080]
 ---
@@ -108,6 +109,16 @@ apiVersion: networking.istio.io/v1
 kind: DestinationRule
 metadata: {name: raw}
 spec: {host: raw.partner.test, trafficPolicy: {proxyProtocol: {version: V1}}}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: customer}
+spec:
+  selector: {matchLabels: {app: customer}}
+  rules:
+  - from: [{source: {remoteIpBlocks: [203.0.113.0/24]}}]
+    to: [{operation: {paths: [/]}}]
+  - from: [{source: {principals: [cluster.local/ns/default/sa/customer]}}]
 `
 
 // TestPartner runs TLS origination with a Secret, SNI routes and the PROXY
@@ -131,6 +142,8 @@ func TestPartner(t *testing.T) {
 		{"TLS of the application's own goes where its SNI is routed", "default.customer-1", "sni: 8445 asked=a.partner.test\n"},
 		{"the partner is told who calls", "default.customer-1", "raw: PROXY TCP4 10.244."},
 		{"and who is behind a load balancer is told to the customer", "default.partner-1", "intro: 203.0.113.9\n"},
+		{"who may do so on one path alone", "default.partner-1", "intro /admin: 403 RBAC: access denied\n"},
+		{"where the customer itself may do everything", "default.customer-1", "own: 200\n"},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			m := m.in(t)
@@ -215,7 +228,8 @@ func partner() int {
 		fmt.Fprint(c, line)
 	})
 	for range time.Tick(200 * time.Millisecond) {
-		fmt.Println("intro:", introduced())
+		fmt.Println("intro:", introduced("/"))
+		fmt.Println("intro /admin:", introduced("/admin"))
 	}
 	return 0
 }
@@ -236,20 +250,23 @@ func serve(port string, f func(net.Conn)) {
 }
 
 // introduced calls the customer with a PROXY header, and tells whom it saw.
-func introduced() string {
+func introduced(path string) string {
 	c, err := net.DialTimeout("tcp4", "customer:8080", 2*time.Second)
 	if err != nil {
 		return err.Error()
 	}
 	defer c.Close()
 	c.SetDeadline(time.Now().Add(2 * time.Second))
-	fmt.Fprint(c, "PROXY TCP4 203.0.113.9 192.0.2.1 4711 80\r\nGET / HTTP/1.1\r\nHost: customer\r\nConnection: close\r\n\r\n")
+	fmt.Fprintf(c, "PROXY TCP4 203.0.113.9 192.0.2.1 4711 80\r\nGET %s HTTP/1.1\r\nHost: customer\r\nConnection: close\r\n\r\n", path)
 	res, err := http.ReadResponse(bufio.NewReader(c), nil)
 	if err != nil {
 		return err.Error()
 	}
 	defer res.Body.Close()
 	body, err := io.ReadAll(res.Body)
+	if res.StatusCode != 200 {
+		return fmt.Sprint(res.StatusCode, " ", string(body))
+	}
 	return fmt.Sprint(string(body), text(err))
 }
 
@@ -271,6 +288,10 @@ func customer() int {
 	client := &http.Client{Timeout: 2 * time.Second}
 	for range time.Tick(200 * time.Millisecond) {
 		fmt.Println("api:", fetched(client))
+		if res, err := client.Get("http://customer:8080/admin"); err == nil {
+			res.Body.Close()
+			fmt.Println("own:", res.StatusCode)
+		}
 		fmt.Println("sni:", dialled("a.partner.test:443", func(c net.Conn) net.Conn {
 			return tls.Client(c, &tls.Config{ServerName: "a.partner.test", RootCAs: trust})
 		}, ""))

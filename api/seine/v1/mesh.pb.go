@@ -145,6 +145,55 @@ func (MtlsMode) EnumDescriptor() ([]byte, []int) {
 	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{1}
 }
 
+type AuthorizationPolicy_Action int32
+
+const (
+	AuthorizationPolicy_ALLOW AuthorizationPolicy_Action = 0
+	AuthorizationPolicy_DENY  AuthorizationPolicy_Action = 1
+	AuthorizationPolicy_AUDIT AuthorizationPolicy_Action = 2
+)
+
+// Enum value maps for AuthorizationPolicy_Action.
+var (
+	AuthorizationPolicy_Action_name = map[int32]string{
+		0: "ALLOW",
+		1: "DENY",
+		2: "AUDIT",
+	}
+	AuthorizationPolicy_Action_value = map[string]int32{
+		"ALLOW": 0,
+		"DENY":  1,
+		"AUDIT": 2,
+	}
+)
+
+func (x AuthorizationPolicy_Action) Enum() *AuthorizationPolicy_Action {
+	p := new(AuthorizationPolicy_Action)
+	*p = x
+	return p
+}
+
+func (x AuthorizationPolicy_Action) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (AuthorizationPolicy_Action) Descriptor() protoreflect.EnumDescriptor {
+	return file_seine_v1_mesh_proto_enumTypes[2].Descriptor()
+}
+
+func (AuthorizationPolicy_Action) Type() protoreflect.EnumType {
+	return &file_seine_v1_mesh_proto_enumTypes[2]
+}
+
+func (x AuthorizationPolicy_Action) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use AuthorizationPolicy_Action.Descriptor instead.
+func (AuthorizationPolicy_Action) EnumDescriptor() ([]byte, []int) {
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{3, 0}
+}
+
 type Collector_Protocol int32
 
 const (
@@ -178,11 +227,11 @@ func (x Collector_Protocol) String() string {
 }
 
 func (Collector_Protocol) Descriptor() protoreflect.EnumDescriptor {
-	return file_seine_v1_mesh_proto_enumTypes[2].Descriptor()
+	return file_seine_v1_mesh_proto_enumTypes[3].Descriptor()
 }
 
 func (Collector_Protocol) Type() protoreflect.EnumType {
-	return &file_seine_v1_mesh_proto_enumTypes[2]
+	return &file_seine_v1_mesh_proto_enumTypes[3]
 }
 
 func (x Collector_Protocol) Number() protoreflect.EnumNumber {
@@ -191,7 +240,7 @@ func (x Collector_Protocol) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Collector_Protocol.Descriptor instead.
 func (Collector_Protocol) EnumDescriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{4, 0}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{8, 0}
 }
 
 type AccessLog_Format int32
@@ -227,11 +276,11 @@ func (x AccessLog_Format) String() string {
 }
 
 func (AccessLog_Format) Descriptor() protoreflect.EnumDescriptor {
-	return file_seine_v1_mesh_proto_enumTypes[3].Descriptor()
+	return file_seine_v1_mesh_proto_enumTypes[4].Descriptor()
 }
 
 func (AccessLog_Format) Type() protoreflect.EnumType {
-	return &file_seine_v1_mesh_proto_enumTypes[3]
+	return &file_seine_v1_mesh_proto_enumTypes[4]
 }
 
 func (x AccessLog_Format) Number() protoreflect.EnumNumber {
@@ -240,7 +289,7 @@ func (x AccessLog_Format) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use AccessLog_Format.Descriptor instead.
 func (AccessLog_Format) EnumDescriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{8, 0}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{12, 0}
 }
 
 type Answer_Kind int32
@@ -279,11 +328,11 @@ func (x Answer_Kind) String() string {
 }
 
 func (Answer_Kind) Descriptor() protoreflect.EnumDescriptor {
-	return file_seine_v1_mesh_proto_enumTypes[4].Descriptor()
+	return file_seine_v1_mesh_proto_enumTypes[5].Descriptor()
 }
 
 func (Answer_Kind) Type() protoreflect.EnumType {
-	return &file_seine_v1_mesh_proto_enumTypes[4]
+	return &file_seine_v1_mesh_proto_enumTypes[5]
 }
 
 func (x Answer_Kind) Number() protoreflect.EnumNumber {
@@ -292,7 +341,7 @@ func (x Answer_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Answer_Kind.Descriptor instead.
 func (Answer_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{9, 0}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{13, 0}
 }
 
 type Service_Resolution int32
@@ -328,11 +377,11 @@ func (x Service_Resolution) String() string {
 }
 
 func (Service_Resolution) Descriptor() protoreflect.EnumDescriptor {
-	return file_seine_v1_mesh_proto_enumTypes[5].Descriptor()
+	return file_seine_v1_mesh_proto_enumTypes[6].Descriptor()
 }
 
 func (Service_Resolution) Type() protoreflect.EnumType {
-	return &file_seine_v1_mesh_proto_enumTypes[5]
+	return &file_seine_v1_mesh_proto_enumTypes[6]
 }
 
 func (x Service_Resolution) Number() protoreflect.EnumNumber {
@@ -341,7 +390,7 @@ func (x Service_Resolution) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Service_Resolution.Descriptor instead.
 func (Service_Resolution) EnumDescriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{27, 0}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{31, 0}
 }
 
 type TrafficPolicy_Balancer int32
@@ -383,11 +432,11 @@ func (x TrafficPolicy_Balancer) String() string {
 }
 
 func (TrafficPolicy_Balancer) Descriptor() protoreflect.EnumDescriptor {
-	return file_seine_v1_mesh_proto_enumTypes[6].Descriptor()
+	return file_seine_v1_mesh_proto_enumTypes[7].Descriptor()
 }
 
 func (TrafficPolicy_Balancer) Type() protoreflect.EnumType {
-	return &file_seine_v1_mesh_proto_enumTypes[6]
+	return &file_seine_v1_mesh_proto_enumTypes[7]
 }
 
 func (x TrafficPolicy_Balancer) Number() protoreflect.EnumNumber {
@@ -396,7 +445,7 @@ func (x TrafficPolicy_Balancer) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use TrafficPolicy_Balancer.Descriptor instead.
 func (TrafficPolicy_Balancer) EnumDescriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{29, 0}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{33, 0}
 }
 
 type TrafficPolicy_Tls int32
@@ -438,11 +487,11 @@ func (x TrafficPolicy_Tls) String() string {
 }
 
 func (TrafficPolicy_Tls) Descriptor() protoreflect.EnumDescriptor {
-	return file_seine_v1_mesh_proto_enumTypes[7].Descriptor()
+	return file_seine_v1_mesh_proto_enumTypes[8].Descriptor()
 }
 
 func (TrafficPolicy_Tls) Type() protoreflect.EnumType {
-	return &file_seine_v1_mesh_proto_enumTypes[7]
+	return &file_seine_v1_mesh_proto_enumTypes[8]
 }
 
 func (x TrafficPolicy_Tls) Number() protoreflect.EnumNumber {
@@ -451,7 +500,7 @@ func (x TrafficPolicy_Tls) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use TrafficPolicy_Tls.Descriptor instead.
 func (TrafficPolicy_Tls) EnumDescriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{29, 1}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{33, 1}
 }
 
 type TrafficPolicy_H2Upgrade int32
@@ -487,11 +536,11 @@ func (x TrafficPolicy_H2Upgrade) String() string {
 }
 
 func (TrafficPolicy_H2Upgrade) Descriptor() protoreflect.EnumDescriptor {
-	return file_seine_v1_mesh_proto_enumTypes[8].Descriptor()
+	return file_seine_v1_mesh_proto_enumTypes[9].Descriptor()
 }
 
 func (TrafficPolicy_H2Upgrade) Type() protoreflect.EnumType {
-	return &file_seine_v1_mesh_proto_enumTypes[8]
+	return &file_seine_v1_mesh_proto_enumTypes[9]
 }
 
 func (x TrafficPolicy_H2Upgrade) Number() protoreflect.EnumNumber {
@@ -500,7 +549,7 @@ func (x TrafficPolicy_H2Upgrade) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use TrafficPolicy_H2Upgrade.Descriptor instead.
 func (TrafficPolicy_H2Upgrade) EnumDescriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{29, 2}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{33, 2}
 }
 
 // Ref names the user's resource that a decision comes from.
@@ -722,8 +771,13 @@ type Self struct {
 	SigningRootId string `protobuf:"bytes,62,opt,name=signing_root_id,json=signingRootId,proto3" json:"signing_root_id,omitempty"`
 	// How requests are traced that the workload makes, and those that it serves.
 	// Unset: they are not, and what they say of a trace passes untouched.
-	TraceClient   *Tracing `protobuf:"bytes,70,opt,name=trace_client,json=traceClient,proto3" json:"trace_client,omitempty"`
-	TraceServer   *Tracing `protobuf:"bytes,71,opt,name=trace_server,json=traceServer,proto3" json:"trace_server,omitempty"`
+	TraceClient *Tracing `protobuf:"bytes,70,opt,name=trace_client,json=traceClient,proto3" json:"trace_client,omitempty"`
+	TraceServer *Tracing `protobuf:"bytes,71,opt,name=trace_server,json=traceServer,proto3" json:"trace_server,omitempty"`
+	// Who may do what here. None: everybody everything, as far as mTLS lets them.
+	Authorization []*AuthorizationPolicy `protobuf:"bytes,110,rep,name=authorization,proto3" json:"authorization,omitempty"`
+	// Where a policy looks at paths, one with "//" or an encoded slash is refused
+	// (MeshConfig pathNormalization), as one with dot segments always is.
+	MergeSlashes  bool `protobuf:"varint,111,opt,name=merge_slashes,json=mergeSlashes,proto3" json:"merge_slashes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -863,6 +917,268 @@ func (x *Self) GetTraceServer() *Tracing {
 	return nil
 }
 
+func (x *Self) GetAuthorization() []*AuthorizationPolicy {
+	if x != nil {
+		return x.Authorization
+	}
+	return nil
+}
+
+func (x *Self) GetMergeSlashes() bool {
+	if x != nil {
+		return x.MergeSlashes
+	}
+	return false
+}
+
+// AuthorizationPolicy is Istio's, of those that mean this workload.
+type AuthorizationPolicy struct {
+	state         protoimpl.MessageState     `protogen:"open.v1"`
+	Id            string                     `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // "NAMESPACE/NAME"
+	Source        *Ref                       `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
+	Action        AuthorizationPolicy_Action `protobuf:"varint,3,opt,name=action,proto3,enum=seine.v1.AuthorizationPolicy_Action" json:"action,omitempty"`
+	DryRun        bool                       `protobuf:"varint,4,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"` // tells what it would do, and does nothing
+	Rules         []*AuthorizationRule       `protobuf:"bytes,5,rep,name=rules,proto3" json:"rules,omitempty"`                  // any of them; none: nothing matches
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuthorizationPolicy) Reset() {
+	*x = AuthorizationPolicy{}
+	mi := &file_seine_v1_mesh_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuthorizationPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuthorizationPolicy) ProtoMessage() {}
+
+func (x *AuthorizationPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_seine_v1_mesh_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuthorizationPolicy.ProtoReflect.Descriptor instead.
+func (*AuthorizationPolicy) Descriptor() ([]byte, []int) {
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *AuthorizationPolicy) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *AuthorizationPolicy) GetSource() *Ref {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *AuthorizationPolicy) GetAction() AuthorizationPolicy_Action {
+	if x != nil {
+		return x.Action
+	}
+	return AuthorizationPolicy_ALLOW
+}
+
+func (x *AuthorizationPolicy) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *AuthorizationPolicy) GetRules() []*AuthorizationRule {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+// AuthorizationRule matches where one of from, one of to and all of when hold.
+type AuthorizationRule struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	From          []*Conditions          `protobuf:"bytes,1,rep,name=from,proto3" json:"from,omitempty"` // none: everybody
+	To            []*Conditions          `protobuf:"bytes,2,rep,name=to,proto3" json:"to,omitempty"`     // none: everything
+	When          []*Condition           `protobuf:"bytes,3,rep,name=when,proto3" json:"when,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuthorizationRule) Reset() {
+	*x = AuthorizationRule{}
+	mi := &file_seine_v1_mesh_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuthorizationRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuthorizationRule) ProtoMessage() {}
+
+func (x *AuthorizationRule) ProtoReflect() protoreflect.Message {
+	mi := &file_seine_v1_mesh_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuthorizationRule.ProtoReflect.Descriptor instead.
+func (*AuthorizationRule) Descriptor() ([]byte, []int) {
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *AuthorizationRule) GetFrom() []*Conditions {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *AuthorizationRule) GetTo() []*Conditions {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+func (x *AuthorizationRule) GetWhen() []*Condition {
+	if x != nil {
+		return x.When
+	}
+	return nil
+}
+
+// Conditions hold if all of them do.
+type Conditions struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	All           []*Condition           `protobuf:"bytes,1,rep,name=all,proto3" json:"all,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Conditions) Reset() {
+	*x = Conditions{}
+	mi := &file_seine_v1_mesh_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Conditions) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Conditions) ProtoMessage() {}
+
+func (x *Conditions) ProtoReflect() protoreflect.Message {
+	mi := &file_seine_v1_mesh_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Conditions.ProtoReflect.Descriptor instead.
+func (*Conditions) Descriptor() ([]byte, []int) {
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Conditions) GetAll() []*Condition {
+	if x != nil {
+		return x.All
+	}
+	return nil
+}
+
+// Condition holds if the attribute has one of values (if there are any), and
+// none of not_values. Keys are Istio's: source.principal, source.namespace,
+// source.serviceAccount, source.trustDomain, source.ip, remote.ip,
+// request.method, request.path, request.host, request.headers[NAME],
+// destination.ip, destination.port, connection.sni.
+type Condition struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Values        []string               `protobuf:"bytes,2,rep,name=values,proto3" json:"values,omitempty"`
+	NotValues     []string               `protobuf:"bytes,3,rep,name=not_values,json=notValues,proto3" json:"not_values,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Condition) Reset() {
+	*x = Condition{}
+	mi := &file_seine_v1_mesh_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Condition) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Condition) ProtoMessage() {}
+
+func (x *Condition) ProtoReflect() protoreflect.Message {
+	mi := &file_seine_v1_mesh_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Condition.ProtoReflect.Descriptor instead.
+func (*Condition) Descriptor() ([]byte, []int) {
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Condition) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *Condition) GetValues() []string {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
+func (x *Condition) GetNotValues() []string {
+	if x != nil {
+		return x.NotValues
+	}
+	return nil
+}
+
 // Tracing of one side of a workload.
 type Tracing struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
@@ -886,7 +1202,7 @@ type Tracing struct {
 
 func (x *Tracing) Reset() {
 	*x = Tracing{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[3]
+	mi := &file_seine_v1_mesh_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -898,7 +1214,7 @@ func (x *Tracing) String() string {
 func (*Tracing) ProtoMessage() {}
 
 func (x *Tracing) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[3]
+	mi := &file_seine_v1_mesh_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -911,7 +1227,7 @@ func (x *Tracing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tracing.ProtoReflect.Descriptor instead.
 func (*Tracing) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{3}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Tracing) GetCollector() *Collector {
@@ -1014,7 +1330,7 @@ type Collector struct {
 
 func (x *Collector) Reset() {
 	*x = Collector{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[4]
+	mi := &file_seine_v1_mesh_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1026,7 +1342,7 @@ func (x *Collector) String() string {
 func (*Collector) ProtoMessage() {}
 
 func (x *Collector) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[4]
+	mi := &file_seine_v1_mesh_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1039,7 +1355,7 @@ func (x *Collector) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Collector.ProtoReflect.Descriptor instead.
 func (*Collector) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{4}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Collector) GetProtocol() Collector_Protocol {
@@ -1108,7 +1424,7 @@ type TraceTag struct {
 
 func (x *TraceTag) Reset() {
 	*x = TraceTag{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[5]
+	mi := &file_seine_v1_mesh_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1120,7 +1436,7 @@ func (x *TraceTag) String() string {
 func (*TraceTag) ProtoMessage() {}
 
 func (x *TraceTag) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[5]
+	mi := &file_seine_v1_mesh_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1133,7 +1449,7 @@ func (x *TraceTag) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TraceTag.ProtoReflect.Descriptor instead.
 func (*TraceTag) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{5}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *TraceTag) GetName() string {
@@ -1229,7 +1545,7 @@ type RateLimit struct {
 
 func (x *RateLimit) Reset() {
 	*x = RateLimit{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[6]
+	mi := &file_seine_v1_mesh_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1241,7 +1557,7 @@ func (x *RateLimit) String() string {
 func (*RateLimit) ProtoMessage() {}
 
 func (x *RateLimit) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[6]
+	mi := &file_seine_v1_mesh_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1254,7 +1570,7 @@ func (x *RateLimit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RateLimit.ProtoReflect.Descriptor instead.
 func (*RateLimit) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{6}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RateLimit) GetId() string {
@@ -1374,7 +1690,7 @@ type InboundPort struct {
 
 func (x *InboundPort) Reset() {
 	*x = InboundPort{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[7]
+	mi := &file_seine_v1_mesh_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1386,7 +1702,7 @@ func (x *InboundPort) String() string {
 func (*InboundPort) ProtoMessage() {}
 
 func (x *InboundPort) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[7]
+	mi := &file_seine_v1_mesh_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1399,7 +1715,7 @@ func (x *InboundPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InboundPort.ProtoReflect.Descriptor instead.
 func (*InboundPort) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{7}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *InboundPort) GetPort() uint32 {
@@ -1481,7 +1797,7 @@ type AccessLog struct {
 
 func (x *AccessLog) Reset() {
 	*x = AccessLog{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[8]
+	mi := &file_seine_v1_mesh_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1493,7 +1809,7 @@ func (x *AccessLog) String() string {
 func (*AccessLog) ProtoMessage() {}
 
 func (x *AccessLog) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[8]
+	mi := &file_seine_v1_mesh_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1506,7 +1822,7 @@ func (x *AccessLog) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessLog.ProtoReflect.Descriptor instead.
 func (*AccessLog) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{8}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *AccessLog) GetFormat() AccessLog_Format {
@@ -1545,7 +1861,7 @@ type Answer struct {
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[9]
+	mi := &file_seine_v1_mesh_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1557,7 +1873,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[9]
+	mi := &file_seine_v1_mesh_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1570,7 +1886,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{9}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Answer) GetKind() Answer_Kind {
@@ -1666,7 +1982,7 @@ type StringMatch struct {
 
 func (x *StringMatch) Reset() {
 	*x = StringMatch{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[10]
+	mi := &file_seine_v1_mesh_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1678,7 +1994,7 @@ func (x *StringMatch) String() string {
 func (*StringMatch) ProtoMessage() {}
 
 func (x *StringMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[10]
+	mi := &file_seine_v1_mesh_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1691,7 +2007,7 @@ func (x *StringMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StringMatch.ProtoReflect.Descriptor instead.
 func (*StringMatch) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{10}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *StringMatch) GetMatch() isStringMatch_Match {
@@ -1783,7 +2099,7 @@ type HeaderMatch struct {
 
 func (x *HeaderMatch) Reset() {
 	*x = HeaderMatch{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[11]
+	mi := &file_seine_v1_mesh_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1795,7 +2111,7 @@ func (x *HeaderMatch) String() string {
 func (*HeaderMatch) ProtoMessage() {}
 
 func (x *HeaderMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[11]
+	mi := &file_seine_v1_mesh_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1808,7 +2124,7 @@ func (x *HeaderMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeaderMatch.ProtoReflect.Descriptor instead.
 func (*HeaderMatch) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{11}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *HeaderMatch) GetName() string {
@@ -1842,7 +2158,7 @@ type QueryMatch struct {
 
 func (x *QueryMatch) Reset() {
 	*x = QueryMatch{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[12]
+	mi := &file_seine_v1_mesh_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1854,7 +2170,7 @@ func (x *QueryMatch) String() string {
 func (*QueryMatch) ProtoMessage() {}
 
 func (x *QueryMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[12]
+	mi := &file_seine_v1_mesh_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1867,7 +2183,7 @@ func (x *QueryMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryMatch.ProtoReflect.Descriptor instead.
 func (*QueryMatch) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{12}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *QueryMatch) GetName() string {
@@ -1909,7 +2225,7 @@ type HttpMatch struct {
 
 func (x *HttpMatch) Reset() {
 	*x = HttpMatch{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[13]
+	mi := &file_seine_v1_mesh_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1921,7 +2237,7 @@ func (x *HttpMatch) String() string {
 func (*HttpMatch) ProtoMessage() {}
 
 func (x *HttpMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[13]
+	mi := &file_seine_v1_mesh_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1934,7 +2250,7 @@ func (x *HttpMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HttpMatch.ProtoReflect.Descriptor instead.
 func (*HttpMatch) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{13}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *HttpMatch) GetName() string {
@@ -2054,7 +2370,7 @@ type HttpRule struct {
 
 func (x *HttpRule) Reset() {
 	*x = HttpRule{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[14]
+	mi := &file_seine_v1_mesh_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2066,7 +2382,7 @@ func (x *HttpRule) String() string {
 func (*HttpRule) ProtoMessage() {}
 
 func (x *HttpRule) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[14]
+	mi := &file_seine_v1_mesh_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2079,7 +2395,7 @@ func (x *HttpRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HttpRule.ProtoReflect.Descriptor instead.
 func (*HttpRule) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{14}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *HttpRule) GetName() string {
@@ -2220,7 +2536,7 @@ type Fault struct {
 
 func (x *Fault) Reset() {
 	*x = Fault{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[15]
+	mi := &file_seine_v1_mesh_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2232,7 +2548,7 @@ func (x *Fault) String() string {
 func (*Fault) ProtoMessage() {}
 
 func (x *Fault) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[15]
+	mi := &file_seine_v1_mesh_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2245,7 +2561,7 @@ func (x *Fault) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fault.ProtoReflect.Descriptor instead.
 func (*Fault) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{15}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Fault) GetDelay() *Fault_Delay {
@@ -2279,7 +2595,7 @@ type Cors struct {
 
 func (x *Cors) Reset() {
 	*x = Cors{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[16]
+	mi := &file_seine_v1_mesh_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2291,7 +2607,7 @@ func (x *Cors) String() string {
 func (*Cors) ProtoMessage() {}
 
 func (x *Cors) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[16]
+	mi := &file_seine_v1_mesh_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2304,7 +2620,7 @@ func (x *Cors) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cors.ProtoReflect.Descriptor instead.
 func (*Cors) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{16}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Cors) GetOrigins() []*StringMatch {
@@ -2366,7 +2682,7 @@ type Mirror struct {
 
 func (x *Mirror) Reset() {
 	*x = Mirror{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[17]
+	mi := &file_seine_v1_mesh_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2378,7 +2694,7 @@ func (x *Mirror) String() string {
 func (*Mirror) ProtoMessage() {}
 
 func (x *Mirror) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[17]
+	mi := &file_seine_v1_mesh_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2391,7 +2707,7 @@ func (x *Mirror) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mirror.ProtoReflect.Descriptor instead.
 func (*Mirror) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{17}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Mirror) GetDestination() *Destination {
@@ -2425,7 +2741,7 @@ type Retry struct {
 
 func (x *Retry) Reset() {
 	*x = Retry{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[18]
+	mi := &file_seine_v1_mesh_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2437,7 +2753,7 @@ func (x *Retry) String() string {
 func (*Retry) ProtoMessage() {}
 
 func (x *Retry) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[18]
+	mi := &file_seine_v1_mesh_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2450,7 +2766,7 @@ func (x *Retry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Retry.ProtoReflect.Descriptor instead.
 func (*Retry) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{18}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Retry) GetAttempts() uint32 {
@@ -2519,7 +2835,7 @@ type TcpMatch struct {
 
 func (x *TcpMatch) Reset() {
 	*x = TcpMatch{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[19]
+	mi := &file_seine_v1_mesh_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2531,7 +2847,7 @@ func (x *TcpMatch) String() string {
 func (*TcpMatch) ProtoMessage() {}
 
 func (x *TcpMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[19]
+	mi := &file_seine_v1_mesh_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2544,7 +2860,7 @@ func (x *TcpMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TcpMatch.ProtoReflect.Descriptor instead.
 func (*TcpMatch) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{19}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *TcpMatch) GetPort() uint32 {
@@ -2602,7 +2918,7 @@ type TcpRule struct {
 
 func (x *TcpRule) Reset() {
 	*x = TcpRule{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[20]
+	mi := &file_seine_v1_mesh_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2614,7 +2930,7 @@ func (x *TcpRule) String() string {
 func (*TcpRule) ProtoMessage() {}
 
 func (x *TcpRule) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[20]
+	mi := &file_seine_v1_mesh_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2627,7 +2943,7 @@ func (x *TcpRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TcpRule.ProtoReflect.Descriptor instead.
 func (*TcpRule) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{20}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *TcpRule) GetIndex() int32 {
@@ -2683,7 +2999,7 @@ type Destination struct {
 
 func (x *Destination) Reset() {
 	*x = Destination{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[21]
+	mi := &file_seine_v1_mesh_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2695,7 +3011,7 @@ func (x *Destination) String() string {
 func (*Destination) ProtoMessage() {}
 
 func (x *Destination) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[21]
+	mi := &file_seine_v1_mesh_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2708,7 +3024,7 @@ func (x *Destination) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Destination.ProtoReflect.Descriptor instead.
 func (*Destination) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{21}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Destination) GetHost() string {
@@ -2785,7 +3101,7 @@ type Redirect struct {
 
 func (x *Redirect) Reset() {
 	*x = Redirect{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[22]
+	mi := &file_seine_v1_mesh_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2797,7 +3113,7 @@ func (x *Redirect) String() string {
 func (*Redirect) ProtoMessage() {}
 
 func (x *Redirect) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[22]
+	mi := &file_seine_v1_mesh_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2810,7 +3126,7 @@ func (x *Redirect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Redirect.ProtoReflect.Descriptor instead.
 func (*Redirect) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{22}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Redirect) GetUri() string {
@@ -2879,7 +3195,7 @@ type DirectResponse struct {
 
 func (x *DirectResponse) Reset() {
 	*x = DirectResponse{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[23]
+	mi := &file_seine_v1_mesh_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2891,7 +3207,7 @@ func (x *DirectResponse) String() string {
 func (*DirectResponse) ProtoMessage() {}
 
 func (x *DirectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[23]
+	mi := &file_seine_v1_mesh_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2904,7 +3220,7 @@ func (x *DirectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirectResponse.ProtoReflect.Descriptor instead.
 func (*DirectResponse) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{23}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *DirectResponse) GetStatus() uint32 {
@@ -2934,7 +3250,7 @@ type Rewrite struct {
 
 func (x *Rewrite) Reset() {
 	*x = Rewrite{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[24]
+	mi := &file_seine_v1_mesh_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2946,7 +3262,7 @@ func (x *Rewrite) String() string {
 func (*Rewrite) ProtoMessage() {}
 
 func (x *Rewrite) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[24]
+	mi := &file_seine_v1_mesh_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2959,7 +3275,7 @@ func (x *Rewrite) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rewrite.ProtoReflect.Descriptor instead.
 func (*Rewrite) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{24}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Rewrite) GetUri() string {
@@ -3009,7 +3325,7 @@ type HeaderOps struct {
 
 func (x *HeaderOps) Reset() {
 	*x = HeaderOps{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[25]
+	mi := &file_seine_v1_mesh_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3021,7 +3337,7 @@ func (x *HeaderOps) String() string {
 func (*HeaderOps) ProtoMessage() {}
 
 func (x *HeaderOps) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[25]
+	mi := &file_seine_v1_mesh_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3034,7 +3350,7 @@ func (x *HeaderOps) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeaderOps.ProtoReflect.Descriptor instead.
 func (*HeaderOps) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{25}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *HeaderOps) GetSet() []*Header {
@@ -3068,7 +3384,7 @@ type Header struct {
 
 func (x *Header) Reset() {
 	*x = Header{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[26]
+	mi := &file_seine_v1_mesh_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3080,7 +3396,7 @@ func (x *Header) String() string {
 func (*Header) ProtoMessage() {}
 
 func (x *Header) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[26]
+	mi := &file_seine_v1_mesh_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3093,7 +3409,7 @@ func (x *Header) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Header.ProtoReflect.Descriptor instead.
 func (*Header) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{26}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Header) GetName() string {
@@ -3132,7 +3448,7 @@ type Service struct {
 
 func (x *Service) Reset() {
 	*x = Service{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[27]
+	mi := &file_seine_v1_mesh_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3144,7 +3460,7 @@ func (x *Service) String() string {
 func (*Service) ProtoMessage() {}
 
 func (x *Service) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[27]
+	mi := &file_seine_v1_mesh_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3157,7 +3473,7 @@ func (x *Service) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Service.ProtoReflect.Descriptor instead.
 func (*Service) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{27}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Service) GetHost() string {
@@ -3262,7 +3578,7 @@ type Subset struct {
 
 func (x *Subset) Reset() {
 	*x = Subset{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[28]
+	mi := &file_seine_v1_mesh_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3274,7 +3590,7 @@ func (x *Subset) String() string {
 func (*Subset) ProtoMessage() {}
 
 func (x *Subset) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[28]
+	mi := &file_seine_v1_mesh_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3287,7 +3603,7 @@ func (x *Subset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Subset.ProtoReflect.Descriptor instead.
 func (*Subset) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{28}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Subset) GetName() string {
@@ -3335,7 +3651,7 @@ type TrafficPolicy struct {
 
 func (x *TrafficPolicy) Reset() {
 	*x = TrafficPolicy{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[29]
+	mi := &file_seine_v1_mesh_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3347,7 +3663,7 @@ func (x *TrafficPolicy) String() string {
 func (*TrafficPolicy) ProtoMessage() {}
 
 func (x *TrafficPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[29]
+	mi := &file_seine_v1_mesh_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3360,7 +3676,7 @@ func (x *TrafficPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrafficPolicy.ProtoReflect.Descriptor instead.
 func (*TrafficPolicy) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{29}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *TrafficPolicy) GetBalancer() TrafficPolicy_Balancer {
@@ -3490,7 +3806,7 @@ type OriginateTls struct {
 
 func (x *OriginateTls) Reset() {
 	*x = OriginateTls{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[30]
+	mi := &file_seine_v1_mesh_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3502,7 +3818,7 @@ func (x *OriginateTls) String() string {
 func (*OriginateTls) ProtoMessage() {}
 
 func (x *OriginateTls) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[30]
+	mi := &file_seine_v1_mesh_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3515,7 +3831,7 @@ func (x *OriginateTls) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OriginateTls.ProtoReflect.Descriptor instead.
 func (*OriginateTls) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{30}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *OriginateTls) GetCaCertificates() string {
@@ -3565,7 +3881,7 @@ type RetryBudget struct {
 
 func (x *RetryBudget) Reset() {
 	*x = RetryBudget{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[31]
+	mi := &file_seine_v1_mesh_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3577,7 +3893,7 @@ func (x *RetryBudget) String() string {
 func (*RetryBudget) ProtoMessage() {}
 
 func (x *RetryBudget) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[31]
+	mi := &file_seine_v1_mesh_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3590,7 +3906,7 @@ func (x *RetryBudget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryBudget.ProtoReflect.Descriptor instead.
 func (*RetryBudget) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{31}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *RetryBudget) GetPercent() float64 {
@@ -3626,7 +3942,7 @@ type ConsistentHash struct {
 
 func (x *ConsistentHash) Reset() {
 	*x = ConsistentHash{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[32]
+	mi := &file_seine_v1_mesh_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3638,7 +3954,7 @@ func (x *ConsistentHash) String() string {
 func (*ConsistentHash) ProtoMessage() {}
 
 func (x *ConsistentHash) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[32]
+	mi := &file_seine_v1_mesh_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3651,7 +3967,7 @@ func (x *ConsistentHash) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsistentHash.ProtoReflect.Descriptor instead.
 func (*ConsistentHash) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{32}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ConsistentHash) GetKey() isConsistentHash_Key {
@@ -3751,7 +4067,7 @@ type Warmup struct {
 
 func (x *Warmup) Reset() {
 	*x = Warmup{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[33]
+	mi := &file_seine_v1_mesh_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3763,7 +4079,7 @@ func (x *Warmup) String() string {
 func (*Warmup) ProtoMessage() {}
 
 func (x *Warmup) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[33]
+	mi := &file_seine_v1_mesh_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3776,7 +4092,7 @@ func (x *Warmup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Warmup.ProtoReflect.Descriptor instead.
 func (*Warmup) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{33}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Warmup) GetDuration() *durationpb.Duration {
@@ -3817,7 +4133,7 @@ type Locality struct {
 
 func (x *Locality) Reset() {
 	*x = Locality{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[34]
+	mi := &file_seine_v1_mesh_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3829,7 +4145,7 @@ func (x *Locality) String() string {
 func (*Locality) ProtoMessage() {}
 
 func (x *Locality) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[34]
+	mi := &file_seine_v1_mesh_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3842,7 +4158,7 @@ func (x *Locality) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Locality.ProtoReflect.Descriptor instead.
 func (*Locality) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{34}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Locality) GetDistribute() []*Locality_Distribute {
@@ -3913,7 +4229,7 @@ type ConnectionPool struct {
 
 func (x *ConnectionPool) Reset() {
 	*x = ConnectionPool{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[35]
+	mi := &file_seine_v1_mesh_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3925,7 +4241,7 @@ func (x *ConnectionPool) String() string {
 func (*ConnectionPool) ProtoMessage() {}
 
 func (x *ConnectionPool) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[35]
+	mi := &file_seine_v1_mesh_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3938,7 +4254,7 @@ func (x *ConnectionPool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectionPool.ProtoReflect.Descriptor instead.
 func (*ConnectionPool) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{35}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ConnectionPool) GetMaxConnections() uint32 {
@@ -4023,7 +4339,7 @@ type OutlierDetection struct {
 
 func (x *OutlierDetection) Reset() {
 	*x = OutlierDetection{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[36]
+	mi := &file_seine_v1_mesh_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4035,7 +4351,7 @@ func (x *OutlierDetection) String() string {
 func (*OutlierDetection) ProtoMessage() {}
 
 func (x *OutlierDetection) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[36]
+	mi := &file_seine_v1_mesh_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4048,7 +4364,7 @@ func (x *OutlierDetection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutlierDetection.ProtoReflect.Descriptor instead.
 func (*OutlierDetection) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{36}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *OutlierDetection) GetConsecutive_5Xx() uint32 {
@@ -4134,7 +4450,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[37]
+	mi := &file_seine_v1_mesh_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4146,7 +4462,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[37]
+	mi := &file_seine_v1_mesh_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4159,7 +4475,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{37}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Endpoint) GetId() string {
@@ -4249,7 +4565,7 @@ type Fault_Delay struct {
 
 func (x *Fault_Delay) Reset() {
 	*x = Fault_Delay{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[40]
+	mi := &file_seine_v1_mesh_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4261,7 +4577,7 @@ func (x *Fault_Delay) String() string {
 func (*Fault_Delay) ProtoMessage() {}
 
 func (x *Fault_Delay) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[40]
+	mi := &file_seine_v1_mesh_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4274,7 +4590,7 @@ func (x *Fault_Delay) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fault_Delay.ProtoReflect.Descriptor instead.
 func (*Fault_Delay) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{15, 0}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{19, 0}
 }
 
 func (x *Fault_Delay) GetPerMillion() uint32 {
@@ -4302,7 +4618,7 @@ type Fault_Abort struct {
 
 func (x *Fault_Abort) Reset() {
 	*x = Fault_Abort{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[41]
+	mi := &file_seine_v1_mesh_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4314,7 +4630,7 @@ func (x *Fault_Abort) String() string {
 func (*Fault_Abort) ProtoMessage() {}
 
 func (x *Fault_Abort) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[41]
+	mi := &file_seine_v1_mesh_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4327,7 +4643,7 @@ func (x *Fault_Abort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fault_Abort.ProtoReflect.Descriptor instead.
 func (*Fault_Abort) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{15, 1}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{19, 1}
 }
 
 func (x *Fault_Abort) GetPerMillion() uint32 {
@@ -4363,7 +4679,7 @@ type ConsistentHash_Cookie struct {
 
 func (x *ConsistentHash_Cookie) Reset() {
 	*x = ConsistentHash_Cookie{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[44]
+	mi := &file_seine_v1_mesh_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4375,7 +4691,7 @@ func (x *ConsistentHash_Cookie) String() string {
 func (*ConsistentHash_Cookie) ProtoMessage() {}
 
 func (x *ConsistentHash_Cookie) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[44]
+	mi := &file_seine_v1_mesh_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4388,7 +4704,7 @@ func (x *ConsistentHash_Cookie) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsistentHash_Cookie.ProtoReflect.Descriptor instead.
 func (*ConsistentHash_Cookie) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{32, 0}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{36, 0}
 }
 
 func (x *ConsistentHash_Cookie) GetName() string {
@@ -4429,7 +4745,7 @@ type Locality_Distribute struct {
 
 func (x *Locality_Distribute) Reset() {
 	*x = Locality_Distribute{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[45]
+	mi := &file_seine_v1_mesh_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4441,7 +4757,7 @@ func (x *Locality_Distribute) String() string {
 func (*Locality_Distribute) ProtoMessage() {}
 
 func (x *Locality_Distribute) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[45]
+	mi := &file_seine_v1_mesh_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4454,7 +4770,7 @@ func (x *Locality_Distribute) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Locality_Distribute.ProtoReflect.Descriptor instead.
 func (*Locality_Distribute) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{34, 0}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{38, 0}
 }
 
 func (x *Locality_Distribute) GetFrom() string {
@@ -4481,7 +4797,7 @@ type Locality_Failover struct {
 
 func (x *Locality_Failover) Reset() {
 	*x = Locality_Failover{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[46]
+	mi := &file_seine_v1_mesh_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4493,7 +4809,7 @@ func (x *Locality_Failover) String() string {
 func (*Locality_Failover) ProtoMessage() {}
 
 func (x *Locality_Failover) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[46]
+	mi := &file_seine_v1_mesh_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4506,7 +4822,7 @@ func (x *Locality_Failover) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Locality_Failover.ProtoReflect.Descriptor instead.
 func (*Locality_Failover) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{34, 1}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{38, 1}
 }
 
 func (x *Locality_Failover) GetFrom() string {
@@ -4535,7 +4851,7 @@ type ConnectionPool_Keepalive struct {
 
 func (x *ConnectionPool_Keepalive) Reset() {
 	*x = ConnectionPool_Keepalive{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[49]
+	mi := &file_seine_v1_mesh_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4547,7 +4863,7 @@ func (x *ConnectionPool_Keepalive) String() string {
 func (*ConnectionPool_Keepalive) ProtoMessage() {}
 
 func (x *ConnectionPool_Keepalive) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[49]
+	mi := &file_seine_v1_mesh_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4560,7 +4876,7 @@ func (x *ConnectionPool_Keepalive) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectionPool_Keepalive.ProtoReflect.Descriptor instead.
 func (*ConnectionPool_Keepalive) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{35, 0}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{39, 0}
 }
 
 func (x *ConnectionPool_Keepalive) GetProbes() uint32 {
@@ -4606,7 +4922,7 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\x03app\x18\b \x01(\tR\x03app\x12\x18\n" +
 	"\aversion\x18\t \x01(\tR\aversion\x12\x18\n" +
 	"\acluster\x18\n" +
-	" \x01(\tR\acluster\"\x84\x06\n" +
+	" \x01(\tR\acluster\"\xee\x06\n" +
 	"\x04Self\x12.\n" +
 	"\bworkload\x18\x01 \x01(\v2\x12.seine.v1.WorkloadR\bworkload\x122\n" +
 	"\x06labels\x18\x02 \x03(\v2\x1a.seine.v1.Self.LabelsEntryR\x06labels\x12!\n" +
@@ -4624,10 +4940,34 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\x0ftrust_bundle_id\x18= \x01(\tR\rtrustBundleId\x12&\n" +
 	"\x0fsigning_root_id\x18> \x01(\tR\rsigningRootId\x124\n" +
 	"\ftrace_client\x18F \x01(\v2\x11.seine.v1.TracingR\vtraceClient\x124\n" +
-	"\ftrace_server\x18G \x01(\v2\x11.seine.v1.TracingR\vtraceServer\x1a9\n" +
+	"\ftrace_server\x18G \x01(\v2\x11.seine.v1.TracingR\vtraceServer\x12C\n" +
+	"\rauthorization\x18n \x03(\v2\x1d.seine.v1.AuthorizationPolicyR\rauthorization\x12#\n" +
+	"\rmerge_slashes\x18o \x01(\bR\fmergeSlashes\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa9\x03\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x80\x02\n" +
+	"\x13AuthorizationPolicy\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12%\n" +
+	"\x06source\x18\x02 \x01(\v2\r.seine.v1.RefR\x06source\x12<\n" +
+	"\x06action\x18\x03 \x01(\x0e2$.seine.v1.AuthorizationPolicy.ActionR\x06action\x12\x17\n" +
+	"\adry_run\x18\x04 \x01(\bR\x06dryRun\x121\n" +
+	"\x05rules\x18\x05 \x03(\v2\x1b.seine.v1.AuthorizationRuleR\x05rules\"(\n" +
+	"\x06Action\x12\t\n" +
+	"\x05ALLOW\x10\x00\x12\b\n" +
+	"\x04DENY\x10\x01\x12\t\n" +
+	"\x05AUDIT\x10\x02\"\x8c\x01\n" +
+	"\x11AuthorizationRule\x12(\n" +
+	"\x04from\x18\x01 \x03(\v2\x14.seine.v1.ConditionsR\x04from\x12$\n" +
+	"\x02to\x18\x02 \x03(\v2\x14.seine.v1.ConditionsR\x02to\x12'\n" +
+	"\x04when\x18\x03 \x03(\v2\x13.seine.v1.ConditionR\x04when\"3\n" +
+	"\n" +
+	"Conditions\x12%\n" +
+	"\x03all\x18\x01 \x03(\v2\x13.seine.v1.ConditionR\x03all\"T\n" +
+	"\tCondition\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x16\n" +
+	"\x06values\x18\x02 \x03(\tR\x06values\x12\x1d\n" +
+	"\n" +
+	"not_values\x18\x03 \x03(\tR\tnotValues\"\xa9\x03\n" +
 	"\aTracing\x121\n" +
 	"\tcollector\x18\x01 \x01(\v2\x13.seine.v1.CollectorR\tcollector\x12\x1a\n" +
 	"\bsampling\x18\x02 \x01(\x01R\bsampling\x12&\n" +
@@ -5051,180 +5391,193 @@ func file_seine_v1_mesh_proto_rawDescGZIP() []byte {
 	return file_seine_v1_mesh_proto_rawDescData
 }
 
-var file_seine_v1_mesh_proto_enumTypes = make([]protoimpl.EnumInfo, 9)
-var file_seine_v1_mesh_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
+var file_seine_v1_mesh_proto_enumTypes = make([]protoimpl.EnumInfo, 10)
+var file_seine_v1_mesh_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
 var file_seine_v1_mesh_proto_goTypes = []any{
 	(Protocol)(0),                    // 0: seine.v1.Protocol
 	(MtlsMode)(0),                    // 1: seine.v1.MtlsMode
-	(Collector_Protocol)(0),          // 2: seine.v1.Collector.Protocol
-	(AccessLog_Format)(0),            // 3: seine.v1.AccessLog.Format
-	(Answer_Kind)(0),                 // 4: seine.v1.Answer.Kind
-	(Service_Resolution)(0),          // 5: seine.v1.Service.Resolution
-	(TrafficPolicy_Balancer)(0),      // 6: seine.v1.TrafficPolicy.Balancer
-	(TrafficPolicy_Tls)(0),           // 7: seine.v1.TrafficPolicy.Tls
-	(TrafficPolicy_H2Upgrade)(0),     // 8: seine.v1.TrafficPolicy.H2Upgrade
-	(*Ref)(nil),                      // 9: seine.v1.Ref
-	(*Workload)(nil),                 // 10: seine.v1.Workload
-	(*Self)(nil),                     // 11: seine.v1.Self
-	(*Tracing)(nil),                  // 12: seine.v1.Tracing
-	(*Collector)(nil),                // 13: seine.v1.Collector
-	(*TraceTag)(nil),                 // 14: seine.v1.TraceTag
-	(*RateLimit)(nil),                // 15: seine.v1.RateLimit
-	(*InboundPort)(nil),              // 16: seine.v1.InboundPort
-	(*AccessLog)(nil),                // 17: seine.v1.AccessLog
-	(*Answer)(nil),                   // 18: seine.v1.Answer
-	(*StringMatch)(nil),              // 19: seine.v1.StringMatch
-	(*HeaderMatch)(nil),              // 20: seine.v1.HeaderMatch
-	(*QueryMatch)(nil),               // 21: seine.v1.QueryMatch
-	(*HttpMatch)(nil),                // 22: seine.v1.HttpMatch
-	(*HttpRule)(nil),                 // 23: seine.v1.HttpRule
-	(*Fault)(nil),                    // 24: seine.v1.Fault
-	(*Cors)(nil),                     // 25: seine.v1.Cors
-	(*Mirror)(nil),                   // 26: seine.v1.Mirror
-	(*Retry)(nil),                    // 27: seine.v1.Retry
-	(*TcpMatch)(nil),                 // 28: seine.v1.TcpMatch
-	(*TcpRule)(nil),                  // 29: seine.v1.TcpRule
-	(*Destination)(nil),              // 30: seine.v1.Destination
-	(*Redirect)(nil),                 // 31: seine.v1.Redirect
-	(*DirectResponse)(nil),           // 32: seine.v1.DirectResponse
-	(*Rewrite)(nil),                  // 33: seine.v1.Rewrite
-	(*HeaderOps)(nil),                // 34: seine.v1.HeaderOps
-	(*Header)(nil),                   // 35: seine.v1.Header
-	(*Service)(nil),                  // 36: seine.v1.Service
-	(*Subset)(nil),                   // 37: seine.v1.Subset
-	(*TrafficPolicy)(nil),            // 38: seine.v1.TrafficPolicy
-	(*OriginateTls)(nil),             // 39: seine.v1.OriginateTls
-	(*RetryBudget)(nil),              // 40: seine.v1.RetryBudget
-	(*ConsistentHash)(nil),           // 41: seine.v1.ConsistentHash
-	(*Warmup)(nil),                   // 42: seine.v1.Warmup
-	(*Locality)(nil),                 // 43: seine.v1.Locality
-	(*ConnectionPool)(nil),           // 44: seine.v1.ConnectionPool
-	(*OutlierDetection)(nil),         // 45: seine.v1.OutlierDetection
-	(*Endpoint)(nil),                 // 46: seine.v1.Endpoint
-	nil,                              // 47: seine.v1.Self.LabelsEntry
-	nil,                              // 48: seine.v1.HttpMatch.SourceLabelsEntry
-	(*Fault_Delay)(nil),              // 49: seine.v1.Fault.Delay
-	(*Fault_Abort)(nil),              // 50: seine.v1.Fault.Abort
-	nil,                              // 51: seine.v1.TcpMatch.SourceLabelsEntry
-	nil,                              // 52: seine.v1.Subset.LabelsEntry
-	(*ConsistentHash_Cookie)(nil),    // 53: seine.v1.ConsistentHash.Cookie
-	(*Locality_Distribute)(nil),      // 54: seine.v1.Locality.Distribute
-	(*Locality_Failover)(nil),        // 55: seine.v1.Locality.Failover
-	nil,                              // 56: seine.v1.Locality.CallerLabelsEntry
-	nil,                              // 57: seine.v1.Locality.Distribute.ToEntry
-	(*ConnectionPool_Keepalive)(nil), // 58: seine.v1.ConnectionPool.Keepalive
-	nil,                              // 59: seine.v1.Endpoint.LabelsEntry
-	(*durationpb.Duration)(nil),      // 60: google.protobuf.Duration
+	(AuthorizationPolicy_Action)(0),  // 2: seine.v1.AuthorizationPolicy.Action
+	(Collector_Protocol)(0),          // 3: seine.v1.Collector.Protocol
+	(AccessLog_Format)(0),            // 4: seine.v1.AccessLog.Format
+	(Answer_Kind)(0),                 // 5: seine.v1.Answer.Kind
+	(Service_Resolution)(0),          // 6: seine.v1.Service.Resolution
+	(TrafficPolicy_Balancer)(0),      // 7: seine.v1.TrafficPolicy.Balancer
+	(TrafficPolicy_Tls)(0),           // 8: seine.v1.TrafficPolicy.Tls
+	(TrafficPolicy_H2Upgrade)(0),     // 9: seine.v1.TrafficPolicy.H2Upgrade
+	(*Ref)(nil),                      // 10: seine.v1.Ref
+	(*Workload)(nil),                 // 11: seine.v1.Workload
+	(*Self)(nil),                     // 12: seine.v1.Self
+	(*AuthorizationPolicy)(nil),      // 13: seine.v1.AuthorizationPolicy
+	(*AuthorizationRule)(nil),        // 14: seine.v1.AuthorizationRule
+	(*Conditions)(nil),               // 15: seine.v1.Conditions
+	(*Condition)(nil),                // 16: seine.v1.Condition
+	(*Tracing)(nil),                  // 17: seine.v1.Tracing
+	(*Collector)(nil),                // 18: seine.v1.Collector
+	(*TraceTag)(nil),                 // 19: seine.v1.TraceTag
+	(*RateLimit)(nil),                // 20: seine.v1.RateLimit
+	(*InboundPort)(nil),              // 21: seine.v1.InboundPort
+	(*AccessLog)(nil),                // 22: seine.v1.AccessLog
+	(*Answer)(nil),                   // 23: seine.v1.Answer
+	(*StringMatch)(nil),              // 24: seine.v1.StringMatch
+	(*HeaderMatch)(nil),              // 25: seine.v1.HeaderMatch
+	(*QueryMatch)(nil),               // 26: seine.v1.QueryMatch
+	(*HttpMatch)(nil),                // 27: seine.v1.HttpMatch
+	(*HttpRule)(nil),                 // 28: seine.v1.HttpRule
+	(*Fault)(nil),                    // 29: seine.v1.Fault
+	(*Cors)(nil),                     // 30: seine.v1.Cors
+	(*Mirror)(nil),                   // 31: seine.v1.Mirror
+	(*Retry)(nil),                    // 32: seine.v1.Retry
+	(*TcpMatch)(nil),                 // 33: seine.v1.TcpMatch
+	(*TcpRule)(nil),                  // 34: seine.v1.TcpRule
+	(*Destination)(nil),              // 35: seine.v1.Destination
+	(*Redirect)(nil),                 // 36: seine.v1.Redirect
+	(*DirectResponse)(nil),           // 37: seine.v1.DirectResponse
+	(*Rewrite)(nil),                  // 38: seine.v1.Rewrite
+	(*HeaderOps)(nil),                // 39: seine.v1.HeaderOps
+	(*Header)(nil),                   // 40: seine.v1.Header
+	(*Service)(nil),                  // 41: seine.v1.Service
+	(*Subset)(nil),                   // 42: seine.v1.Subset
+	(*TrafficPolicy)(nil),            // 43: seine.v1.TrafficPolicy
+	(*OriginateTls)(nil),             // 44: seine.v1.OriginateTls
+	(*RetryBudget)(nil),              // 45: seine.v1.RetryBudget
+	(*ConsistentHash)(nil),           // 46: seine.v1.ConsistentHash
+	(*Warmup)(nil),                   // 47: seine.v1.Warmup
+	(*Locality)(nil),                 // 48: seine.v1.Locality
+	(*ConnectionPool)(nil),           // 49: seine.v1.ConnectionPool
+	(*OutlierDetection)(nil),         // 50: seine.v1.OutlierDetection
+	(*Endpoint)(nil),                 // 51: seine.v1.Endpoint
+	nil,                              // 52: seine.v1.Self.LabelsEntry
+	nil,                              // 53: seine.v1.HttpMatch.SourceLabelsEntry
+	(*Fault_Delay)(nil),              // 54: seine.v1.Fault.Delay
+	(*Fault_Abort)(nil),              // 55: seine.v1.Fault.Abort
+	nil,                              // 56: seine.v1.TcpMatch.SourceLabelsEntry
+	nil,                              // 57: seine.v1.Subset.LabelsEntry
+	(*ConsistentHash_Cookie)(nil),    // 58: seine.v1.ConsistentHash.Cookie
+	(*Locality_Distribute)(nil),      // 59: seine.v1.Locality.Distribute
+	(*Locality_Failover)(nil),        // 60: seine.v1.Locality.Failover
+	nil,                              // 61: seine.v1.Locality.CallerLabelsEntry
+	nil,                              // 62: seine.v1.Locality.Distribute.ToEntry
+	(*ConnectionPool_Keepalive)(nil), // 63: seine.v1.ConnectionPool.Keepalive
+	nil,                              // 64: seine.v1.Endpoint.LabelsEntry
+	(*durationpb.Duration)(nil),      // 65: google.protobuf.Duration
 }
 var file_seine_v1_mesh_proto_depIdxs = []int32{
-	10,  // 0: seine.v1.Self.workload:type_name -> seine.v1.Workload
-	47,  // 1: seine.v1.Self.labels:type_name -> seine.v1.Self.LabelsEntry
-	16,  // 2: seine.v1.Self.inbound:type_name -> seine.v1.InboundPort
+	11,  // 0: seine.v1.Self.workload:type_name -> seine.v1.Workload
+	52,  // 1: seine.v1.Self.labels:type_name -> seine.v1.Self.LabelsEntry
+	21,  // 2: seine.v1.Self.inbound:type_name -> seine.v1.InboundPort
 	1,   // 3: seine.v1.Self.default_mtls:type_name -> seine.v1.MtlsMode
-	9,   // 4: seine.v1.Self.default_mtls_source:type_name -> seine.v1.Ref
-	17,  // 5: seine.v1.Self.access_log:type_name -> seine.v1.AccessLog
-	15,  // 6: seine.v1.Self.rate_limits:type_name -> seine.v1.RateLimit
-	12,  // 7: seine.v1.Self.trace_client:type_name -> seine.v1.Tracing
-	12,  // 8: seine.v1.Self.trace_server:type_name -> seine.v1.Tracing
-	13,  // 9: seine.v1.Tracing.collector:type_name -> seine.v1.Collector
-	14,  // 10: seine.v1.Tracing.tags:type_name -> seine.v1.TraceTag
-	60,  // 11: seine.v1.Tracing.keep_slower:type_name -> google.protobuf.Duration
-	9,   // 12: seine.v1.Tracing.source:type_name -> seine.v1.Ref
-	2,   // 13: seine.v1.Collector.protocol:type_name -> seine.v1.Collector.Protocol
-	14,  // 14: seine.v1.Collector.headers:type_name -> seine.v1.TraceTag
-	60,  // 15: seine.v1.Collector.timeout:type_name -> google.protobuf.Duration
-	9,   // 16: seine.v1.RateLimit.source:type_name -> seine.v1.Ref
-	22,  // 17: seine.v1.RateLimit.match:type_name -> seine.v1.HttpMatch
-	60,  // 18: seine.v1.RateLimit.per:type_name -> google.protobuf.Duration
-	0,   // 19: seine.v1.InboundPort.protocol:type_name -> seine.v1.Protocol
-	1,   // 20: seine.v1.InboundPort.mtls:type_name -> seine.v1.MtlsMode
-	9,   // 21: seine.v1.InboundPort.mtls_source:type_name -> seine.v1.Ref
-	3,   // 22: seine.v1.AccessLog.format:type_name -> seine.v1.AccessLog.Format
-	4,   // 23: seine.v1.Answer.kind:type_name -> seine.v1.Answer.Kind
-	0,   // 24: seine.v1.Answer.protocol:type_name -> seine.v1.Protocol
-	23,  // 25: seine.v1.Answer.http:type_name -> seine.v1.HttpRule
-	29,  // 26: seine.v1.Answer.tcp:type_name -> seine.v1.TcpRule
-	9,   // 27: seine.v1.Answer.source:type_name -> seine.v1.Ref
-	19,  // 28: seine.v1.HeaderMatch.value:type_name -> seine.v1.StringMatch
-	19,  // 29: seine.v1.QueryMatch.value:type_name -> seine.v1.StringMatch
-	19,  // 30: seine.v1.HttpMatch.uri:type_name -> seine.v1.StringMatch
-	19,  // 31: seine.v1.HttpMatch.scheme:type_name -> seine.v1.StringMatch
-	19,  // 32: seine.v1.HttpMatch.method:type_name -> seine.v1.StringMatch
-	19,  // 33: seine.v1.HttpMatch.authority:type_name -> seine.v1.StringMatch
-	20,  // 34: seine.v1.HttpMatch.headers:type_name -> seine.v1.HeaderMatch
-	21,  // 35: seine.v1.HttpMatch.query:type_name -> seine.v1.QueryMatch
-	48,  // 36: seine.v1.HttpMatch.source_labels:type_name -> seine.v1.HttpMatch.SourceLabelsEntry
-	22,  // 37: seine.v1.HttpRule.match:type_name -> seine.v1.HttpMatch
-	9,   // 38: seine.v1.HttpRule.source:type_name -> seine.v1.Ref
-	30,  // 39: seine.v1.HttpRule.destinations:type_name -> seine.v1.Destination
-	31,  // 40: seine.v1.HttpRule.redirect:type_name -> seine.v1.Redirect
-	32,  // 41: seine.v1.HttpRule.direct_response:type_name -> seine.v1.DirectResponse
-	33,  // 42: seine.v1.HttpRule.rewrite:type_name -> seine.v1.Rewrite
-	34,  // 43: seine.v1.HttpRule.request_headers:type_name -> seine.v1.HeaderOps
-	34,  // 44: seine.v1.HttpRule.response_headers:type_name -> seine.v1.HeaderOps
-	60,  // 45: seine.v1.HttpRule.timeout:type_name -> google.protobuf.Duration
-	27,  // 46: seine.v1.HttpRule.retry:type_name -> seine.v1.Retry
-	24,  // 47: seine.v1.HttpRule.fault:type_name -> seine.v1.Fault
-	25,  // 48: seine.v1.HttpRule.cors:type_name -> seine.v1.Cors
-	26,  // 49: seine.v1.HttpRule.mirrors:type_name -> seine.v1.Mirror
-	9,   // 50: seine.v1.HttpRule.delegate:type_name -> seine.v1.Ref
-	49,  // 51: seine.v1.Fault.delay:type_name -> seine.v1.Fault.Delay
-	50,  // 52: seine.v1.Fault.abort:type_name -> seine.v1.Fault.Abort
-	19,  // 53: seine.v1.Cors.origins:type_name -> seine.v1.StringMatch
-	60,  // 54: seine.v1.Cors.max_age:type_name -> google.protobuf.Duration
-	30,  // 55: seine.v1.Mirror.destination:type_name -> seine.v1.Destination
-	60,  // 56: seine.v1.Retry.per_try_timeout:type_name -> google.protobuf.Duration
-	60,  // 57: seine.v1.Retry.backoff:type_name -> google.protobuf.Duration
-	51,  // 58: seine.v1.TcpMatch.source_labels:type_name -> seine.v1.TcpMatch.SourceLabelsEntry
-	28,  // 59: seine.v1.TcpRule.match:type_name -> seine.v1.TcpMatch
-	9,   // 60: seine.v1.TcpRule.source:type_name -> seine.v1.Ref
-	30,  // 61: seine.v1.TcpRule.destinations:type_name -> seine.v1.Destination
-	34,  // 62: seine.v1.Destination.request_headers:type_name -> seine.v1.HeaderOps
-	34,  // 63: seine.v1.Destination.response_headers:type_name -> seine.v1.HeaderOps
-	35,  // 64: seine.v1.HeaderOps.set:type_name -> seine.v1.Header
-	35,  // 65: seine.v1.HeaderOps.add:type_name -> seine.v1.Header
-	0,   // 66: seine.v1.Service.protocol:type_name -> seine.v1.Protocol
-	5,   // 67: seine.v1.Service.resolution:type_name -> seine.v1.Service.Resolution
-	38,  // 68: seine.v1.Service.policy:type_name -> seine.v1.TrafficPolicy
-	37,  // 69: seine.v1.Service.subsets:type_name -> seine.v1.Subset
-	9,   // 70: seine.v1.Service.source:type_name -> seine.v1.Ref
-	52,  // 71: seine.v1.Subset.labels:type_name -> seine.v1.Subset.LabelsEntry
-	38,  // 72: seine.v1.Subset.policy:type_name -> seine.v1.TrafficPolicy
-	6,   // 73: seine.v1.TrafficPolicy.balancer:type_name -> seine.v1.TrafficPolicy.Balancer
-	7,   // 74: seine.v1.TrafficPolicy.tls:type_name -> seine.v1.TrafficPolicy.Tls
-	60,  // 75: seine.v1.TrafficPolicy.connect_timeout:type_name -> google.protobuf.Duration
-	44,  // 76: seine.v1.TrafficPolicy.pool:type_name -> seine.v1.ConnectionPool
-	45,  // 77: seine.v1.TrafficPolicy.outlier:type_name -> seine.v1.OutlierDetection
-	41,  // 78: seine.v1.TrafficPolicy.hash:type_name -> seine.v1.ConsistentHash
-	42,  // 79: seine.v1.TrafficPolicy.warmup:type_name -> seine.v1.Warmup
-	43,  // 80: seine.v1.TrafficPolicy.locality:type_name -> seine.v1.Locality
-	39,  // 81: seine.v1.TrafficPolicy.originate:type_name -> seine.v1.OriginateTls
-	40,  // 82: seine.v1.TrafficPolicy.retry_budget:type_name -> seine.v1.RetryBudget
-	8,   // 83: seine.v1.TrafficPolicy.h2_upgrade:type_name -> seine.v1.TrafficPolicy.H2Upgrade
-	53,  // 84: seine.v1.ConsistentHash.cookie:type_name -> seine.v1.ConsistentHash.Cookie
-	60,  // 85: seine.v1.Warmup.duration:type_name -> google.protobuf.Duration
-	54,  // 86: seine.v1.Locality.distribute:type_name -> seine.v1.Locality.Distribute
-	55,  // 87: seine.v1.Locality.failover:type_name -> seine.v1.Locality.Failover
-	56,  // 88: seine.v1.Locality.caller_labels:type_name -> seine.v1.Locality.CallerLabelsEntry
-	60,  // 89: seine.v1.ConnectionPool.idle_timeout:type_name -> google.protobuf.Duration
-	60,  // 90: seine.v1.ConnectionPool.tcp_idle_timeout:type_name -> google.protobuf.Duration
-	60,  // 91: seine.v1.ConnectionPool.max_connection_duration:type_name -> google.protobuf.Duration
-	58,  // 92: seine.v1.ConnectionPool.keepalive:type_name -> seine.v1.ConnectionPool.Keepalive
-	60,  // 93: seine.v1.OutlierDetection.interval:type_name -> google.protobuf.Duration
-	60,  // 94: seine.v1.OutlierDetection.base_ejection_time:type_name -> google.protobuf.Duration
-	10,  // 95: seine.v1.Endpoint.workload:type_name -> seine.v1.Workload
-	59,  // 96: seine.v1.Endpoint.labels:type_name -> seine.v1.Endpoint.LabelsEntry
-	60,  // 97: seine.v1.Fault.Delay.fixed:type_name -> google.protobuf.Duration
-	60,  // 98: seine.v1.ConsistentHash.Cookie.ttl:type_name -> google.protobuf.Duration
-	35,  // 99: seine.v1.ConsistentHash.Cookie.attributes:type_name -> seine.v1.Header
-	57,  // 100: seine.v1.Locality.Distribute.to:type_name -> seine.v1.Locality.Distribute.ToEntry
-	60,  // 101: seine.v1.ConnectionPool.Keepalive.time:type_name -> google.protobuf.Duration
-	60,  // 102: seine.v1.ConnectionPool.Keepalive.interval:type_name -> google.protobuf.Duration
-	103, // [103:103] is the sub-list for method output_type
-	103, // [103:103] is the sub-list for method input_type
-	103, // [103:103] is the sub-list for extension type_name
-	103, // [103:103] is the sub-list for extension extendee
-	0,   // [0:103] is the sub-list for field type_name
+	10,  // 4: seine.v1.Self.default_mtls_source:type_name -> seine.v1.Ref
+	22,  // 5: seine.v1.Self.access_log:type_name -> seine.v1.AccessLog
+	20,  // 6: seine.v1.Self.rate_limits:type_name -> seine.v1.RateLimit
+	17,  // 7: seine.v1.Self.trace_client:type_name -> seine.v1.Tracing
+	17,  // 8: seine.v1.Self.trace_server:type_name -> seine.v1.Tracing
+	13,  // 9: seine.v1.Self.authorization:type_name -> seine.v1.AuthorizationPolicy
+	10,  // 10: seine.v1.AuthorizationPolicy.source:type_name -> seine.v1.Ref
+	2,   // 11: seine.v1.AuthorizationPolicy.action:type_name -> seine.v1.AuthorizationPolicy.Action
+	14,  // 12: seine.v1.AuthorizationPolicy.rules:type_name -> seine.v1.AuthorizationRule
+	15,  // 13: seine.v1.AuthorizationRule.from:type_name -> seine.v1.Conditions
+	15,  // 14: seine.v1.AuthorizationRule.to:type_name -> seine.v1.Conditions
+	16,  // 15: seine.v1.AuthorizationRule.when:type_name -> seine.v1.Condition
+	16,  // 16: seine.v1.Conditions.all:type_name -> seine.v1.Condition
+	18,  // 17: seine.v1.Tracing.collector:type_name -> seine.v1.Collector
+	19,  // 18: seine.v1.Tracing.tags:type_name -> seine.v1.TraceTag
+	65,  // 19: seine.v1.Tracing.keep_slower:type_name -> google.protobuf.Duration
+	10,  // 20: seine.v1.Tracing.source:type_name -> seine.v1.Ref
+	3,   // 21: seine.v1.Collector.protocol:type_name -> seine.v1.Collector.Protocol
+	19,  // 22: seine.v1.Collector.headers:type_name -> seine.v1.TraceTag
+	65,  // 23: seine.v1.Collector.timeout:type_name -> google.protobuf.Duration
+	10,  // 24: seine.v1.RateLimit.source:type_name -> seine.v1.Ref
+	27,  // 25: seine.v1.RateLimit.match:type_name -> seine.v1.HttpMatch
+	65,  // 26: seine.v1.RateLimit.per:type_name -> google.protobuf.Duration
+	0,   // 27: seine.v1.InboundPort.protocol:type_name -> seine.v1.Protocol
+	1,   // 28: seine.v1.InboundPort.mtls:type_name -> seine.v1.MtlsMode
+	10,  // 29: seine.v1.InboundPort.mtls_source:type_name -> seine.v1.Ref
+	4,   // 30: seine.v1.AccessLog.format:type_name -> seine.v1.AccessLog.Format
+	5,   // 31: seine.v1.Answer.kind:type_name -> seine.v1.Answer.Kind
+	0,   // 32: seine.v1.Answer.protocol:type_name -> seine.v1.Protocol
+	28,  // 33: seine.v1.Answer.http:type_name -> seine.v1.HttpRule
+	34,  // 34: seine.v1.Answer.tcp:type_name -> seine.v1.TcpRule
+	10,  // 35: seine.v1.Answer.source:type_name -> seine.v1.Ref
+	24,  // 36: seine.v1.HeaderMatch.value:type_name -> seine.v1.StringMatch
+	24,  // 37: seine.v1.QueryMatch.value:type_name -> seine.v1.StringMatch
+	24,  // 38: seine.v1.HttpMatch.uri:type_name -> seine.v1.StringMatch
+	24,  // 39: seine.v1.HttpMatch.scheme:type_name -> seine.v1.StringMatch
+	24,  // 40: seine.v1.HttpMatch.method:type_name -> seine.v1.StringMatch
+	24,  // 41: seine.v1.HttpMatch.authority:type_name -> seine.v1.StringMatch
+	25,  // 42: seine.v1.HttpMatch.headers:type_name -> seine.v1.HeaderMatch
+	26,  // 43: seine.v1.HttpMatch.query:type_name -> seine.v1.QueryMatch
+	53,  // 44: seine.v1.HttpMatch.source_labels:type_name -> seine.v1.HttpMatch.SourceLabelsEntry
+	27,  // 45: seine.v1.HttpRule.match:type_name -> seine.v1.HttpMatch
+	10,  // 46: seine.v1.HttpRule.source:type_name -> seine.v1.Ref
+	35,  // 47: seine.v1.HttpRule.destinations:type_name -> seine.v1.Destination
+	36,  // 48: seine.v1.HttpRule.redirect:type_name -> seine.v1.Redirect
+	37,  // 49: seine.v1.HttpRule.direct_response:type_name -> seine.v1.DirectResponse
+	38,  // 50: seine.v1.HttpRule.rewrite:type_name -> seine.v1.Rewrite
+	39,  // 51: seine.v1.HttpRule.request_headers:type_name -> seine.v1.HeaderOps
+	39,  // 52: seine.v1.HttpRule.response_headers:type_name -> seine.v1.HeaderOps
+	65,  // 53: seine.v1.HttpRule.timeout:type_name -> google.protobuf.Duration
+	32,  // 54: seine.v1.HttpRule.retry:type_name -> seine.v1.Retry
+	29,  // 55: seine.v1.HttpRule.fault:type_name -> seine.v1.Fault
+	30,  // 56: seine.v1.HttpRule.cors:type_name -> seine.v1.Cors
+	31,  // 57: seine.v1.HttpRule.mirrors:type_name -> seine.v1.Mirror
+	10,  // 58: seine.v1.HttpRule.delegate:type_name -> seine.v1.Ref
+	54,  // 59: seine.v1.Fault.delay:type_name -> seine.v1.Fault.Delay
+	55,  // 60: seine.v1.Fault.abort:type_name -> seine.v1.Fault.Abort
+	24,  // 61: seine.v1.Cors.origins:type_name -> seine.v1.StringMatch
+	65,  // 62: seine.v1.Cors.max_age:type_name -> google.protobuf.Duration
+	35,  // 63: seine.v1.Mirror.destination:type_name -> seine.v1.Destination
+	65,  // 64: seine.v1.Retry.per_try_timeout:type_name -> google.protobuf.Duration
+	65,  // 65: seine.v1.Retry.backoff:type_name -> google.protobuf.Duration
+	56,  // 66: seine.v1.TcpMatch.source_labels:type_name -> seine.v1.TcpMatch.SourceLabelsEntry
+	33,  // 67: seine.v1.TcpRule.match:type_name -> seine.v1.TcpMatch
+	10,  // 68: seine.v1.TcpRule.source:type_name -> seine.v1.Ref
+	35,  // 69: seine.v1.TcpRule.destinations:type_name -> seine.v1.Destination
+	39,  // 70: seine.v1.Destination.request_headers:type_name -> seine.v1.HeaderOps
+	39,  // 71: seine.v1.Destination.response_headers:type_name -> seine.v1.HeaderOps
+	40,  // 72: seine.v1.HeaderOps.set:type_name -> seine.v1.Header
+	40,  // 73: seine.v1.HeaderOps.add:type_name -> seine.v1.Header
+	0,   // 74: seine.v1.Service.protocol:type_name -> seine.v1.Protocol
+	6,   // 75: seine.v1.Service.resolution:type_name -> seine.v1.Service.Resolution
+	43,  // 76: seine.v1.Service.policy:type_name -> seine.v1.TrafficPolicy
+	42,  // 77: seine.v1.Service.subsets:type_name -> seine.v1.Subset
+	10,  // 78: seine.v1.Service.source:type_name -> seine.v1.Ref
+	57,  // 79: seine.v1.Subset.labels:type_name -> seine.v1.Subset.LabelsEntry
+	43,  // 80: seine.v1.Subset.policy:type_name -> seine.v1.TrafficPolicy
+	7,   // 81: seine.v1.TrafficPolicy.balancer:type_name -> seine.v1.TrafficPolicy.Balancer
+	8,   // 82: seine.v1.TrafficPolicy.tls:type_name -> seine.v1.TrafficPolicy.Tls
+	65,  // 83: seine.v1.TrafficPolicy.connect_timeout:type_name -> google.protobuf.Duration
+	49,  // 84: seine.v1.TrafficPolicy.pool:type_name -> seine.v1.ConnectionPool
+	50,  // 85: seine.v1.TrafficPolicy.outlier:type_name -> seine.v1.OutlierDetection
+	46,  // 86: seine.v1.TrafficPolicy.hash:type_name -> seine.v1.ConsistentHash
+	47,  // 87: seine.v1.TrafficPolicy.warmup:type_name -> seine.v1.Warmup
+	48,  // 88: seine.v1.TrafficPolicy.locality:type_name -> seine.v1.Locality
+	44,  // 89: seine.v1.TrafficPolicy.originate:type_name -> seine.v1.OriginateTls
+	45,  // 90: seine.v1.TrafficPolicy.retry_budget:type_name -> seine.v1.RetryBudget
+	9,   // 91: seine.v1.TrafficPolicy.h2_upgrade:type_name -> seine.v1.TrafficPolicy.H2Upgrade
+	58,  // 92: seine.v1.ConsistentHash.cookie:type_name -> seine.v1.ConsistentHash.Cookie
+	65,  // 93: seine.v1.Warmup.duration:type_name -> google.protobuf.Duration
+	59,  // 94: seine.v1.Locality.distribute:type_name -> seine.v1.Locality.Distribute
+	60,  // 95: seine.v1.Locality.failover:type_name -> seine.v1.Locality.Failover
+	61,  // 96: seine.v1.Locality.caller_labels:type_name -> seine.v1.Locality.CallerLabelsEntry
+	65,  // 97: seine.v1.ConnectionPool.idle_timeout:type_name -> google.protobuf.Duration
+	65,  // 98: seine.v1.ConnectionPool.tcp_idle_timeout:type_name -> google.protobuf.Duration
+	65,  // 99: seine.v1.ConnectionPool.max_connection_duration:type_name -> google.protobuf.Duration
+	63,  // 100: seine.v1.ConnectionPool.keepalive:type_name -> seine.v1.ConnectionPool.Keepalive
+	65,  // 101: seine.v1.OutlierDetection.interval:type_name -> google.protobuf.Duration
+	65,  // 102: seine.v1.OutlierDetection.base_ejection_time:type_name -> google.protobuf.Duration
+	11,  // 103: seine.v1.Endpoint.workload:type_name -> seine.v1.Workload
+	64,  // 104: seine.v1.Endpoint.labels:type_name -> seine.v1.Endpoint.LabelsEntry
+	65,  // 105: seine.v1.Fault.Delay.fixed:type_name -> google.protobuf.Duration
+	65,  // 106: seine.v1.ConsistentHash.Cookie.ttl:type_name -> google.protobuf.Duration
+	40,  // 107: seine.v1.ConsistentHash.Cookie.attributes:type_name -> seine.v1.Header
+	62,  // 108: seine.v1.Locality.Distribute.to:type_name -> seine.v1.Locality.Distribute.ToEntry
+	65,  // 109: seine.v1.ConnectionPool.Keepalive.time:type_name -> google.protobuf.Duration
+	65,  // 110: seine.v1.ConnectionPool.Keepalive.interval:type_name -> google.protobuf.Duration
+	111, // [111:111] is the sub-list for method output_type
+	111, // [111:111] is the sub-list for method input_type
+	111, // [111:111] is the sub-list for extension type_name
+	111, // [111:111] is the sub-list for extension extendee
+	0,   // [0:111] is the sub-list for field type_name
 }
 
 func init() { file_seine_v1_mesh_proto_init() }
@@ -5232,22 +5585,22 @@ func file_seine_v1_mesh_proto_init() {
 	if File_seine_v1_mesh_proto != nil {
 		return
 	}
-	file_seine_v1_mesh_proto_msgTypes[5].OneofWrappers = []any{
+	file_seine_v1_mesh_proto_msgTypes[9].OneofWrappers = []any{
 		(*TraceTag_Literal)(nil),
 		(*TraceTag_Environment)(nil),
 		(*TraceTag_Header)(nil),
 	}
-	file_seine_v1_mesh_proto_msgTypes[6].OneofWrappers = []any{
+	file_seine_v1_mesh_proto_msgTypes[10].OneofWrappers = []any{
 		(*RateLimit_Header)(nil),
 		(*RateLimit_Client)(nil),
 	}
-	file_seine_v1_mesh_proto_msgTypes[10].OneofWrappers = []any{
+	file_seine_v1_mesh_proto_msgTypes[14].OneofWrappers = []any{
 		(*StringMatch_Exact)(nil),
 		(*StringMatch_Prefix)(nil),
 		(*StringMatch_Regex)(nil),
 		(*StringMatch_Present)(nil),
 	}
-	file_seine_v1_mesh_proto_msgTypes[32].OneofWrappers = []any{
+	file_seine_v1_mesh_proto_msgTypes[36].OneofWrappers = []any{
 		(*ConsistentHash_Header)(nil),
 		(*ConsistentHash_Cookie_)(nil),
 		(*ConsistentHash_SourceIp)(nil),
@@ -5258,8 +5611,8 @@ func file_seine_v1_mesh_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_seine_v1_mesh_proto_rawDesc), len(file_seine_v1_mesh_proto_rawDesc)),
-			NumEnums:      9,
-			NumMessages:   51,
+			NumEnums:      10,
+			NumMessages:   55,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
