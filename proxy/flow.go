@@ -97,6 +97,8 @@ func (f *flow) splice(w *worker, src, dst *socket) bool {
 				src.readable = false
 			case errno != 0:
 				src.fail(errno)
+			case src.lost == syscall.ECONNRESET: // as in fillPlain: no end of the peer's
+				src.fail(src.lost)
 			default:
 				src.readable, src.eof, src.clean = false, true, true
 			}

@@ -289,3 +289,40 @@ func TestKeepAlive(t *testing.T) {
 		t.Error(v)
 	}
 }
+
+// TestSpliceMeetsReset: the kernel says once that the peer has reset. Where a write
+// was told, what is spliced ends all the same, but not orderly.
+func TestSpliceMeetsReset(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer l.Close()
+	peer, err := net.Dial("tcp", l.Addr().String())
+	must(t, err)
+	c, err := l.Accept()
+	must(t, err)
+	f, err := c.(*net.TCPConn).File()
+	must(t, err)
+	must(t, c.Close()) // f is the connection now
+	defer f.Close()
+	fd := int(f.Fd())
+	must(t, syscall.SetNonblock(fd, true))
+	must(t, peer.(*net.TCPConn).SetLinger(0))
+	must(t, peer.Close())
+	w := &worker{}
+	src, dst := &socket{w: w, fd: fd, readable: true}, &socket{w: w, fd: -1, writable: true}
+	eventually(t, "the reset has come", func() bool {
+		_, err := syscall.Write(fd, []byte("x"))
+		if err != nil {
+			src.cannotSend(err.(syscall.Errno))
+		}
+		return err != nil
+	})
+	if src.lost != syscall.ECONNRESET {
+		t.Fatalf("the write met %v", src.lost)
+	}
+	way := flow{bulk: true}
+	if way.splice(w, src, dst) || src.err == nil || src.clean {
+		t.Errorf("err %v, an orderly end: %v", src.err, src.clean)
+	}
+	w.pipes.close()
+}
