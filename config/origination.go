@@ -6,12 +6,8 @@ import (
 	networking "istio.io/api/networking/v1alpha3"
 
 	seinev1 "github.com/seinemesh/seine/api/seine/v1"
+	"github.com/seinemesh/seine/mesh"
 )
-
-// CredentialsDir is where a sidecar has the Secrets that its pod lets it have, a
-// folder for each. The control plane never reads or carries one: Kubernetes puts
-// them there, and it alone decides who gets them.
-const CredentialsDir = "/etc/seine/credentials"
 
 // originateProto is how TLS is begun with a server outside the mesh; nil for the
 // other modes, and where it cannot be done as it is written: SIMPLE and MUTUAL
@@ -29,7 +25,7 @@ func originateProto(t *networking.ClientTLSSettings) *seinev1.OriginateTls {
 		return out
 	}
 	// As Istio: the Secret's, instead of files.
-	dir := CredentialsDir + "/" + t.CredentialName + "/"
+	dir := mesh.CredentialsDir + "/" + t.CredentialName + "/"
 	out.Credential, out.CaCertificates = t.CredentialName, dir+"ca.crt"
 	if mutual {
 		out.ClientCertificate, out.PrivateKey = dir+"tls.crt", dir+"tls.key"

@@ -11,7 +11,7 @@ import (
 )
 
 // credentialsDir is where the sidecar has Secrets, a folder for each: the same as
-// config.CredentialsDir.
+// mesh.CredentialsDir.
 const credentialsDir = "/etc/seine/credentials"
 
 const maxCredentials = 32

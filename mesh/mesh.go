@@ -239,6 +239,11 @@ type Authorization struct {
 	Policy   *seinev1.AuthorizationPolicy
 }
 
+// CredentialsDir is where a sidecar has the Secrets that its pod lets it have, a
+// folder for each. The control plane never reads or carries one: Kubernetes puts
+// them there, and it alone decides who gets them.
+const CredentialsDir = "/etc/seine/credentials"
+
 // Parts are what a Snapshot is made of.
 type Parts struct {
 	Settings         Settings

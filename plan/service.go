@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
+	"path"
 	"slices"
 	"strings"
 
@@ -94,12 +95,28 @@ func withDefaults(s *mesh.Snapshot, p *seinev1.TrafficPolicy) *seinev1.TrafficPo
 // the caller's, if another namespace wrote it: nobody may have the caller's
 // sidecar show a certificate to whom he likes. Connections are refused then.
 func ownCredential(p *seinev1.TrafficPolicy, own bool) *seinev1.TrafficPolicy {
-	if own || p.GetOriginate().GetCredential() == "" {
+	o := p.GetOriginate()
+	if own || o.GetCredential() == "" && !secret(o.GetClientCertificate()) && !secret(o.GetPrivateKey()) {
 		return p
 	}
 	out := proto.Clone(p).(*seinev1.TrafficPolicy)
 	out.Originate = nil
 	return out
+}
+
+// secret reports whether a file is one of the Secrets that a pod gives to its
+// sidecar, however the path is written: there are other ways through /proc and
+// /dev, and a relative one leads wherever the sidecar stands.
+func secret(file string) bool {
+	if file == "" {
+		return false
+	}
+	for _, dir := range [...]string{mesh.CredentialsDir, "/proc", "/dev"} {
+		if c := path.Clean(file); c == dir || strings.HasPrefix(c, dir+"/") {
+			return true
+		}
+	}
+	return !path.IsAbs(file)
 }
 
 // forCaller completes a policy's localityLbSetting by where w is: the mesh's

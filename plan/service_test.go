@@ -314,8 +314,21 @@ func TestMeshDefaults(t *testing.T) {
 // TestCredentialOfAnother holds that no other namespace's rule makes a sidecar
 // show its Secret.
 func TestCredentialOfAnother(t *testing.T) {
-	for namespace, want := range map[string]bool{"default": true, "other": false} {
-		policy := &seinev1.TrafficPolicy{Tls: seinev1.TrafficPolicy_MUTUAL, Originate: &seinev1.OriginateTls{Credential: "x", PrivateKey: "/etc/seine/credentials/x/tls.key"}}
+	for _, tc := range []struct {
+		namespace, credential, file string
+		want                        bool
+	}{
+		{"default", "x", "/etc/seine/credentials/x/tls.key", true},
+		{"other", "x", "/etc/seine/credentials/x/tls.key", false},
+		{"default", "", "/etc/seine/credentials/x/tls.key", true},
+		{"other", "", "/etc/certs/tls.key", true},
+		{"other", "", "/etc/seine/credentials/x/tls.key", false},
+		{"other", "", "/etc/certs/..//seine/credentials/x/tls.key", false},
+		{"other", "", "/proc/self/root/etc/seine/credentials/x/tls.key", false},
+		{"other", "", "etc/seine/credentials/x/tls.key", false},
+	} {
+		namespace, want := tc.namespace, tc.want
+		policy := &seinev1.TrafficPolicy{Tls: seinev1.TrafficPolicy_MUTUAL, Originate: &seinev1.OriginateTls{Credential: tc.credential, PrivateKey: tc.file}}
 		parts := fixture()
 		parts.Services = append(parts.Services, &mesh.Service{Ref: ref("ServiceEntry", "other", "db"), Host: "db.example.com", External: true, Ports: []mesh.Port{port("tcp", 5432, 0, tcp)}})
 		parts.DestinationRules = []*mesh.DestinationRule{{
@@ -328,7 +341,7 @@ func TestCredentialOfAnother(t *testing.T) {
 			t.Fatalf("%s: %v", namespace, got)
 		}
 		if (got.Policy.Originate != nil) != want || (got.Subsets[0].Policy.Originate != nil) != want || policy.Originate == nil {
-			t.Errorf("%s: %v", namespace, got)
+			t.Errorf("%+v: %v", tc, got)
 		}
 	}
 }
