@@ -112,6 +112,31 @@ func TestServerEndsFirst(t *testing.T) {
 	})
 }
 
+// full waits until nothing moves any more, and returns how much has come from the
+// servers.
+func (r *running) full(t *testing.T) int64 {
+	t.Helper()
+	var last [2]int64
+	still := 0
+	eventually(t, "nothing moves any more", func() bool {
+		moved := make(chan [2]int64, 1)
+		r.workers[0].loop.Post(func() {
+			var n [2]int64
+			for x := range r.workers[0].relays {
+				n[0] += x.fromA.moved
+				n[1] += x.fromB.moved
+			}
+			moved <- n
+		})
+		n := <-moved
+		if still++; n != last || n[1] == 0 {
+			last, still = n, 0
+		}
+		return still > 20
+	})
+	return last[1]
+}
+
 // A client that does not read holds the server back; it gets everything when it
 // reads again.
 func TestOpaqueSlowReader(t *testing.T) {
@@ -120,24 +145,7 @@ func TestOpaqueSlowReader(t *testing.T) {
 		at := rawApp(t, func(c net.Conn) { _, _ = c.Write(data) })
 		p, addr := passing(t, at, o, nil)
 		c := dial(t, addr)
-		var last int64
-		still := 0
-		eventually(t, "nothing moves any more", func() bool { // the client's window is full
-			moved := make(chan int64, 1)
-			p.workers[0].loop.Post(func() {
-				n := int64(0)
-				for r := range p.workers[0].relays {
-					n += r.fromB.moved
-				}
-				moved <- n
-			})
-			n := <-moved
-			if still++; n != last || n == 0 {
-				last, still = n, 0
-			}
-			return still > 20
-		})
-		if last >= int64(len(data)) {
+		if last := p.full(t); last >= int64(len(data)) { // the client's window is full
 			t.Fatalf("%d bytes went to a client that does not read", last)
 		}
 		b, err := io.ReadAll(c.r)
@@ -186,6 +194,29 @@ func TestBulkReset(t *testing.T) {
 			t.Errorf("the client heard %v", err)
 		}
 		p.settled(t)
+	})
+}
+
+// TestResetWhileFull: a client resets while both directions are full, of a server
+// that reads on once somebody takes what it has to say.
+func TestResetWhileFull(t *testing.T) {
+	eachWay(t, func(t *testing.T, o Options) {
+		told := make(chan error, 1)
+		at := rawApp(t, func(c net.Conn) {
+			_, err := io.Copy(c, c)
+			told <- err
+		})
+		p, addr := passing(t, at, o, nil)
+		c := dial(t, addr)
+		go func() { _, _ = c.Write(random(4 * bulk)) }()
+		p.full(t)
+		must(t, c.SetLinger(0))
+		must(t, c.Close())
+		if err := <-told; !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
+			t.Errorf("the server heard %v", err)
+		}
+		p.settled(t)
+		p.shows(t, `response_flags="DC"`)
 	})
 }
 

@@ -5,6 +5,7 @@ package proxy
 import (
 	"errors"
 	"net/netip"
+	"time"
 
 	"github.com/seinemesh/seine/proxy/loop"
 	"github.com/seinemesh/seine/telemetry"
@@ -35,6 +36,7 @@ type relay struct {
 	timer           loop.Timer
 	turn            uint64
 	queued, over    bool
+	lost            bool // one side takes nothing more
 	counted         bool // in tcp
 	fromA, fromB    flow
 	failure         string
@@ -207,8 +209,34 @@ func (r *relay) pump(src, dst *socket, f *flow, ofSrc, ofDst telemetry.Flag) boo
 		r.end(ofDst, true)
 		return false
 	case dst.lost != nil: // what it said before is still read, by the other direction
+		return r.discard(src, f)
 	case src.eof && !dst.finished && !dst.blocked() && f.pipe == nil:
 		dst.finish()
+	}
+	return true
+}
+
+// lostTime is how long a relay may go on once one side takes nothing more.
+const lostTime = 30 * time.Second
+
+// discard drops what src says to a side that has gone: a server that nobody reads
+// from may read nothing itself, and so never get what that side said before. false:
+// the relay ended.
+func (r *relay) discard(src *socket, f *flow) bool {
+	if !r.lost {
+		r.lost = true
+		if end := r.w.loop.Now() + int64(lostTime); r.until == 0 || end < r.until {
+			r.until = end
+		}
+		if !r.postpone() {
+			r.end(telemetry.FlagSI, true)
+			return false
+		}
+	}
+	f.drop(r.w)
+	for f.budget > 0 && (len(src.data) > 0 || src.fill()) && len(src.data) > 0 {
+		f.budget -= len(src.data)
+		src.consume(len(src.data))
 	}
 	return true
 }
