@@ -66,11 +66,12 @@ func (n *Namespace) Delete(t testing.TB, manifest string) {
 	n.delete(t, n.Name, manifest)
 }
 
-// WaitReady waits until the deployments of these names are rolled out.
+// WaitReady waits until the deployments of these names are rolled out: pod after
+// pod, and so for longer than for one thing.
 func (n *Namespace) WaitReady(t testing.TB, deployments ...string) {
 	t.Helper()
 	for _, name := range deployments {
-		Wait(t, Patience, "deployment "+name, func(ctx context.Context) error {
+		Wait(t, 3*Patience, "deployment "+name, func(ctx context.Context) error {
 			d, err := n.Client.AppsV1().Deployments(n.Name).Get(ctx, name, metav1.GetOptions{})
 			if err != nil {
 				return err
