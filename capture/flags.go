@@ -65,6 +65,14 @@ func ParseFlags(args []string) (Rules, error) {
 		}
 		return nil
 	})
+	f.Func("dns-port", "where questions to port 53 go, UDP and TCP; none: nowhere", func(s string) error {
+		p, err := parsePorts(s)
+		if err != nil || len(p) != 1 {
+			return fmt.Errorf("%q is not a port", s)
+		}
+		r.DNSPort = p[0]
+		return nil
+	})
 	f.Func("status-port", "the sidecar's `port` of health and metrics instead of 15020", func(s string) error {
 		p, err := parsePorts(s)
 		if err != nil || len(p) != 1 {

@@ -34,6 +34,7 @@ func TestParseFlags(t *testing.T) {
 		{"--include-inbound-ports=*", func(*Rules) {}},
 		{"--exclude-inbound-ports=22", func(r *Rules) { r.ExcludeInboundPorts = []uint16{15020, 15090, 22} }},
 		{"--status-port=8020", func(r *Rules) { r.ExcludeInboundPorts = []uint16{8020, 15090} }},
+		{"--dns-port=15053", func(r *Rules) { r.DNSPort = 15053 }},
 		{"--exclude-interfaces=net1", func(r *Rules) { r.ExcludeInterfaces = []string{"net1"} }},
 		{"--exclude-uids=0,1000", func(r *Rules) { r.ExcludeUID = []uint32{0, 1000} }},
 	} {
@@ -60,6 +61,7 @@ func TestParseFlagsRefuses(t *testing.T) {
 		"--exclude-interfaces=" + strings.Repeat("x", 16): "network device",
 		"surplus":       "unexpected argument",
 		"--unknown=1":   "unknown",
+		"--dns-port=*":  "is not a port",
 		"--status-port": "status-port",
 	} {
 		if _, err := ParseFlags([]string{args}); err == nil || !strings.Contains(err.Error(), want) {

@@ -78,8 +78,17 @@ func (r *Rules) outbound() [][]expr.Any {
 	var rules [][]expr.Any
 	add := func(verdict []expr.Any, conds ...[]expr.Any) { rules = append(rules, join(verdict, conds...)) }
 
-	add(pass(), notTCP())
+	if r.DNSPort == 0 {
+		add(pass(), notTCP())
+	} else {
+		// Of UDP, only questions to port 53 get further down.
+		add(pass(), notTCP(), notUDP())
+		add(pass(), isUDP(), notToPort(53))
+	}
 	for _, sidecar := range r.sidecar() {
+		if r.DNSPort != 0 {
+			add(pass(), sidecar, isUDP())
+		}
 		if r.ProofPort != 0 {
 			for _, a := range ProofAddresses() {
 				add(redirect(r.OutboundPort), sidecar, inPrefix(destination, netip.PrefixFrom(a, a.BitLen())), toPort(r.ProofPort))
@@ -112,6 +121,9 @@ func (r *Rules) outbound() [][]expr.Any {
 	}
 	for _, c := range r.ExcludeOutboundCIDRs {
 		add(pass(), inPrefix(destination, c))
+	}
+	if r.DNSPort != 0 {
+		add(redirect(r.DNSPort), toPort(53))
 	}
 	for _, p := range r.IncludeOutboundPorts {
 		add(redirect(r.OutboundPort), isTCP(), toPort(p))
@@ -188,6 +200,10 @@ func isTCP() []expr.Any { return metaByte(expr.MetaKeyL4PROTO, expr.CmpOpEq, uni
 
 func notTCP() []expr.Any { return metaByte(expr.MetaKeyL4PROTO, expr.CmpOpNeq, unix.IPPROTO_TCP) }
 
+func isUDP() []expr.Any { return metaByte(expr.MetaKeyL4PROTO, expr.CmpOpEq, unix.IPPROTO_UDP) }
+
+func notUDP() []expr.Any { return metaByte(expr.MetaKeyL4PROTO, expr.CmpOpNeq, unix.IPPROTO_UDP) }
+
 func metaByte(key expr.MetaKey, op expr.CmpOp, v byte) []expr.Any {
 	return []expr.Any{&expr.Meta{Key: key, Register: 1}, &expr.Cmp{Op: op, Register: 1, Data: []byte{v}}}
 }
@@ -208,11 +224,15 @@ func onDevice(key expr.MetaKey, device string) []expr.Any {
 	return []expr.Any{&expr.Meta{Key: key, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: name}}
 }
 
-// toPort compares the TCP destination port, at offset 2 of the header.
-func toPort(p uint16) []expr.Any {
+// toPort compares the destination port, at offset 2 of TCP's header as of UDP's.
+func toPort(p uint16) []expr.Any { return comparePort(expr.CmpOpEq, p) }
+
+func notToPort(p uint16) []expr.Any { return comparePort(expr.CmpOpNeq, p) }
+
+func comparePort(op expr.CmpOp, p uint16) []expr.Any {
 	return []expr.Any{
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.BigEndian.PutUint16(p)},
+		&expr.Cmp{Op: op, Register: 1, Data: binaryutil.BigEndian.PutUint16(p)},
 	}
 }
 

@@ -109,22 +109,45 @@ type call struct {
 // dial connects from ns; the error is nil, ECONNREFUSED or a surprise.
 func dial(ns *netns.NS, c call) error {
 	return ns.Do(func() error {
-		d := net.Dialer{Timeout: 10 * time.Second, Control: func(_, _ string, raw syscall.RawConn) error {
-			var err error
-			if c.mark != 0 {
-				_ = raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, c.mark) })
-			}
-			return err
-		}}
-		if c.source != "" {
-			d.LocalAddr = &net.TCPAddr{IP: net.ParseIP(c.source)}
-		}
-		conn, err := d.DialContext(context.Background(), "tcp", c.to)
+		conn, err := c.dialer().DialContext(context.Background(), "tcp", c.to)
 		if err != nil {
 			return err
 		}
 		return conn.Close()
 	})
+}
+
+// ask sends a packet from ns and waits for an answer.
+func ask(ns *netns.NS, c call, packet string) error {
+	return ns.Do(func() error {
+		conn, err := c.dialer().DialContext(context.Background(), "udp", c.to)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+			return err
+		}
+		if _, err := conn.Write([]byte(packet)); err != nil {
+			return err
+		}
+		_, err = conn.Read(make([]byte, 64))
+		return err
+	})
+}
+
+func (c call) dialer() *net.Dialer {
+	d := &net.Dialer{Timeout: 10 * time.Second, Control: func(_, _ string, raw syscall.RawConn) error {
+		var err error
+		if c.mark != 0 {
+			_ = raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, c.mark) })
+		}
+		return err
+	}}
+	if c.source != "" {
+		d.LocalAddr = &net.TCPAddr{IP: net.ParseIP(c.source)}
+	}
+	return d
 }
 
 func rules() Rules {
@@ -212,6 +235,77 @@ func TestIncludes(t *testing.T) {
 			t.Errorf("%s went somewhere else", tt.to)
 		}
 	}
+}
+
+// TestDNS: the workload's questions go to the sidecar, over UDP and TCP; those of the
+// sidecar, of whoever is excluded, and all other UDP go where they are sent.
+func TestDNS(t *testing.T) {
+	r := rules()
+	r.DNSPort = 15053
+	b := newBench(t, r)
+	sidecar, sidecarTCP := packets(t, b.mine, "127.0.0.1:15053"), listen(t, b.mine, "127.0.0.1:15053")
+	local, far, echo := packets(t, b.mine, "127.0.0.1:53"), packets(t, b.other, "0.0.0.0:53"), packets(t, b.other, "0.0.0.0:5353")
+	hub := packets(t, b.home, "0.0.0.0:53")
+	for _, tt := range []struct {
+		name string
+		call call
+		on   <-chan string
+	}{
+		{"to a resolver that is nowhere", call{to: "10.96.0.10:53"}, sidecar},
+		{"of the sidecar", call{to: other + ":53", mark: 1337}, far},
+		{"to an excluded CIDR", call{to: "10.244.0.1:53"}, hub},
+		{"to a resolver of the pod's own", call{to: "127.0.0.1:53"}, local},
+		{"to another port", call{to: other + ":5353"}, echo},
+	} {
+		// The answer comes from where the question was sent, or the socket does not take it.
+		if err := ask(b.mine, tt.call, tt.name); err != nil {
+			t.Errorf("%s: %v", tt.name, err)
+			continue
+		}
+		select {
+		case got := <-tt.on:
+			if got != tt.name {
+				t.Errorf("%s: %q", tt.name, got)
+			}
+		case <-time.After(10 * time.Second):
+			t.Errorf("%s: somebody else answered", tt.name)
+		}
+	}
+	if err := dial(b.mine, call{to: "10.96.0.10:53"}); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-sidecarTCP; got != "10.96.0.10:53" {
+		t.Errorf("over TCP: %q", got)
+	}
+}
+
+// packets answers each packet on addr in ns with itself, and tells it.
+func packets(t *testing.T, ns *netns.NS, addr string) <-chan string {
+	t.Helper()
+	got := make(chan string, 64)
+	err := ns.Do(func() error {
+		c, err := net.ListenPacket("udp", addr)
+		if err != nil {
+			return err
+		}
+		t.Cleanup(func() { c.Close() })
+		go func() {
+			b := make([]byte, 512)
+			for {
+				n, from, err := c.ReadFrom(b)
+				if err != nil {
+					return
+				}
+				got <- string(b[:n])
+				_, _ = c.WriteTo(b[:n], from)
+			}
+		}()
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got
 }
 
 func TestInstallAgain(t *testing.T) {

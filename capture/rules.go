@@ -53,6 +53,11 @@ type Rules struct {
 	// directions (traffic.sidecar.istio.io/excludeInterfaces).
 	ExcludeInterfaces []string
 
+	// DNSPort, if not 0, is where the workload's questions to port 53 go, over UDP
+	// and TCP, wherever they are sent but to the loopback device. What is excluded
+	// stays excluded; what only the Include fields leave out does not.
+	DNSPort uint16
+
 	// ProofPort, if not 0, is redirected whatever else is said: inbound, and
 	// where the sidecar itself connects to it at one of ProofAddresses. By such
 	// connections the sidecar finds out that these rules hold.

@@ -35,6 +35,12 @@ type Resource struct {
 // DefaultVIPs is where services without a clusterIP get their addresses.
 var DefaultVIPs = netip.MustParsePrefix("10.96.0.0/12")
 
+// Allocated is where ServiceEntries of a cluster that have no address get theirs
+// (mesh.Service.Allocated): Istio's ranges, of which nobody on the Internet has one.
+func Allocated() [2]netip.Prefix {
+	return [2]netip.Prefix{netip.MustParsePrefix("240.240.0.0/16"), netip.MustParsePrefix("2001:2::/48")}
+}
+
 // DefaultInstances is where the instances of local Workloads get theirs when
 // they only exist on paper (Options.LocalInstances).
 var DefaultInstances = netip.MustParsePrefix("10.244.0.0/16")
@@ -62,7 +68,7 @@ type Options struct {
 	Workloads []*mesh.Workload
 	Backends  map[string][]mesh.Backend
 	// Cluster: a cluster gives the addresses: a service without one gets none,
-	// and VIPs is not used.
+	// and VIPs is not used; a ServiceEntry gets some of Allocated.
 	Cluster bool
 }
 

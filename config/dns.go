@@ -54,6 +54,9 @@ func addresses(s *mesh.Snapshot, svc *mesh.Service) ([]netip.Addr, bool) {
 	if len(svc.Addresses) > 0 {
 		return svc.Addresses, true
 	}
+	if len(svc.Allocated) > 0 {
+		return svc.Allocated, true
+	}
 	if !svc.Headless {
 		// a ServiceEntry without address of its own: the real one is DNS's
 		return nil, svc.Kind == "Service"

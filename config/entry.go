@@ -159,8 +159,10 @@ const (
 	// networks from which they do, "10.0.0.0/8,192.0.2.1"; none: from everywhere.
 	AnnotationProxyProtocol     = "seine.dev/proxy-protocol"
 	AnnotationProxyProtocolFrom = "seine.dev/proxy-protocol-from"
-	labelTLSMode                = "security.istio.io/tlsMode"
-	labelIstioName              = "service.istio.io/workload-name"
+	// "true": the sidecar answers what its pod asks DNS.
+	AnnotationDNS  = "seine.dev/dns-capture"
+	labelTLSMode   = "security.istio.io/tlsMode"
+	labelIstioName = "service.istio.io/workload-name"
 )
 
 var workloadEntryFields = fields("address", "ports.**", "labels.**", "locality", "weight", "serviceAccount")

@@ -234,19 +234,42 @@ func (b *builder) place() {
 			}
 			taken[a] = true
 		}
-		if needsVIP(s) && !b.opt.Cluster {
+		if needsVIP(s) && (!b.opt.Cluster || s.Kind == "ServiceEntry") {
 			names = append(names, vipKey(s))
 		}
+	}
+	if b.opt.Cluster {
+		b.allocate(names, taken)
+		b.serviceClashes()
+		return
 	}
 	vips := Allocate(b.opt.VIPs, names, taken)
 	for _, s := range b.parts.Services {
 		if a, ok := vips[vipKey(s)]; ok && needsVIP(s) {
 			s.Addresses = []netip.Addr{a}
-		} else if needsVIP(s) && !b.opt.Cluster {
+		} else if needsVIP(s) {
 			b.note(b.objects[s.Ref], codeLimit, Error, "", "no address is left for it in %s: give it a clusterIP, or the mesh a larger prefix", b.opt.VIPs)
 		}
 	}
 	b.serviceClashes()
+}
+
+// allocate gives the services of these names an address of each family, for those
+// whose DNS the mesh answers. What has one keeps its meaning for everybody else: by
+// its name, its port or its SNI.
+func (b *builder) allocate(names []string, taken map[netip.Addr]bool) {
+	if len(names) == 0 {
+		return
+	}
+	for _, p := range Allocated() {
+		b.prefix(p)
+		addresses := Allocate(p, names, taken)
+		for _, s := range b.parts.Services {
+			if a, ok := addresses[vipKey(s)]; ok && s.Kind == "ServiceEntry" && needsVIP(s) {
+				s.Allocated = append(s.Allocated, a)
+			}
+		}
+	}
 }
 
 // needsVIP follows Istio: a ServiceEntry gets an address unless its host is a

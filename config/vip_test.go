@@ -51,6 +51,51 @@ func TestAllocateIsStable(t *testing.T) {
 	}
 }
 
+// TestAllocatedInACluster: there a ServiceEntry without address has one of each
+// family for those who ask the mesh for its name, and is known by its name, port or
+// SNI as before to everybody else.
+func TestAllocatedInACluster(t *testing.T) {
+	text := `
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: named, namespace: shop}
+spec: {hosts: [api.example.com], ports: [{number: 443, name: tls, protocol: TLS}], resolution: DNS}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: addressed, namespace: shop}
+spec: {hosts: [own.example.com], addresses: [192.0.2.9], ports: [{number: 80, name: http, protocol: HTTP}], resolution: DNS}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: any, namespace: shop}
+spec: {hosts: ["*.example.org"], ports: [{number: 80, name: http, protocol: HTTP}], resolution: NONE}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: later, namespace: shop}
+spec: {selector: {app: later}, ports: [{port: 80}]}
+`
+	s := Build([]File{{Name: "mesh.yaml", Data: []byte(text)}}, Options{Cluster: true}).Snapshot
+	for host, want := range map[string]int{"api.example.com": 2, "own.example.com": 0, "later.shop.svc.cluster.local": 0} {
+		svc := s.Service(host, "shop")
+		if svc == nil || len(svc.Allocated) != want {
+			t.Fatalf("%s: %+v, want %d addresses", host, svc, want)
+		}
+		for i, a := range svc.Allocated {
+			if !Allocated()[i].Contains(a) || s.ServiceAt(a) != svc || !s.Local(a) {
+				t.Errorf("%s: %s leads to %v", host, a, s.ServiceAt(a))
+			}
+		}
+	}
+	if named := s.NamedAt(443); len(named) != 1 || named[0].Host != "api.example.com" {
+		t.Errorf("known by its SNI: %v", named)
+	}
+	if got, known := Lookup(s, "shop", "api.example.com"); !known || len(got) != 2 {
+		t.Errorf("%v %v", got, known)
+	}
+}
+
 func TestAllocateAvoidsWhatIsTaken(t *testing.T) {
 	first := Allocate(DefaultVIPs, []string{"a"}, nil)["a"]
 	second := Allocate(DefaultVIPs, []string{"a"}, map[netip.Addr]bool{first: true})["a"]

@@ -17,6 +17,7 @@ type Self struct {
 	// Authorization is who may do what here; nil: everybody everything.
 	Authorization *Authorization
 
+	names    map[string][]netip.Addr
 	limits   []*RateLimit
 	ports    map[uint16]*InboundPort
 	other    *InboundPort
@@ -68,6 +69,18 @@ func CompileSelf(s *seinev1.Self) (*Self, error) {
 	if c.Authorization, err = CompileAuthorization(s.Authorization); err != nil {
 		return nil, err
 	}
+	if len(s.DnsNames) > 0 {
+		c.names = make(map[string][]netip.Addr, len(s.DnsNames))
+	}
+	for _, n := range s.DnsNames {
+		for _, raw := range n.Addresses {
+			a, ok := netip.AddrFromSlice(raw)
+			if !ok {
+				return nil, invalid("DNS name %.253q: %d bytes are no address", n.Name, len(raw))
+			}
+			c.names[n.Name] = append(c.names[n.Name], a)
+		}
+	}
 	for _, p := range s.RateLimits {
 		l, err := CompileRateLimit(p)
 		if err != nil {
@@ -92,6 +105,10 @@ func CompileSelf(s *seinev1.Self) (*Self, error) {
 	c.other = newInbound(&seinev1.InboundPort{Mtls: s.DefaultMtls, MtlsSource: s.DefaultMtlsSource}, false)
 	return c, nil
 }
+
+// Named returns the addresses that a DNS name, in lower case and without a dot at
+// its end, has for the workload; none: the mesh does not answer for it. Read only.
+func (s *Self) Named(name string) []netip.Addr { return s.names[name] }
 
 // Inbound returns the port's settings, the defaults if it is not declared;
 // never nil.

@@ -82,6 +82,9 @@ func annotated(annotations map[string]string, v *Values) (*settings, error) {
 	if v := strings.TrimSpace(annotations["traffic.sidecar.istio.io/excludeInterfaces"]); v != "" {
 		s.redirect = append(s.redirect, "--exclude-interfaces="+v)
 	}
+	if s.DNSCapture {
+		s.redirect = append(s.redirect, "--dns-port="+strconv.Itoa(dnsPort))
+	}
 	if s.StatusPort != 15020 {
 		s.redirect = append(s.redirect, "--status-port="+strconv.Itoa(int(s.StatusPort)))
 	}
@@ -130,6 +133,7 @@ var readers = map[string]reader{
 	"traffic.sidecar.istio.io/includeInboundPorts":          text(func(s *settings) *string { return &s.IncludeInboundPorts }),
 	"traffic.sidecar.istio.io/excludeInboundPorts":          text(func(s *settings) *string { return &s.ExcludeInboundPorts }),
 	"sidecar.istio.io/rewriteAppHTTPProbers":                truth(func(s *settings) *bool { return &s.RewriteAppHTTPProbers }),
+	config.AnnotationDNS:                                    truth(func(s *settings) *bool { return &s.DNSCapture }),
 	"prometheus.istio.io/merge-metrics":                     truth(func(s *settings) *bool { return &s.prometheus }),
 	"sidecar.istio.io/nativeSidecar":                        truth(func(s *settings) *bool { return &s.native }),
 	"status.sidecar.istio.io/port":                          number(1, 65535, func(s *settings) *int32 { return &s.StatusPort }),
@@ -237,10 +241,11 @@ func (s *settings) proxyConfig(v string) error {
 		return fmt.Errorf("is not YAML: %w", err)
 	}
 	var known struct {
-		Concurrency                     *int32           `json:"concurrency"`
-		TerminationDrainDuration        *metav1.Duration `json:"terminationDrainDuration"`
-		HoldApplicationUntilProxyStarts *bool            `json:"holdApplicationUntilProxyStarts"`
-		StatusPort                      *int32           `json:"statusPort"`
+		Concurrency                     *int32            `json:"concurrency"`
+		TerminationDrainDuration        *metav1.Duration  `json:"terminationDrainDuration"`
+		HoldApplicationUntilProxyStarts *bool             `json:"holdApplicationUntilProxyStarts"`
+		StatusPort                      *int32            `json:"statusPort"`
+		ProxyMetadata                   map[string]string `json:"proxyMetadata"`
 	}
 	if err := yaml.Unmarshal([]byte(v), &known); err != nil {
 		return err
@@ -266,12 +271,25 @@ func (s *settings) proxyConfig(v string) error {
 		}
 		s.StatusPort = *p
 	}
+	for _, key := range slices.Sorted(maps.Keys(known.ProxyMetadata)) {
+		switch v := known.ProxyMetadata[key]; key {
+		case "ISTIO_META_DNS_CAPTURE":
+			on, err := strconv.ParseBool(v)
+			if err != nil {
+				return fmt.Errorf("proxyMetadata.%s %q is neither true nor false", key, v)
+			}
+			s.DNSCapture = on
+		case "ISTIO_META_DNS_AUTO_ALLOCATE": // there always is an address
+		default:
+			s.warnings = append(s.warnings, "annotation proxy.istio.io/config: proxyMetadata."+key+" is not implemented and changes nothing")
+		}
+	}
 	// seined reads the pod's tracing itself; here its author is told what is wrong with it.
 	_, problems := config.ProxyTracing(v)
 	for _, p := range problems {
 		s.warnings = append(s.warnings, "annotation proxy.istio.io/config: "+p)
 	}
-	for _, name := range [...]string{"concurrency", "terminationDrainDuration", "holdApplicationUntilProxyStarts", "statusPort", "tracing"} {
+	for _, name := range [...]string{"concurrency", "terminationDrainDuration", "holdApplicationUntilProxyStarts", "statusPort", "tracing", "proxyMetadata"} {
 		delete(all, name)
 	}
 	if len(all) > 0 {

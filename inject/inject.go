@@ -16,6 +16,8 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/seinemesh/seine/config"
 )
 
 // Result is what Pod says of a pod: either Skip, or a patch that may be empty.
@@ -105,6 +107,9 @@ func (s *settings) initWarning() string {
 // conflicts refuses pods in which the sidecar cannot work.
 func (s *settings) conflicts(pod *corev1.Pod) error {
 	ours := []int32{15000, 15001, 15006, s.StatusPort, readinessPort, metricsPort}
+	if s.DNSCapture {
+		ours = append(ours, dnsPort)
+	}
 	for i := range pod.Spec.Containers {
 		c := &pod.Spec.Containers[i]
 		if c.Name == InitName {
@@ -152,6 +157,9 @@ func (s *settings) annotate(p *patch, pod *corev1.Pod, added status) error {
 			return fmt.Errorf("inject: redirect: %w", err)
 		}
 		set(AnnotationRedirect, string(b))
+	}
+	if s.DNSCapture {
+		set(config.AnnotationDNS, "true") // by which seined knows it, whatever asked for it
 	}
 	if _, ok := pod.Annotations[defaultContainer]; !ok && len(pod.Spec.Containers) > 0 {
 		set(defaultContainer, pod.Spec.Containers[0].Name)

@@ -28,6 +28,7 @@ func values() *Values {
 var variants = map[string]func(*Values){
 	"deployment": func(*Values) {}, "job": func(*Values) {}, "skipped": func(*Values) {}, "list": func(*Values) {},
 	"ordinary": func(v *Values) { v.Native = false },
+	"dns":      func(*Values) {},
 	"cni":      func(v *Values) { v.CNI, v.ImagePullSecrets = true, []string{"registry"} },
 }
 

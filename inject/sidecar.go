@@ -14,6 +14,7 @@ const (
 	proxyID       = 1337
 	readinessPort = 15021
 	metricsPort   = 15090
+	dnsPort       = 15053 // Istio's
 
 	tokenVolume = "seine-token"
 	rootsVolume = "seine-roots"
@@ -55,6 +56,9 @@ func (s *settings) proxy(pod *corev1.Pod, probes map[string]*probe, place *metri
 	if !s.native {
 		// The kubelet does not end it after a Job's work; the work can.
 		args = append(args, "--quit")
+	}
+	if s.DNSCapture {
+		args = append(args, "--dns="+strconv.Itoa(dnsPort))
 	}
 	if s.AccessLog != "" {
 		args = append(args, "--access-log="+s.AccessLog)

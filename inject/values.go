@@ -44,6 +44,8 @@ type Values struct {
 	ExcludeOutboundPorts    string `json:"excludeOutboundPorts,omitempty"`
 	IncludeInboundPorts     string `json:"includeInboundPorts,omitempty"`
 	ExcludeInboundPorts     string `json:"excludeInboundPorts,omitempty"`
+	// DNSCapture has the sidecar answer what the pod asks DNS.
+	DNSCapture bool `json:"dnsCapture,omitempty"`
 	// Repair has pods whose redirect does not hold evicted, so that they start again.
 	Repair      bool     `json:"repair,omitempty"`
 	NeverInject []string `json:"neverInject,omitempty"` // namespaces, beside the cluster's and the mesh's own

@@ -17,7 +17,7 @@ import (
 	"github.com/seinemesh/seine/ca"
 	"github.com/seinemesh/seine/config"
 	"github.com/seinemesh/seine/config/files"
-	"github.com/seinemesh/seine/local/dns"
+	"github.com/seinemesh/seine/dns"
 	"github.com/seinemesh/seine/local/process"
 )
 
@@ -33,7 +33,7 @@ type runner struct {
 	kill    <-chan struct{}
 	entries entries
 	secret  []byte
-	dns     *dns.Server
+	names   names
 	api     *api
 
 	config  *config.Result      // what runs; apply's
@@ -210,9 +210,7 @@ func (r *runner) adopt(res *config.Result) {
 	r.mu.Lock()
 	r.trust, r.domain = res.Snapshot.Settings.TrustDomain, res.Snapshot.Settings.ClusterDomain
 	r.mu.Unlock()
-	if r.dns != nil {
-		r.dns.Set(res.Snapshot)
-	}
+	r.names.snapshot.Store(res.Snapshot)
 }
 
 // domains are the trust domain and the cluster domain.
@@ -234,9 +232,9 @@ func (r *runner) resolver(ctx context.Context, wg *sync.WaitGroup) error {
 		pc.Close()
 		return fmt.Errorf("resolver: %w", err)
 	}
-	r.dns = dns.New(dns.Options{Lookup: config.Lookup, Forward: dns.DialUnix(filepath.Join(r.RunDir, dnsSocket)), Log: r.log})
+	server := dns.New(dns.Options{Lookup: r.names.lookup, Forward: dns.DialUnix(filepath.Join(r.RunDir, dnsSocket)), Log: r.log})
 	wg.Go(func() {
-		if err := r.dns.Serve(ctx, pc, l); ctx.Err() == nil {
+		if err := server.Serve(ctx, pc, l); ctx.Err() == nil {
 			r.print.event("the resolver ended: %v; names no longer resolve", err)
 		}
 	})

@@ -21,7 +21,7 @@ import (
 
 	"github.com/seinemesh/seine/config"
 	"github.com/seinemesh/seine/config/files"
-	"github.com/seinemesh/seine/local/dns"
+	"github.com/seinemesh/seine/dns"
 	"github.com/seinemesh/seine/local/hostdial"
 	"github.com/seinemesh/seine/local/rundir"
 )

@@ -52,9 +52,12 @@ func DefaultSettings() Settings {
 // Service is a Kubernetes Service or one host of a ServiceEntry.
 type Service struct {
 	Ref
-	Host       string // FQDN in lower case; may be a wildcard ("*.example.com") for a ServiceEntry
-	Addresses  []netip.Addr
-	CIDRs      []netip.Prefix // of a ServiceEntry
+	Host      string // FQDN in lower case; may be a wildcard ("*.example.com") for a ServiceEntry
+	Addresses []netip.Addr
+	CIDRs     []netip.Prefix // of a ServiceEntry
+	// Allocated are addresses of a ServiceEntry that has none of its own: what the
+	// mesh's own answers to its name lead to, and nobody dials without having asked.
+	Allocated  []netip.Addr
 	Ports      []Port
 	Selector   map[string]string // workloads of the same namespace; nil: only Endpoints
 	Endpoints  []Endpoint        // written out by a ServiceEntry
@@ -110,6 +113,8 @@ type Workload struct {
 	// Tracing is what its annotations say of it; nil: nothing.
 	Tracing    *ProxyTracing
 	Introduced *Introduced // nil: no port of it takes PROXY headers
+	// DNS: its sidecar answers what it asks DNS.
+	DNS bool
 }
 
 // Namespaced is the key of a workload instance: NAMESPACE/INSTANCE.

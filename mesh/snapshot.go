@@ -63,7 +63,7 @@ func New(generation uint64, parts Parts) *Snapshot {
 		} else {
 			s.byHost[svc.Host] = append(s.byHost[svc.Host], svc)
 		}
-		for _, a := range svc.Addresses {
+		for _, a := range slices.Concat(svc.Addresses, svc.Allocated) {
 			if _, taken := s.byAddress[a]; !taken {
 				s.byAddress[a] = svc
 			}

@@ -4,6 +4,9 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
 
 	seinev1 "github.com/seinemesh/seine/api/seine/v1"
 	"github.com/seinemesh/seine/mesh"
@@ -77,7 +80,52 @@ func Self(s *mesh.Snapshot, w *mesh.Workload) *seinev1.Self {
 	}
 	out.MergeSlashes = s.Settings.MergeSlashes && len(out.Authorization) > 0
 	out.TraceClient, out.TraceServer = tracing(s, w)
+	if w.DNS {
+		out.DnsNames = dnsNames(s, w)
+	}
 	slices.SortFunc(out.Inbound, func(a, b *seinev1.InboundPort) int { return cmp.Compare(a.Port, b.Port) })
+	return out
+}
+
+// maxNames is, in bytes, what a proxy is told of names at most: half of what
+// discovery sends in one resource.
+const maxNames = 1 << 20
+
+// dnsNames are the names that w's sidecar answers for: of every service that w sees
+// and that has addresses, of the families that w has. A headless service's name leads
+// to its pods, and changes with each of them: that stays the cluster's own DNS' to
+// say, as do names that only it knows. Those of ServiceEntries come first: nobody else
+// might have them, whereas a Service that finds no room below maxNames has the same
+// addresses there.
+func dnsNames(s *mesh.Snapshot, w *mesh.Workload) []*seinev1.DnsName {
+	four, six := len(w.Addresses) == 0, len(w.Addresses) == 0
+	for _, a := range w.Addresses {
+		four, six = four || a.Is4(), six || a.Is6()
+	}
+	room := maxNames
+	var out []*seinev1.DnsName
+	take := func(svc *mesh.Service) {
+		if strings.HasPrefix(svc.Host, "*") || s.Service(svc.Host, w.Namespace) != svc {
+			return
+		}
+		n := &seinev1.DnsName{Name: svc.Host}
+		for _, a := range slices.Concat(svc.Addresses, svc.Allocated) {
+			if a.Is4() && four || a.Is6() && six {
+				n.Addresses = append(n.Addresses, a.AsSlice())
+			}
+		}
+		if size := proto.Size(n); len(n.Addresses) > 0 && size <= room {
+			out, room = append(out, n), room-size
+		}
+	}
+	for _, entries := range []bool{true, false} {
+		for _, svc := range s.Services {
+			if (svc.Kind == "ServiceEntry") == entries {
+				take(svc)
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b *seinev1.DnsName) int { return cmp.Compare(a.Name, b.Name) })
 	return out
 }
 

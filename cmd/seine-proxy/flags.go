@@ -23,7 +23,7 @@ type options struct {
 	outbound, inbound, explicit                      netip.AddrPort
 	admin, status, readiness, metrics                string
 	prove, quit, splice                              bool
-	mark, loops                                      int
+	mark, loops, dns                                 int
 	drain, drainLimit                                time.Duration
 	accessLog, hostDialer, credentials               string
 	forwards                                         []proxy.Forward
@@ -65,6 +65,7 @@ func parseFlags(args []string) (*options, error) {
 	f.StringVar(&o.metrics, "metrics", "", "the proxy's metrics alone (:15090); empty: none")
 	f.BoolVar(&o.prove, "prove-redirect", false, "be ready only while connections are seen to be redirected here; needs --readiness")
 	f.BoolVar(&o.quit, "quit", false, "end when the workload itself says POST /quitquitquit to the status port")
+	f.IntVar(&o.dns, "dns", 0, "answer DNS on this `port` of the loopback addresses: names of the mesh, others by asking /etc/resolv.conf's servers; 0: do not")
 	f.IntVar(&o.mark, "mark", 1337, "SO_MARK of the proxy's own connections; 0: none")
 	f.IntVar(&o.loops, "loops", 0, "event loops; 0: the CPU limit rounded up, 2 without one")
 	f.DurationVar(&o.drain, "drain", 5*time.Second, "how long to go on accepting after SIGTERM, at least")
@@ -127,6 +128,9 @@ func (o *options) check(outbound, inbound string) error {
 		if _, err := portOf(o.readiness); err != nil || o.mode != "redirect" {
 			return fmt.Errorf("--prove-redirect needs --mode redirect and --readiness [HOST]:PORT, not %q", o.readiness)
 		}
+	}
+	if o.dns < 0 || o.dns > 65535 {
+		return fmt.Errorf("--dns must be a port, or 0, not %d", o.dns)
 	}
 	if o.loops < 0 || o.loops > 1024 {
 		return fmt.Errorf("--loops must be between 1 and 1024, or 0, not %d", o.loops)

@@ -133,6 +133,9 @@ func run(ctx context.Context, o *options, log *slog.Logger) error {
 	if err := serveStatus(life, o, status, redirected, failed); err != nil {
 		return err
 	}
+	if err := serveDNS(life, o, client.Table, log, failed); err != nil {
+		return err
+	}
 	go func() {
 		if err := source.Run(life); err != nil && life.Err() == nil {
 			failed <- fmt.Errorf("certificate: %w", err)

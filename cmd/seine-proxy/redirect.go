@@ -24,6 +24,7 @@ and nothing else. Lists are separated by commas.
   --exclude-inbound-ports LIST
   --exclude-interfaces LIST       network devices left alone
   --exclude-uids LIST             users whose connections are left alone
+  --dns-port PORT                 where questions to port 53 go, UDP and TCP; none: nowhere
   --status-port PORT              the sidecar's port of health and metrics (15020)
 `
 

@@ -41,6 +41,7 @@ func trimPod(p *corev1.Pod) *corev1.Pod {
 	}
 	for _, key := range []string{
 		config.AnnotationGateway, config.AnnotationHealthy, config.LabelWorkload, config.AnnotationProxyProtocol, config.AnnotationProxyProtocolFrom,
+		config.AnnotationDNS,
 	} {
 		if v, ok := p.Annotations[key]; ok {
 			if out.Annotations == nil {
@@ -85,6 +86,7 @@ func workload(p *corev1.Pod, like *mesh.Workload) *mesh.Workload {
 		Instance: p.Name, App: app(p), Labels: p.Labels, ServiceAccount: p.Spec.ServiceAccountName,
 		Ports: namedPorts(p), Sidecar: sidecar(p), Gateway: p.Annotations[config.AnnotationGateway] == "true",
 		Unhealthy: !ready(p), Unheard: unheard(p), Node: p.Spec.NodeName, HostNetwork: p.Spec.HostNetwork,
+		DNS: p.Annotations[config.AnnotationDNS] == "true",
 	}
 	// What cannot be read was refused by the injector, which says so: no header is
 	// believed then.

@@ -94,7 +94,7 @@ func (s *state) putPod(p *corev1.Pod) {
 
 func sameWorkload(a, b *mesh.Workload) bool {
 	return a.Ref == b.Ref && a.App == b.App && a.ServiceAccount == b.ServiceAccount && slices.Equal(a.Addresses, b.Addresses) &&
-		a.Gateway == b.Gateway && a.Unhealthy == b.Unhealthy && a.Unheard == b.Unheard && a.Locality == b.Locality && a.Node == b.Node && a.HostNetwork == b.HostNetwork
+		a.Gateway == b.Gateway && a.Unhealthy == b.Unhealthy && a.Unheard == b.Unheard && a.Locality == b.Locality && a.Node == b.Node && a.HostNetwork == b.HostNetwork && a.DNS == b.DNS
 }
 
 func (s *state) dropPod(key string) {

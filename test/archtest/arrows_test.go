@@ -33,6 +33,7 @@ var rules = []rule{
 	{"capture", append([]string{"config", "plan", "discovery", "local", "proxy", "stat", "explain", "cmd"}, foreign...)},
 	{"proxy/http2", []string{"decide", "mesh", "api", "proxy/loop", "net/http", "os"}},
 	{"gate", append([]string{"config", "plan", "decide", "discovery", "local", "proxy", "controlplane", "cmd", "net/http"}, foreign...)},
+	{"dns", append([]string{"config", "plan", "mesh", "decide", "discovery", "local", "proxy", "controlplane", "cmd", "net/http"}, foreign...)},
 	{"host", append([]string{"config", "plan", "decide", "discovery", "local", "proxy", "stat", "diagnose", "cmd", "net/http"}, foreign...)},
 	{"diagnose", append([]string{"config", "plan", "decide", "discovery", "local", "proxy", "cmd", "net/http"}, foreign...)},
 	{"history", append([]string{"config", "mesh", "stat", "discovery", "local", "proxy", "controlplane", "cmd"}, foreign...)},

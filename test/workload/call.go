@@ -34,7 +34,7 @@ type target struct {
 }
 
 func (t *target) flags(fs *flag.FlagSet) {
-	fs.StringVar(&t.protocol, "protocol", "http", "http, h2c, grpc, tcp or server-first")
+	fs.StringVar(&t.protocol, "protocol", "http", "http, h2c, grpc, tcp, server-first or udp")
 	fs.StringVar(&t.host, "host", "", "Host of an HTTP request, unless the URL's")
 	fs.Var(&t.headers, "header", "NAME=VALUE, sent with each HTTP request; may be repeated")
 	fs.BoolVar(&t.reuse, "keepalive", true, "send HTTP requests on the same connections")
@@ -68,6 +68,8 @@ func (t *target) asker(address string) (asker, error) {
 		return t.lines(address, false), nil
 	case "server-first":
 		return t.lines(address, true), nil
+	case "udp":
+		return datagram(address), nil
 	}
 	return nil, fmt.Errorf("unknown protocol %q", t.protocol)
 }
@@ -183,6 +185,34 @@ func (t *target) lines(address string, greeted bool) asker {
 			return "", "", fmt.Errorf("echoed %q", line)
 		}
 		return who, who + "\n", nil
+	}
+}
+
+// datagram sends one, and wants it back.
+func datagram(address string) asker {
+	return func(ctx context.Context) (string, string, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, "udp", address)
+		if err != nil {
+			return "", "", err
+		}
+		defer conn.Close()
+		if deadline, ok := ctx.Deadline(); ok {
+			if err := conn.SetDeadline(deadline); err != nil {
+				return "", "", err
+			}
+		}
+		if _, err := io.WriteString(conn, "ping"); err != nil {
+			return "", "", err
+		}
+		b := make([]byte, 16)
+		n, err := conn.Read(b)
+		if err == nil && string(b[:n]) != "ping" {
+			err = fmt.Errorf("echoed %q", b[:n])
+		}
+		if err != nil {
+			return "", "", fmt.Errorf("no echo: %w", err)
+		}
+		return "ok", "ok\n", nil
 	}
 }
 

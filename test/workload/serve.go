@@ -44,6 +44,7 @@ func serve(ctx context.Context, args []string) error {
 	grpcAddr := fs.String("grpc", ":8081", "address for gRPC")
 	echoAddr := fs.String("tcp", ":9000", "address that echoes each line")
 	firstAddr := fs.String("server-first", ":9001", "address that greets before it echoes")
+	udpAddr := fs.String("udp", ":9003", "address that echoes each datagram")
 	httpsAddr := fs.String("https", "", "address for HTTPS under a certificate of its own making; empty: none")
 	version := fs.String("version", os.Getenv("VERSION"), "what the answers say of the version")
 	delay := fs.Duration("linger", 0, "how long to go on serving after SIGTERM")
@@ -59,7 +60,30 @@ func serve(ctx context.Context, args []string) error {
 	g.Go(func() error { return serveGRPC(gctx, *grpcAddr, cmp.Or(*version, host), *delay) })
 	g.Go(func() error { return serveLines(gctx, *echoAddr, "", *delay) })
 	g.Go(func() error { return serveLines(gctx, *firstAddr, "hello from "+cmp.Or(*version, host)+"\n", *delay) })
+	g.Go(func() error { return serveDatagrams(gctx, *udpAddr) })
 	return g.Wait()
+}
+
+// serveDatagrams sends every datagram back.
+func serveDatagrams(ctx context.Context, addr string) error {
+	c, err := net.ListenPacket("udp", addr)
+	if err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { c.Close() })
+	defer stop()
+	for b := make([]byte, 1500); ; {
+		n, from, err := c.ReadFrom(b)
+		if ctx.Err() != nil && err != nil {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if _, err := c.WriteTo(b[:n], from); err != nil {
+			return err
+		}
+	}
 }
 
 func serveHTTP(ctx context.Context, addr, secure, host, version string, linger time.Duration) error {

@@ -240,7 +240,7 @@ func (x Collector_Protocol) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Collector_Protocol.Descriptor instead.
 func (Collector_Protocol) EnumDescriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{8, 0}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{9, 0}
 }
 
 type AccessLog_Format int32
@@ -289,7 +289,7 @@ func (x AccessLog_Format) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use AccessLog_Format.Descriptor instead.
 func (AccessLog_Format) EnumDescriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{12, 0}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{13, 0}
 }
 
 type Answer_Kind int32
@@ -341,7 +341,7 @@ func (x Answer_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Answer_Kind.Descriptor instead.
 func (Answer_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{13, 0}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{14, 0}
 }
 
 type Service_Resolution int32
@@ -390,7 +390,7 @@ func (x Service_Resolution) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Service_Resolution.Descriptor instead.
 func (Service_Resolution) EnumDescriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{31, 0}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{32, 0}
 }
 
 type TrafficPolicy_Balancer int32
@@ -445,7 +445,7 @@ func (x TrafficPolicy_Balancer) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use TrafficPolicy_Balancer.Descriptor instead.
 func (TrafficPolicy_Balancer) EnumDescriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{33, 0}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{34, 0}
 }
 
 type TrafficPolicy_Tls int32
@@ -500,7 +500,7 @@ func (x TrafficPolicy_Tls) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use TrafficPolicy_Tls.Descriptor instead.
 func (TrafficPolicy_Tls) EnumDescriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{33, 1}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{34, 1}
 }
 
 type TrafficPolicy_H2Upgrade int32
@@ -549,7 +549,7 @@ func (x TrafficPolicy_H2Upgrade) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use TrafficPolicy_H2Upgrade.Descriptor instead.
 func (TrafficPolicy_H2Upgrade) EnumDescriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{33, 2}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{34, 2}
 }
 
 // Ref names the user's resource that a decision comes from.
@@ -773,6 +773,9 @@ type Self struct {
 	// Unset: they are not, and what they say of a trace passes untouched.
 	TraceClient *Tracing `protobuf:"bytes,70,opt,name=trace_client,json=traceClient,proto3" json:"trace_client,omitempty"`
 	TraceServer *Tracing `protobuf:"bytes,71,opt,name=trace_server,json=traceServer,proto3" json:"trace_server,omitempty"`
+	// The names that the sidecar itself answers when its workload asks DNS. None:
+	// the workload's DNS is not redirected, or nothing it sees has such a name.
+	DnsNames []*DnsName `protobuf:"bytes,90,rep,name=dns_names,json=dnsNames,proto3" json:"dns_names,omitempty"`
 	// Who may do what here. None: everybody everything, as far as mTLS lets them.
 	Authorization []*AuthorizationPolicy `protobuf:"bytes,110,rep,name=authorization,proto3" json:"authorization,omitempty"`
 	// Where a policy looks at paths, one with "//" or an encoded slash is refused
@@ -913,6 +916,13 @@ func (x *Self) GetTraceClient() *Tracing {
 func (x *Self) GetTraceServer() *Tracing {
 	if x != nil {
 		return x.TraceServer
+	}
+	return nil
+}
+
+func (x *Self) GetDnsNames() []*DnsName {
+	if x != nil {
+		return x.DnsNames
 	}
 	return nil
 }
@@ -1179,6 +1189,59 @@ func (x *Condition) GetNotValues() []string {
 	return nil
 }
 
+// DnsName is a name with its addresses.
+type DnsName struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`           // lower case, no dot at its end
+	Addresses     [][]byte               `protobuf:"bytes,2,rep,name=addresses,proto3" json:"addresses,omitempty"` // of 4 or 16 bytes, in the order of preference
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DnsName) Reset() {
+	*x = DnsName{}
+	mi := &file_seine_v1_mesh_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DnsName) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DnsName) ProtoMessage() {}
+
+func (x *DnsName) ProtoReflect() protoreflect.Message {
+	mi := &file_seine_v1_mesh_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DnsName.ProtoReflect.Descriptor instead.
+func (*DnsName) Descriptor() ([]byte, []int) {
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *DnsName) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DnsName) GetAddresses() [][]byte {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
 // Tracing of one side of a workload.
 type Tracing struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
@@ -1202,7 +1265,7 @@ type Tracing struct {
 
 func (x *Tracing) Reset() {
 	*x = Tracing{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[7]
+	mi := &file_seine_v1_mesh_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1214,7 +1277,7 @@ func (x *Tracing) String() string {
 func (*Tracing) ProtoMessage() {}
 
 func (x *Tracing) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[7]
+	mi := &file_seine_v1_mesh_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1227,7 +1290,7 @@ func (x *Tracing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tracing.ProtoReflect.Descriptor instead.
 func (*Tracing) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{7}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Tracing) GetCollector() *Collector {
@@ -1330,7 +1393,7 @@ type Collector struct {
 
 func (x *Collector) Reset() {
 	*x = Collector{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[8]
+	mi := &file_seine_v1_mesh_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1342,7 +1405,7 @@ func (x *Collector) String() string {
 func (*Collector) ProtoMessage() {}
 
 func (x *Collector) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[8]
+	mi := &file_seine_v1_mesh_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1355,7 +1418,7 @@ func (x *Collector) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Collector.ProtoReflect.Descriptor instead.
 func (*Collector) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{8}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Collector) GetProtocol() Collector_Protocol {
@@ -1424,7 +1487,7 @@ type TraceTag struct {
 
 func (x *TraceTag) Reset() {
 	*x = TraceTag{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[9]
+	mi := &file_seine_v1_mesh_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1436,7 +1499,7 @@ func (x *TraceTag) String() string {
 func (*TraceTag) ProtoMessage() {}
 
 func (x *TraceTag) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[9]
+	mi := &file_seine_v1_mesh_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1449,7 +1512,7 @@ func (x *TraceTag) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TraceTag.ProtoReflect.Descriptor instead.
 func (*TraceTag) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{9}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *TraceTag) GetName() string {
@@ -1545,7 +1608,7 @@ type RateLimit struct {
 
 func (x *RateLimit) Reset() {
 	*x = RateLimit{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[10]
+	mi := &file_seine_v1_mesh_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1557,7 +1620,7 @@ func (x *RateLimit) String() string {
 func (*RateLimit) ProtoMessage() {}
 
 func (x *RateLimit) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[10]
+	mi := &file_seine_v1_mesh_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1570,7 +1633,7 @@ func (x *RateLimit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RateLimit.ProtoReflect.Descriptor instead.
 func (*RateLimit) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{10}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RateLimit) GetId() string {
@@ -1690,7 +1753,7 @@ type InboundPort struct {
 
 func (x *InboundPort) Reset() {
 	*x = InboundPort{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[11]
+	mi := &file_seine_v1_mesh_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1702,7 +1765,7 @@ func (x *InboundPort) String() string {
 func (*InboundPort) ProtoMessage() {}
 
 func (x *InboundPort) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[11]
+	mi := &file_seine_v1_mesh_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1715,7 +1778,7 @@ func (x *InboundPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InboundPort.ProtoReflect.Descriptor instead.
 func (*InboundPort) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{11}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *InboundPort) GetPort() uint32 {
@@ -1797,7 +1860,7 @@ type AccessLog struct {
 
 func (x *AccessLog) Reset() {
 	*x = AccessLog{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[12]
+	mi := &file_seine_v1_mesh_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1809,7 +1872,7 @@ func (x *AccessLog) String() string {
 func (*AccessLog) ProtoMessage() {}
 
 func (x *AccessLog) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[12]
+	mi := &file_seine_v1_mesh_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1822,7 +1885,7 @@ func (x *AccessLog) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessLog.ProtoReflect.Descriptor instead.
 func (*AccessLog) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{12}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *AccessLog) GetFormat() AccessLog_Format {
@@ -1861,7 +1924,7 @@ type Answer struct {
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[13]
+	mi := &file_seine_v1_mesh_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1873,7 +1936,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[13]
+	mi := &file_seine_v1_mesh_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1886,7 +1949,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{13}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Answer) GetKind() Answer_Kind {
@@ -1982,7 +2045,7 @@ type StringMatch struct {
 
 func (x *StringMatch) Reset() {
 	*x = StringMatch{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[14]
+	mi := &file_seine_v1_mesh_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1994,7 +2057,7 @@ func (x *StringMatch) String() string {
 func (*StringMatch) ProtoMessage() {}
 
 func (x *StringMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[14]
+	mi := &file_seine_v1_mesh_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2007,7 +2070,7 @@ func (x *StringMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StringMatch.ProtoReflect.Descriptor instead.
 func (*StringMatch) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{14}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *StringMatch) GetMatch() isStringMatch_Match {
@@ -2099,7 +2162,7 @@ type HeaderMatch struct {
 
 func (x *HeaderMatch) Reset() {
 	*x = HeaderMatch{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[15]
+	mi := &file_seine_v1_mesh_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2111,7 +2174,7 @@ func (x *HeaderMatch) String() string {
 func (*HeaderMatch) ProtoMessage() {}
 
 func (x *HeaderMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[15]
+	mi := &file_seine_v1_mesh_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2124,7 +2187,7 @@ func (x *HeaderMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeaderMatch.ProtoReflect.Descriptor instead.
 func (*HeaderMatch) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{15}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *HeaderMatch) GetName() string {
@@ -2158,7 +2221,7 @@ type QueryMatch struct {
 
 func (x *QueryMatch) Reset() {
 	*x = QueryMatch{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[16]
+	mi := &file_seine_v1_mesh_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2170,7 +2233,7 @@ func (x *QueryMatch) String() string {
 func (*QueryMatch) ProtoMessage() {}
 
 func (x *QueryMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[16]
+	mi := &file_seine_v1_mesh_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2183,7 +2246,7 @@ func (x *QueryMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryMatch.ProtoReflect.Descriptor instead.
 func (*QueryMatch) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{16}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *QueryMatch) GetName() string {
@@ -2225,7 +2288,7 @@ type HttpMatch struct {
 
 func (x *HttpMatch) Reset() {
 	*x = HttpMatch{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[17]
+	mi := &file_seine_v1_mesh_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2237,7 +2300,7 @@ func (x *HttpMatch) String() string {
 func (*HttpMatch) ProtoMessage() {}
 
 func (x *HttpMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[17]
+	mi := &file_seine_v1_mesh_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2250,7 +2313,7 @@ func (x *HttpMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HttpMatch.ProtoReflect.Descriptor instead.
 func (*HttpMatch) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{17}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *HttpMatch) GetName() string {
@@ -2370,7 +2433,7 @@ type HttpRule struct {
 
 func (x *HttpRule) Reset() {
 	*x = HttpRule{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[18]
+	mi := &file_seine_v1_mesh_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2382,7 +2445,7 @@ func (x *HttpRule) String() string {
 func (*HttpRule) ProtoMessage() {}
 
 func (x *HttpRule) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[18]
+	mi := &file_seine_v1_mesh_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2395,7 +2458,7 @@ func (x *HttpRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HttpRule.ProtoReflect.Descriptor instead.
 func (*HttpRule) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{18}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *HttpRule) GetName() string {
@@ -2536,7 +2599,7 @@ type Fault struct {
 
 func (x *Fault) Reset() {
 	*x = Fault{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[19]
+	mi := &file_seine_v1_mesh_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2548,7 +2611,7 @@ func (x *Fault) String() string {
 func (*Fault) ProtoMessage() {}
 
 func (x *Fault) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[19]
+	mi := &file_seine_v1_mesh_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2561,7 +2624,7 @@ func (x *Fault) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fault.ProtoReflect.Descriptor instead.
 func (*Fault) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{19}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Fault) GetDelay() *Fault_Delay {
@@ -2595,7 +2658,7 @@ type Cors struct {
 
 func (x *Cors) Reset() {
 	*x = Cors{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[20]
+	mi := &file_seine_v1_mesh_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2607,7 +2670,7 @@ func (x *Cors) String() string {
 func (*Cors) ProtoMessage() {}
 
 func (x *Cors) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[20]
+	mi := &file_seine_v1_mesh_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2620,7 +2683,7 @@ func (x *Cors) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cors.ProtoReflect.Descriptor instead.
 func (*Cors) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{20}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Cors) GetOrigins() []*StringMatch {
@@ -2682,7 +2745,7 @@ type Mirror struct {
 
 func (x *Mirror) Reset() {
 	*x = Mirror{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[21]
+	mi := &file_seine_v1_mesh_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2694,7 +2757,7 @@ func (x *Mirror) String() string {
 func (*Mirror) ProtoMessage() {}
 
 func (x *Mirror) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[21]
+	mi := &file_seine_v1_mesh_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2707,7 +2770,7 @@ func (x *Mirror) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mirror.ProtoReflect.Descriptor instead.
 func (*Mirror) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{21}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Mirror) GetDestination() *Destination {
@@ -2741,7 +2804,7 @@ type Retry struct {
 
 func (x *Retry) Reset() {
 	*x = Retry{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[22]
+	mi := &file_seine_v1_mesh_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2753,7 +2816,7 @@ func (x *Retry) String() string {
 func (*Retry) ProtoMessage() {}
 
 func (x *Retry) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[22]
+	mi := &file_seine_v1_mesh_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2766,7 +2829,7 @@ func (x *Retry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Retry.ProtoReflect.Descriptor instead.
 func (*Retry) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{22}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Retry) GetAttempts() uint32 {
@@ -2835,7 +2898,7 @@ type TcpMatch struct {
 
 func (x *TcpMatch) Reset() {
 	*x = TcpMatch{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[23]
+	mi := &file_seine_v1_mesh_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2847,7 +2910,7 @@ func (x *TcpMatch) String() string {
 func (*TcpMatch) ProtoMessage() {}
 
 func (x *TcpMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[23]
+	mi := &file_seine_v1_mesh_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2860,7 +2923,7 @@ func (x *TcpMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TcpMatch.ProtoReflect.Descriptor instead.
 func (*TcpMatch) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{23}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *TcpMatch) GetPort() uint32 {
@@ -2918,7 +2981,7 @@ type TcpRule struct {
 
 func (x *TcpRule) Reset() {
 	*x = TcpRule{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[24]
+	mi := &file_seine_v1_mesh_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2930,7 +2993,7 @@ func (x *TcpRule) String() string {
 func (*TcpRule) ProtoMessage() {}
 
 func (x *TcpRule) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[24]
+	mi := &file_seine_v1_mesh_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2943,7 +3006,7 @@ func (x *TcpRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TcpRule.ProtoReflect.Descriptor instead.
 func (*TcpRule) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{24}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *TcpRule) GetIndex() int32 {
@@ -2999,7 +3062,7 @@ type Destination struct {
 
 func (x *Destination) Reset() {
 	*x = Destination{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[25]
+	mi := &file_seine_v1_mesh_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3011,7 +3074,7 @@ func (x *Destination) String() string {
 func (*Destination) ProtoMessage() {}
 
 func (x *Destination) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[25]
+	mi := &file_seine_v1_mesh_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3024,7 +3087,7 @@ func (x *Destination) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Destination.ProtoReflect.Descriptor instead.
 func (*Destination) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{25}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Destination) GetHost() string {
@@ -3101,7 +3164,7 @@ type Redirect struct {
 
 func (x *Redirect) Reset() {
 	*x = Redirect{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[26]
+	mi := &file_seine_v1_mesh_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3113,7 +3176,7 @@ func (x *Redirect) String() string {
 func (*Redirect) ProtoMessage() {}
 
 func (x *Redirect) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[26]
+	mi := &file_seine_v1_mesh_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3126,7 +3189,7 @@ func (x *Redirect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Redirect.ProtoReflect.Descriptor instead.
 func (*Redirect) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{26}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Redirect) GetUri() string {
@@ -3195,7 +3258,7 @@ type DirectResponse struct {
 
 func (x *DirectResponse) Reset() {
 	*x = DirectResponse{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[27]
+	mi := &file_seine_v1_mesh_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3207,7 +3270,7 @@ func (x *DirectResponse) String() string {
 func (*DirectResponse) ProtoMessage() {}
 
 func (x *DirectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[27]
+	mi := &file_seine_v1_mesh_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3220,7 +3283,7 @@ func (x *DirectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirectResponse.ProtoReflect.Descriptor instead.
 func (*DirectResponse) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{27}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *DirectResponse) GetStatus() uint32 {
@@ -3250,7 +3313,7 @@ type Rewrite struct {
 
 func (x *Rewrite) Reset() {
 	*x = Rewrite{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[28]
+	mi := &file_seine_v1_mesh_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3262,7 +3325,7 @@ func (x *Rewrite) String() string {
 func (*Rewrite) ProtoMessage() {}
 
 func (x *Rewrite) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[28]
+	mi := &file_seine_v1_mesh_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3275,7 +3338,7 @@ func (x *Rewrite) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rewrite.ProtoReflect.Descriptor instead.
 func (*Rewrite) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{28}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Rewrite) GetUri() string {
@@ -3325,7 +3388,7 @@ type HeaderOps struct {
 
 func (x *HeaderOps) Reset() {
 	*x = HeaderOps{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[29]
+	mi := &file_seine_v1_mesh_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3337,7 +3400,7 @@ func (x *HeaderOps) String() string {
 func (*HeaderOps) ProtoMessage() {}
 
 func (x *HeaderOps) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[29]
+	mi := &file_seine_v1_mesh_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3350,7 +3413,7 @@ func (x *HeaderOps) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeaderOps.ProtoReflect.Descriptor instead.
 func (*HeaderOps) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{29}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *HeaderOps) GetSet() []*Header {
@@ -3384,7 +3447,7 @@ type Header struct {
 
 func (x *Header) Reset() {
 	*x = Header{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[30]
+	mi := &file_seine_v1_mesh_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3396,7 +3459,7 @@ func (x *Header) String() string {
 func (*Header) ProtoMessage() {}
 
 func (x *Header) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[30]
+	mi := &file_seine_v1_mesh_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3409,7 +3472,7 @@ func (x *Header) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Header.ProtoReflect.Descriptor instead.
 func (*Header) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{30}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Header) GetName() string {
@@ -3448,7 +3511,7 @@ type Service struct {
 
 func (x *Service) Reset() {
 	*x = Service{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[31]
+	mi := &file_seine_v1_mesh_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3460,7 +3523,7 @@ func (x *Service) String() string {
 func (*Service) ProtoMessage() {}
 
 func (x *Service) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[31]
+	mi := &file_seine_v1_mesh_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3473,7 +3536,7 @@ func (x *Service) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Service.ProtoReflect.Descriptor instead.
 func (*Service) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{31}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Service) GetHost() string {
@@ -3578,7 +3641,7 @@ type Subset struct {
 
 func (x *Subset) Reset() {
 	*x = Subset{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[32]
+	mi := &file_seine_v1_mesh_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3590,7 +3653,7 @@ func (x *Subset) String() string {
 func (*Subset) ProtoMessage() {}
 
 func (x *Subset) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[32]
+	mi := &file_seine_v1_mesh_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3603,7 +3666,7 @@ func (x *Subset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Subset.ProtoReflect.Descriptor instead.
 func (*Subset) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{32}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Subset) GetName() string {
@@ -3651,7 +3714,7 @@ type TrafficPolicy struct {
 
 func (x *TrafficPolicy) Reset() {
 	*x = TrafficPolicy{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[33]
+	mi := &file_seine_v1_mesh_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3663,7 +3726,7 @@ func (x *TrafficPolicy) String() string {
 func (*TrafficPolicy) ProtoMessage() {}
 
 func (x *TrafficPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[33]
+	mi := &file_seine_v1_mesh_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3676,7 +3739,7 @@ func (x *TrafficPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrafficPolicy.ProtoReflect.Descriptor instead.
 func (*TrafficPolicy) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{33}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *TrafficPolicy) GetBalancer() TrafficPolicy_Balancer {
@@ -3806,7 +3869,7 @@ type OriginateTls struct {
 
 func (x *OriginateTls) Reset() {
 	*x = OriginateTls{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[34]
+	mi := &file_seine_v1_mesh_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3818,7 +3881,7 @@ func (x *OriginateTls) String() string {
 func (*OriginateTls) ProtoMessage() {}
 
 func (x *OriginateTls) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[34]
+	mi := &file_seine_v1_mesh_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3831,7 +3894,7 @@ func (x *OriginateTls) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OriginateTls.ProtoReflect.Descriptor instead.
 func (*OriginateTls) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{34}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *OriginateTls) GetCaCertificates() string {
@@ -3881,7 +3944,7 @@ type RetryBudget struct {
 
 func (x *RetryBudget) Reset() {
 	*x = RetryBudget{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[35]
+	mi := &file_seine_v1_mesh_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3893,7 +3956,7 @@ func (x *RetryBudget) String() string {
 func (*RetryBudget) ProtoMessage() {}
 
 func (x *RetryBudget) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[35]
+	mi := &file_seine_v1_mesh_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3906,7 +3969,7 @@ func (x *RetryBudget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryBudget.ProtoReflect.Descriptor instead.
 func (*RetryBudget) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{35}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RetryBudget) GetPercent() float64 {
@@ -3942,7 +4005,7 @@ type ConsistentHash struct {
 
 func (x *ConsistentHash) Reset() {
 	*x = ConsistentHash{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[36]
+	mi := &file_seine_v1_mesh_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3954,7 +4017,7 @@ func (x *ConsistentHash) String() string {
 func (*ConsistentHash) ProtoMessage() {}
 
 func (x *ConsistentHash) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[36]
+	mi := &file_seine_v1_mesh_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3967,7 +4030,7 @@ func (x *ConsistentHash) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsistentHash.ProtoReflect.Descriptor instead.
 func (*ConsistentHash) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{36}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ConsistentHash) GetKey() isConsistentHash_Key {
@@ -4067,7 +4130,7 @@ type Warmup struct {
 
 func (x *Warmup) Reset() {
 	*x = Warmup{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[37]
+	mi := &file_seine_v1_mesh_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4079,7 +4142,7 @@ func (x *Warmup) String() string {
 func (*Warmup) ProtoMessage() {}
 
 func (x *Warmup) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[37]
+	mi := &file_seine_v1_mesh_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4092,7 +4155,7 @@ func (x *Warmup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Warmup.ProtoReflect.Descriptor instead.
 func (*Warmup) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{37}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Warmup) GetDuration() *durationpb.Duration {
@@ -4133,7 +4196,7 @@ type Locality struct {
 
 func (x *Locality) Reset() {
 	*x = Locality{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[38]
+	mi := &file_seine_v1_mesh_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4145,7 +4208,7 @@ func (x *Locality) String() string {
 func (*Locality) ProtoMessage() {}
 
 func (x *Locality) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[38]
+	mi := &file_seine_v1_mesh_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4158,7 +4221,7 @@ func (x *Locality) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Locality.ProtoReflect.Descriptor instead.
 func (*Locality) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{38}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Locality) GetDistribute() []*Locality_Distribute {
@@ -4229,7 +4292,7 @@ type ConnectionPool struct {
 
 func (x *ConnectionPool) Reset() {
 	*x = ConnectionPool{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[39]
+	mi := &file_seine_v1_mesh_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4241,7 +4304,7 @@ func (x *ConnectionPool) String() string {
 func (*ConnectionPool) ProtoMessage() {}
 
 func (x *ConnectionPool) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[39]
+	mi := &file_seine_v1_mesh_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4254,7 +4317,7 @@ func (x *ConnectionPool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectionPool.ProtoReflect.Descriptor instead.
 func (*ConnectionPool) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{39}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ConnectionPool) GetMaxConnections() uint32 {
@@ -4339,7 +4402,7 @@ type OutlierDetection struct {
 
 func (x *OutlierDetection) Reset() {
 	*x = OutlierDetection{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[40]
+	mi := &file_seine_v1_mesh_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4351,7 +4414,7 @@ func (x *OutlierDetection) String() string {
 func (*OutlierDetection) ProtoMessage() {}
 
 func (x *OutlierDetection) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[40]
+	mi := &file_seine_v1_mesh_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4364,7 +4427,7 @@ func (x *OutlierDetection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutlierDetection.ProtoReflect.Descriptor instead.
 func (*OutlierDetection) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{40}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *OutlierDetection) GetConsecutive_5Xx() uint32 {
@@ -4450,7 +4513,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[41]
+	mi := &file_seine_v1_mesh_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4462,7 +4525,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[41]
+	mi := &file_seine_v1_mesh_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4475,7 +4538,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{41}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Endpoint) GetId() string {
@@ -4565,7 +4628,7 @@ type Fault_Delay struct {
 
 func (x *Fault_Delay) Reset() {
 	*x = Fault_Delay{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[44]
+	mi := &file_seine_v1_mesh_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4577,7 +4640,7 @@ func (x *Fault_Delay) String() string {
 func (*Fault_Delay) ProtoMessage() {}
 
 func (x *Fault_Delay) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[44]
+	mi := &file_seine_v1_mesh_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4590,7 +4653,7 @@ func (x *Fault_Delay) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fault_Delay.ProtoReflect.Descriptor instead.
 func (*Fault_Delay) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{19, 0}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{20, 0}
 }
 
 func (x *Fault_Delay) GetPerMillion() uint32 {
@@ -4618,7 +4681,7 @@ type Fault_Abort struct {
 
 func (x *Fault_Abort) Reset() {
 	*x = Fault_Abort{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[45]
+	mi := &file_seine_v1_mesh_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4630,7 +4693,7 @@ func (x *Fault_Abort) String() string {
 func (*Fault_Abort) ProtoMessage() {}
 
 func (x *Fault_Abort) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[45]
+	mi := &file_seine_v1_mesh_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4643,7 +4706,7 @@ func (x *Fault_Abort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fault_Abort.ProtoReflect.Descriptor instead.
 func (*Fault_Abort) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{19, 1}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{20, 1}
 }
 
 func (x *Fault_Abort) GetPerMillion() uint32 {
@@ -4679,7 +4742,7 @@ type ConsistentHash_Cookie struct {
 
 func (x *ConsistentHash_Cookie) Reset() {
 	*x = ConsistentHash_Cookie{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[48]
+	mi := &file_seine_v1_mesh_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4691,7 +4754,7 @@ func (x *ConsistentHash_Cookie) String() string {
 func (*ConsistentHash_Cookie) ProtoMessage() {}
 
 func (x *ConsistentHash_Cookie) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[48]
+	mi := &file_seine_v1_mesh_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4704,7 +4767,7 @@ func (x *ConsistentHash_Cookie) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsistentHash_Cookie.ProtoReflect.Descriptor instead.
 func (*ConsistentHash_Cookie) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{36, 0}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{37, 0}
 }
 
 func (x *ConsistentHash_Cookie) GetName() string {
@@ -4745,7 +4808,7 @@ type Locality_Distribute struct {
 
 func (x *Locality_Distribute) Reset() {
 	*x = Locality_Distribute{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[49]
+	mi := &file_seine_v1_mesh_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4757,7 +4820,7 @@ func (x *Locality_Distribute) String() string {
 func (*Locality_Distribute) ProtoMessage() {}
 
 func (x *Locality_Distribute) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[49]
+	mi := &file_seine_v1_mesh_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4770,7 +4833,7 @@ func (x *Locality_Distribute) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Locality_Distribute.ProtoReflect.Descriptor instead.
 func (*Locality_Distribute) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{38, 0}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{39, 0}
 }
 
 func (x *Locality_Distribute) GetFrom() string {
@@ -4797,7 +4860,7 @@ type Locality_Failover struct {
 
 func (x *Locality_Failover) Reset() {
 	*x = Locality_Failover{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[50]
+	mi := &file_seine_v1_mesh_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4809,7 +4872,7 @@ func (x *Locality_Failover) String() string {
 func (*Locality_Failover) ProtoMessage() {}
 
 func (x *Locality_Failover) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[50]
+	mi := &file_seine_v1_mesh_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4822,7 +4885,7 @@ func (x *Locality_Failover) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Locality_Failover.ProtoReflect.Descriptor instead.
 func (*Locality_Failover) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{38, 1}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{39, 1}
 }
 
 func (x *Locality_Failover) GetFrom() string {
@@ -4851,7 +4914,7 @@ type ConnectionPool_Keepalive struct {
 
 func (x *ConnectionPool_Keepalive) Reset() {
 	*x = ConnectionPool_Keepalive{}
-	mi := &file_seine_v1_mesh_proto_msgTypes[53]
+	mi := &file_seine_v1_mesh_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4863,7 +4926,7 @@ func (x *ConnectionPool_Keepalive) String() string {
 func (*ConnectionPool_Keepalive) ProtoMessage() {}
 
 func (x *ConnectionPool_Keepalive) ProtoReflect() protoreflect.Message {
-	mi := &file_seine_v1_mesh_proto_msgTypes[53]
+	mi := &file_seine_v1_mesh_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4876,7 +4939,7 @@ func (x *ConnectionPool_Keepalive) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectionPool_Keepalive.ProtoReflect.Descriptor instead.
 func (*ConnectionPool_Keepalive) Descriptor() ([]byte, []int) {
-	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{39, 0}
+	return file_seine_v1_mesh_proto_rawDescGZIP(), []int{40, 0}
 }
 
 func (x *ConnectionPool_Keepalive) GetProbes() uint32 {
@@ -4922,7 +4985,7 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\x03app\x18\b \x01(\tR\x03app\x12\x18\n" +
 	"\aversion\x18\t \x01(\tR\aversion\x12\x18\n" +
 	"\acluster\x18\n" +
-	" \x01(\tR\acluster\"\xee\x06\n" +
+	" \x01(\tR\acluster\"\x9e\a\n" +
 	"\x04Self\x12.\n" +
 	"\bworkload\x18\x01 \x01(\v2\x12.seine.v1.WorkloadR\bworkload\x122\n" +
 	"\x06labels\x18\x02 \x03(\v2\x1a.seine.v1.Self.LabelsEntryR\x06labels\x12!\n" +
@@ -4940,7 +5003,8 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\x0ftrust_bundle_id\x18= \x01(\tR\rtrustBundleId\x12&\n" +
 	"\x0fsigning_root_id\x18> \x01(\tR\rsigningRootId\x124\n" +
 	"\ftrace_client\x18F \x01(\v2\x11.seine.v1.TracingR\vtraceClient\x124\n" +
-	"\ftrace_server\x18G \x01(\v2\x11.seine.v1.TracingR\vtraceServer\x12C\n" +
+	"\ftrace_server\x18G \x01(\v2\x11.seine.v1.TracingR\vtraceServer\x12.\n" +
+	"\tdns_names\x18Z \x03(\v2\x11.seine.v1.DnsNameR\bdnsNames\x12C\n" +
 	"\rauthorization\x18n \x03(\v2\x1d.seine.v1.AuthorizationPolicyR\rauthorization\x12#\n" +
 	"\rmerge_slashes\x18o \x01(\bR\fmergeSlashes\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
@@ -4967,7 +5031,10 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x16\n" +
 	"\x06values\x18\x02 \x03(\tR\x06values\x12\x1d\n" +
 	"\n" +
-	"not_values\x18\x03 \x03(\tR\tnotValues\"\xa9\x03\n" +
+	"not_values\x18\x03 \x03(\tR\tnotValues\";\n" +
+	"\aDnsName\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
+	"\taddresses\x18\x02 \x03(\fR\taddresses\"\xa9\x03\n" +
 	"\aTracing\x121\n" +
 	"\tcollector\x18\x01 \x01(\v2\x13.seine.v1.CollectorR\tcollector\x12\x1a\n" +
 	"\bsampling\x18\x02 \x01(\x01R\bsampling\x12&\n" +
@@ -5392,7 +5459,7 @@ func file_seine_v1_mesh_proto_rawDescGZIP() []byte {
 }
 
 var file_seine_v1_mesh_proto_enumTypes = make([]protoimpl.EnumInfo, 10)
-var file_seine_v1_mesh_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
+var file_seine_v1_mesh_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
 var file_seine_v1_mesh_proto_goTypes = []any{
 	(Protocol)(0),                    // 0: seine.v1.Protocol
 	(MtlsMode)(0),                    // 1: seine.v1.MtlsMode
@@ -5411,173 +5478,175 @@ var file_seine_v1_mesh_proto_goTypes = []any{
 	(*AuthorizationRule)(nil),        // 14: seine.v1.AuthorizationRule
 	(*Conditions)(nil),               // 15: seine.v1.Conditions
 	(*Condition)(nil),                // 16: seine.v1.Condition
-	(*Tracing)(nil),                  // 17: seine.v1.Tracing
-	(*Collector)(nil),                // 18: seine.v1.Collector
-	(*TraceTag)(nil),                 // 19: seine.v1.TraceTag
-	(*RateLimit)(nil),                // 20: seine.v1.RateLimit
-	(*InboundPort)(nil),              // 21: seine.v1.InboundPort
-	(*AccessLog)(nil),                // 22: seine.v1.AccessLog
-	(*Answer)(nil),                   // 23: seine.v1.Answer
-	(*StringMatch)(nil),              // 24: seine.v1.StringMatch
-	(*HeaderMatch)(nil),              // 25: seine.v1.HeaderMatch
-	(*QueryMatch)(nil),               // 26: seine.v1.QueryMatch
-	(*HttpMatch)(nil),                // 27: seine.v1.HttpMatch
-	(*HttpRule)(nil),                 // 28: seine.v1.HttpRule
-	(*Fault)(nil),                    // 29: seine.v1.Fault
-	(*Cors)(nil),                     // 30: seine.v1.Cors
-	(*Mirror)(nil),                   // 31: seine.v1.Mirror
-	(*Retry)(nil),                    // 32: seine.v1.Retry
-	(*TcpMatch)(nil),                 // 33: seine.v1.TcpMatch
-	(*TcpRule)(nil),                  // 34: seine.v1.TcpRule
-	(*Destination)(nil),              // 35: seine.v1.Destination
-	(*Redirect)(nil),                 // 36: seine.v1.Redirect
-	(*DirectResponse)(nil),           // 37: seine.v1.DirectResponse
-	(*Rewrite)(nil),                  // 38: seine.v1.Rewrite
-	(*HeaderOps)(nil),                // 39: seine.v1.HeaderOps
-	(*Header)(nil),                   // 40: seine.v1.Header
-	(*Service)(nil),                  // 41: seine.v1.Service
-	(*Subset)(nil),                   // 42: seine.v1.Subset
-	(*TrafficPolicy)(nil),            // 43: seine.v1.TrafficPolicy
-	(*OriginateTls)(nil),             // 44: seine.v1.OriginateTls
-	(*RetryBudget)(nil),              // 45: seine.v1.RetryBudget
-	(*ConsistentHash)(nil),           // 46: seine.v1.ConsistentHash
-	(*Warmup)(nil),                   // 47: seine.v1.Warmup
-	(*Locality)(nil),                 // 48: seine.v1.Locality
-	(*ConnectionPool)(nil),           // 49: seine.v1.ConnectionPool
-	(*OutlierDetection)(nil),         // 50: seine.v1.OutlierDetection
-	(*Endpoint)(nil),                 // 51: seine.v1.Endpoint
-	nil,                              // 52: seine.v1.Self.LabelsEntry
-	nil,                              // 53: seine.v1.HttpMatch.SourceLabelsEntry
-	(*Fault_Delay)(nil),              // 54: seine.v1.Fault.Delay
-	(*Fault_Abort)(nil),              // 55: seine.v1.Fault.Abort
-	nil,                              // 56: seine.v1.TcpMatch.SourceLabelsEntry
-	nil,                              // 57: seine.v1.Subset.LabelsEntry
-	(*ConsistentHash_Cookie)(nil),    // 58: seine.v1.ConsistentHash.Cookie
-	(*Locality_Distribute)(nil),      // 59: seine.v1.Locality.Distribute
-	(*Locality_Failover)(nil),        // 60: seine.v1.Locality.Failover
-	nil,                              // 61: seine.v1.Locality.CallerLabelsEntry
-	nil,                              // 62: seine.v1.Locality.Distribute.ToEntry
-	(*ConnectionPool_Keepalive)(nil), // 63: seine.v1.ConnectionPool.Keepalive
-	nil,                              // 64: seine.v1.Endpoint.LabelsEntry
-	(*durationpb.Duration)(nil),      // 65: google.protobuf.Duration
+	(*DnsName)(nil),                  // 17: seine.v1.DnsName
+	(*Tracing)(nil),                  // 18: seine.v1.Tracing
+	(*Collector)(nil),                // 19: seine.v1.Collector
+	(*TraceTag)(nil),                 // 20: seine.v1.TraceTag
+	(*RateLimit)(nil),                // 21: seine.v1.RateLimit
+	(*InboundPort)(nil),              // 22: seine.v1.InboundPort
+	(*AccessLog)(nil),                // 23: seine.v1.AccessLog
+	(*Answer)(nil),                   // 24: seine.v1.Answer
+	(*StringMatch)(nil),              // 25: seine.v1.StringMatch
+	(*HeaderMatch)(nil),              // 26: seine.v1.HeaderMatch
+	(*QueryMatch)(nil),               // 27: seine.v1.QueryMatch
+	(*HttpMatch)(nil),                // 28: seine.v1.HttpMatch
+	(*HttpRule)(nil),                 // 29: seine.v1.HttpRule
+	(*Fault)(nil),                    // 30: seine.v1.Fault
+	(*Cors)(nil),                     // 31: seine.v1.Cors
+	(*Mirror)(nil),                   // 32: seine.v1.Mirror
+	(*Retry)(nil),                    // 33: seine.v1.Retry
+	(*TcpMatch)(nil),                 // 34: seine.v1.TcpMatch
+	(*TcpRule)(nil),                  // 35: seine.v1.TcpRule
+	(*Destination)(nil),              // 36: seine.v1.Destination
+	(*Redirect)(nil),                 // 37: seine.v1.Redirect
+	(*DirectResponse)(nil),           // 38: seine.v1.DirectResponse
+	(*Rewrite)(nil),                  // 39: seine.v1.Rewrite
+	(*HeaderOps)(nil),                // 40: seine.v1.HeaderOps
+	(*Header)(nil),                   // 41: seine.v1.Header
+	(*Service)(nil),                  // 42: seine.v1.Service
+	(*Subset)(nil),                   // 43: seine.v1.Subset
+	(*TrafficPolicy)(nil),            // 44: seine.v1.TrafficPolicy
+	(*OriginateTls)(nil),             // 45: seine.v1.OriginateTls
+	(*RetryBudget)(nil),              // 46: seine.v1.RetryBudget
+	(*ConsistentHash)(nil),           // 47: seine.v1.ConsistentHash
+	(*Warmup)(nil),                   // 48: seine.v1.Warmup
+	(*Locality)(nil),                 // 49: seine.v1.Locality
+	(*ConnectionPool)(nil),           // 50: seine.v1.ConnectionPool
+	(*OutlierDetection)(nil),         // 51: seine.v1.OutlierDetection
+	(*Endpoint)(nil),                 // 52: seine.v1.Endpoint
+	nil,                              // 53: seine.v1.Self.LabelsEntry
+	nil,                              // 54: seine.v1.HttpMatch.SourceLabelsEntry
+	(*Fault_Delay)(nil),              // 55: seine.v1.Fault.Delay
+	(*Fault_Abort)(nil),              // 56: seine.v1.Fault.Abort
+	nil,                              // 57: seine.v1.TcpMatch.SourceLabelsEntry
+	nil,                              // 58: seine.v1.Subset.LabelsEntry
+	(*ConsistentHash_Cookie)(nil),    // 59: seine.v1.ConsistentHash.Cookie
+	(*Locality_Distribute)(nil),      // 60: seine.v1.Locality.Distribute
+	(*Locality_Failover)(nil),        // 61: seine.v1.Locality.Failover
+	nil,                              // 62: seine.v1.Locality.CallerLabelsEntry
+	nil,                              // 63: seine.v1.Locality.Distribute.ToEntry
+	(*ConnectionPool_Keepalive)(nil), // 64: seine.v1.ConnectionPool.Keepalive
+	nil,                              // 65: seine.v1.Endpoint.LabelsEntry
+	(*durationpb.Duration)(nil),      // 66: google.protobuf.Duration
 }
 var file_seine_v1_mesh_proto_depIdxs = []int32{
 	11,  // 0: seine.v1.Self.workload:type_name -> seine.v1.Workload
-	52,  // 1: seine.v1.Self.labels:type_name -> seine.v1.Self.LabelsEntry
-	21,  // 2: seine.v1.Self.inbound:type_name -> seine.v1.InboundPort
+	53,  // 1: seine.v1.Self.labels:type_name -> seine.v1.Self.LabelsEntry
+	22,  // 2: seine.v1.Self.inbound:type_name -> seine.v1.InboundPort
 	1,   // 3: seine.v1.Self.default_mtls:type_name -> seine.v1.MtlsMode
 	10,  // 4: seine.v1.Self.default_mtls_source:type_name -> seine.v1.Ref
-	22,  // 5: seine.v1.Self.access_log:type_name -> seine.v1.AccessLog
-	20,  // 6: seine.v1.Self.rate_limits:type_name -> seine.v1.RateLimit
-	17,  // 7: seine.v1.Self.trace_client:type_name -> seine.v1.Tracing
-	17,  // 8: seine.v1.Self.trace_server:type_name -> seine.v1.Tracing
-	13,  // 9: seine.v1.Self.authorization:type_name -> seine.v1.AuthorizationPolicy
-	10,  // 10: seine.v1.AuthorizationPolicy.source:type_name -> seine.v1.Ref
-	2,   // 11: seine.v1.AuthorizationPolicy.action:type_name -> seine.v1.AuthorizationPolicy.Action
-	14,  // 12: seine.v1.AuthorizationPolicy.rules:type_name -> seine.v1.AuthorizationRule
-	15,  // 13: seine.v1.AuthorizationRule.from:type_name -> seine.v1.Conditions
-	15,  // 14: seine.v1.AuthorizationRule.to:type_name -> seine.v1.Conditions
-	16,  // 15: seine.v1.AuthorizationRule.when:type_name -> seine.v1.Condition
-	16,  // 16: seine.v1.Conditions.all:type_name -> seine.v1.Condition
-	18,  // 17: seine.v1.Tracing.collector:type_name -> seine.v1.Collector
-	19,  // 18: seine.v1.Tracing.tags:type_name -> seine.v1.TraceTag
-	65,  // 19: seine.v1.Tracing.keep_slower:type_name -> google.protobuf.Duration
-	10,  // 20: seine.v1.Tracing.source:type_name -> seine.v1.Ref
-	3,   // 21: seine.v1.Collector.protocol:type_name -> seine.v1.Collector.Protocol
-	19,  // 22: seine.v1.Collector.headers:type_name -> seine.v1.TraceTag
-	65,  // 23: seine.v1.Collector.timeout:type_name -> google.protobuf.Duration
-	10,  // 24: seine.v1.RateLimit.source:type_name -> seine.v1.Ref
-	27,  // 25: seine.v1.RateLimit.match:type_name -> seine.v1.HttpMatch
-	65,  // 26: seine.v1.RateLimit.per:type_name -> google.protobuf.Duration
-	0,   // 27: seine.v1.InboundPort.protocol:type_name -> seine.v1.Protocol
-	1,   // 28: seine.v1.InboundPort.mtls:type_name -> seine.v1.MtlsMode
-	10,  // 29: seine.v1.InboundPort.mtls_source:type_name -> seine.v1.Ref
-	4,   // 30: seine.v1.AccessLog.format:type_name -> seine.v1.AccessLog.Format
-	5,   // 31: seine.v1.Answer.kind:type_name -> seine.v1.Answer.Kind
-	0,   // 32: seine.v1.Answer.protocol:type_name -> seine.v1.Protocol
-	28,  // 33: seine.v1.Answer.http:type_name -> seine.v1.HttpRule
-	34,  // 34: seine.v1.Answer.tcp:type_name -> seine.v1.TcpRule
-	10,  // 35: seine.v1.Answer.source:type_name -> seine.v1.Ref
-	24,  // 36: seine.v1.HeaderMatch.value:type_name -> seine.v1.StringMatch
-	24,  // 37: seine.v1.QueryMatch.value:type_name -> seine.v1.StringMatch
-	24,  // 38: seine.v1.HttpMatch.uri:type_name -> seine.v1.StringMatch
-	24,  // 39: seine.v1.HttpMatch.scheme:type_name -> seine.v1.StringMatch
-	24,  // 40: seine.v1.HttpMatch.method:type_name -> seine.v1.StringMatch
-	24,  // 41: seine.v1.HttpMatch.authority:type_name -> seine.v1.StringMatch
-	25,  // 42: seine.v1.HttpMatch.headers:type_name -> seine.v1.HeaderMatch
-	26,  // 43: seine.v1.HttpMatch.query:type_name -> seine.v1.QueryMatch
-	53,  // 44: seine.v1.HttpMatch.source_labels:type_name -> seine.v1.HttpMatch.SourceLabelsEntry
-	27,  // 45: seine.v1.HttpRule.match:type_name -> seine.v1.HttpMatch
-	10,  // 46: seine.v1.HttpRule.source:type_name -> seine.v1.Ref
-	35,  // 47: seine.v1.HttpRule.destinations:type_name -> seine.v1.Destination
-	36,  // 48: seine.v1.HttpRule.redirect:type_name -> seine.v1.Redirect
-	37,  // 49: seine.v1.HttpRule.direct_response:type_name -> seine.v1.DirectResponse
-	38,  // 50: seine.v1.HttpRule.rewrite:type_name -> seine.v1.Rewrite
-	39,  // 51: seine.v1.HttpRule.request_headers:type_name -> seine.v1.HeaderOps
-	39,  // 52: seine.v1.HttpRule.response_headers:type_name -> seine.v1.HeaderOps
-	65,  // 53: seine.v1.HttpRule.timeout:type_name -> google.protobuf.Duration
-	32,  // 54: seine.v1.HttpRule.retry:type_name -> seine.v1.Retry
-	29,  // 55: seine.v1.HttpRule.fault:type_name -> seine.v1.Fault
-	30,  // 56: seine.v1.HttpRule.cors:type_name -> seine.v1.Cors
-	31,  // 57: seine.v1.HttpRule.mirrors:type_name -> seine.v1.Mirror
-	10,  // 58: seine.v1.HttpRule.delegate:type_name -> seine.v1.Ref
-	54,  // 59: seine.v1.Fault.delay:type_name -> seine.v1.Fault.Delay
-	55,  // 60: seine.v1.Fault.abort:type_name -> seine.v1.Fault.Abort
-	24,  // 61: seine.v1.Cors.origins:type_name -> seine.v1.StringMatch
-	65,  // 62: seine.v1.Cors.max_age:type_name -> google.protobuf.Duration
-	35,  // 63: seine.v1.Mirror.destination:type_name -> seine.v1.Destination
-	65,  // 64: seine.v1.Retry.per_try_timeout:type_name -> google.protobuf.Duration
-	65,  // 65: seine.v1.Retry.backoff:type_name -> google.protobuf.Duration
-	56,  // 66: seine.v1.TcpMatch.source_labels:type_name -> seine.v1.TcpMatch.SourceLabelsEntry
-	33,  // 67: seine.v1.TcpRule.match:type_name -> seine.v1.TcpMatch
-	10,  // 68: seine.v1.TcpRule.source:type_name -> seine.v1.Ref
-	35,  // 69: seine.v1.TcpRule.destinations:type_name -> seine.v1.Destination
-	39,  // 70: seine.v1.Destination.request_headers:type_name -> seine.v1.HeaderOps
-	39,  // 71: seine.v1.Destination.response_headers:type_name -> seine.v1.HeaderOps
-	40,  // 72: seine.v1.HeaderOps.set:type_name -> seine.v1.Header
-	40,  // 73: seine.v1.HeaderOps.add:type_name -> seine.v1.Header
-	0,   // 74: seine.v1.Service.protocol:type_name -> seine.v1.Protocol
-	6,   // 75: seine.v1.Service.resolution:type_name -> seine.v1.Service.Resolution
-	43,  // 76: seine.v1.Service.policy:type_name -> seine.v1.TrafficPolicy
-	42,  // 77: seine.v1.Service.subsets:type_name -> seine.v1.Subset
-	10,  // 78: seine.v1.Service.source:type_name -> seine.v1.Ref
-	57,  // 79: seine.v1.Subset.labels:type_name -> seine.v1.Subset.LabelsEntry
-	43,  // 80: seine.v1.Subset.policy:type_name -> seine.v1.TrafficPolicy
-	7,   // 81: seine.v1.TrafficPolicy.balancer:type_name -> seine.v1.TrafficPolicy.Balancer
-	8,   // 82: seine.v1.TrafficPolicy.tls:type_name -> seine.v1.TrafficPolicy.Tls
-	65,  // 83: seine.v1.TrafficPolicy.connect_timeout:type_name -> google.protobuf.Duration
-	49,  // 84: seine.v1.TrafficPolicy.pool:type_name -> seine.v1.ConnectionPool
-	50,  // 85: seine.v1.TrafficPolicy.outlier:type_name -> seine.v1.OutlierDetection
-	46,  // 86: seine.v1.TrafficPolicy.hash:type_name -> seine.v1.ConsistentHash
-	47,  // 87: seine.v1.TrafficPolicy.warmup:type_name -> seine.v1.Warmup
-	48,  // 88: seine.v1.TrafficPolicy.locality:type_name -> seine.v1.Locality
-	44,  // 89: seine.v1.TrafficPolicy.originate:type_name -> seine.v1.OriginateTls
-	45,  // 90: seine.v1.TrafficPolicy.retry_budget:type_name -> seine.v1.RetryBudget
-	9,   // 91: seine.v1.TrafficPolicy.h2_upgrade:type_name -> seine.v1.TrafficPolicy.H2Upgrade
-	58,  // 92: seine.v1.ConsistentHash.cookie:type_name -> seine.v1.ConsistentHash.Cookie
-	65,  // 93: seine.v1.Warmup.duration:type_name -> google.protobuf.Duration
-	59,  // 94: seine.v1.Locality.distribute:type_name -> seine.v1.Locality.Distribute
-	60,  // 95: seine.v1.Locality.failover:type_name -> seine.v1.Locality.Failover
-	61,  // 96: seine.v1.Locality.caller_labels:type_name -> seine.v1.Locality.CallerLabelsEntry
-	65,  // 97: seine.v1.ConnectionPool.idle_timeout:type_name -> google.protobuf.Duration
-	65,  // 98: seine.v1.ConnectionPool.tcp_idle_timeout:type_name -> google.protobuf.Duration
-	65,  // 99: seine.v1.ConnectionPool.max_connection_duration:type_name -> google.protobuf.Duration
-	63,  // 100: seine.v1.ConnectionPool.keepalive:type_name -> seine.v1.ConnectionPool.Keepalive
-	65,  // 101: seine.v1.OutlierDetection.interval:type_name -> google.protobuf.Duration
-	65,  // 102: seine.v1.OutlierDetection.base_ejection_time:type_name -> google.protobuf.Duration
-	11,  // 103: seine.v1.Endpoint.workload:type_name -> seine.v1.Workload
-	64,  // 104: seine.v1.Endpoint.labels:type_name -> seine.v1.Endpoint.LabelsEntry
-	65,  // 105: seine.v1.Fault.Delay.fixed:type_name -> google.protobuf.Duration
-	65,  // 106: seine.v1.ConsistentHash.Cookie.ttl:type_name -> google.protobuf.Duration
-	40,  // 107: seine.v1.ConsistentHash.Cookie.attributes:type_name -> seine.v1.Header
-	62,  // 108: seine.v1.Locality.Distribute.to:type_name -> seine.v1.Locality.Distribute.ToEntry
-	65,  // 109: seine.v1.ConnectionPool.Keepalive.time:type_name -> google.protobuf.Duration
-	65,  // 110: seine.v1.ConnectionPool.Keepalive.interval:type_name -> google.protobuf.Duration
-	111, // [111:111] is the sub-list for method output_type
-	111, // [111:111] is the sub-list for method input_type
-	111, // [111:111] is the sub-list for extension type_name
-	111, // [111:111] is the sub-list for extension extendee
-	0,   // [0:111] is the sub-list for field type_name
+	23,  // 5: seine.v1.Self.access_log:type_name -> seine.v1.AccessLog
+	21,  // 6: seine.v1.Self.rate_limits:type_name -> seine.v1.RateLimit
+	18,  // 7: seine.v1.Self.trace_client:type_name -> seine.v1.Tracing
+	18,  // 8: seine.v1.Self.trace_server:type_name -> seine.v1.Tracing
+	17,  // 9: seine.v1.Self.dns_names:type_name -> seine.v1.DnsName
+	13,  // 10: seine.v1.Self.authorization:type_name -> seine.v1.AuthorizationPolicy
+	10,  // 11: seine.v1.AuthorizationPolicy.source:type_name -> seine.v1.Ref
+	2,   // 12: seine.v1.AuthorizationPolicy.action:type_name -> seine.v1.AuthorizationPolicy.Action
+	14,  // 13: seine.v1.AuthorizationPolicy.rules:type_name -> seine.v1.AuthorizationRule
+	15,  // 14: seine.v1.AuthorizationRule.from:type_name -> seine.v1.Conditions
+	15,  // 15: seine.v1.AuthorizationRule.to:type_name -> seine.v1.Conditions
+	16,  // 16: seine.v1.AuthorizationRule.when:type_name -> seine.v1.Condition
+	16,  // 17: seine.v1.Conditions.all:type_name -> seine.v1.Condition
+	19,  // 18: seine.v1.Tracing.collector:type_name -> seine.v1.Collector
+	20,  // 19: seine.v1.Tracing.tags:type_name -> seine.v1.TraceTag
+	66,  // 20: seine.v1.Tracing.keep_slower:type_name -> google.protobuf.Duration
+	10,  // 21: seine.v1.Tracing.source:type_name -> seine.v1.Ref
+	3,   // 22: seine.v1.Collector.protocol:type_name -> seine.v1.Collector.Protocol
+	20,  // 23: seine.v1.Collector.headers:type_name -> seine.v1.TraceTag
+	66,  // 24: seine.v1.Collector.timeout:type_name -> google.protobuf.Duration
+	10,  // 25: seine.v1.RateLimit.source:type_name -> seine.v1.Ref
+	28,  // 26: seine.v1.RateLimit.match:type_name -> seine.v1.HttpMatch
+	66,  // 27: seine.v1.RateLimit.per:type_name -> google.protobuf.Duration
+	0,   // 28: seine.v1.InboundPort.protocol:type_name -> seine.v1.Protocol
+	1,   // 29: seine.v1.InboundPort.mtls:type_name -> seine.v1.MtlsMode
+	10,  // 30: seine.v1.InboundPort.mtls_source:type_name -> seine.v1.Ref
+	4,   // 31: seine.v1.AccessLog.format:type_name -> seine.v1.AccessLog.Format
+	5,   // 32: seine.v1.Answer.kind:type_name -> seine.v1.Answer.Kind
+	0,   // 33: seine.v1.Answer.protocol:type_name -> seine.v1.Protocol
+	29,  // 34: seine.v1.Answer.http:type_name -> seine.v1.HttpRule
+	35,  // 35: seine.v1.Answer.tcp:type_name -> seine.v1.TcpRule
+	10,  // 36: seine.v1.Answer.source:type_name -> seine.v1.Ref
+	25,  // 37: seine.v1.HeaderMatch.value:type_name -> seine.v1.StringMatch
+	25,  // 38: seine.v1.QueryMatch.value:type_name -> seine.v1.StringMatch
+	25,  // 39: seine.v1.HttpMatch.uri:type_name -> seine.v1.StringMatch
+	25,  // 40: seine.v1.HttpMatch.scheme:type_name -> seine.v1.StringMatch
+	25,  // 41: seine.v1.HttpMatch.method:type_name -> seine.v1.StringMatch
+	25,  // 42: seine.v1.HttpMatch.authority:type_name -> seine.v1.StringMatch
+	26,  // 43: seine.v1.HttpMatch.headers:type_name -> seine.v1.HeaderMatch
+	27,  // 44: seine.v1.HttpMatch.query:type_name -> seine.v1.QueryMatch
+	54,  // 45: seine.v1.HttpMatch.source_labels:type_name -> seine.v1.HttpMatch.SourceLabelsEntry
+	28,  // 46: seine.v1.HttpRule.match:type_name -> seine.v1.HttpMatch
+	10,  // 47: seine.v1.HttpRule.source:type_name -> seine.v1.Ref
+	36,  // 48: seine.v1.HttpRule.destinations:type_name -> seine.v1.Destination
+	37,  // 49: seine.v1.HttpRule.redirect:type_name -> seine.v1.Redirect
+	38,  // 50: seine.v1.HttpRule.direct_response:type_name -> seine.v1.DirectResponse
+	39,  // 51: seine.v1.HttpRule.rewrite:type_name -> seine.v1.Rewrite
+	40,  // 52: seine.v1.HttpRule.request_headers:type_name -> seine.v1.HeaderOps
+	40,  // 53: seine.v1.HttpRule.response_headers:type_name -> seine.v1.HeaderOps
+	66,  // 54: seine.v1.HttpRule.timeout:type_name -> google.protobuf.Duration
+	33,  // 55: seine.v1.HttpRule.retry:type_name -> seine.v1.Retry
+	30,  // 56: seine.v1.HttpRule.fault:type_name -> seine.v1.Fault
+	31,  // 57: seine.v1.HttpRule.cors:type_name -> seine.v1.Cors
+	32,  // 58: seine.v1.HttpRule.mirrors:type_name -> seine.v1.Mirror
+	10,  // 59: seine.v1.HttpRule.delegate:type_name -> seine.v1.Ref
+	55,  // 60: seine.v1.Fault.delay:type_name -> seine.v1.Fault.Delay
+	56,  // 61: seine.v1.Fault.abort:type_name -> seine.v1.Fault.Abort
+	25,  // 62: seine.v1.Cors.origins:type_name -> seine.v1.StringMatch
+	66,  // 63: seine.v1.Cors.max_age:type_name -> google.protobuf.Duration
+	36,  // 64: seine.v1.Mirror.destination:type_name -> seine.v1.Destination
+	66,  // 65: seine.v1.Retry.per_try_timeout:type_name -> google.protobuf.Duration
+	66,  // 66: seine.v1.Retry.backoff:type_name -> google.protobuf.Duration
+	57,  // 67: seine.v1.TcpMatch.source_labels:type_name -> seine.v1.TcpMatch.SourceLabelsEntry
+	34,  // 68: seine.v1.TcpRule.match:type_name -> seine.v1.TcpMatch
+	10,  // 69: seine.v1.TcpRule.source:type_name -> seine.v1.Ref
+	36,  // 70: seine.v1.TcpRule.destinations:type_name -> seine.v1.Destination
+	40,  // 71: seine.v1.Destination.request_headers:type_name -> seine.v1.HeaderOps
+	40,  // 72: seine.v1.Destination.response_headers:type_name -> seine.v1.HeaderOps
+	41,  // 73: seine.v1.HeaderOps.set:type_name -> seine.v1.Header
+	41,  // 74: seine.v1.HeaderOps.add:type_name -> seine.v1.Header
+	0,   // 75: seine.v1.Service.protocol:type_name -> seine.v1.Protocol
+	6,   // 76: seine.v1.Service.resolution:type_name -> seine.v1.Service.Resolution
+	44,  // 77: seine.v1.Service.policy:type_name -> seine.v1.TrafficPolicy
+	43,  // 78: seine.v1.Service.subsets:type_name -> seine.v1.Subset
+	10,  // 79: seine.v1.Service.source:type_name -> seine.v1.Ref
+	58,  // 80: seine.v1.Subset.labels:type_name -> seine.v1.Subset.LabelsEntry
+	44,  // 81: seine.v1.Subset.policy:type_name -> seine.v1.TrafficPolicy
+	7,   // 82: seine.v1.TrafficPolicy.balancer:type_name -> seine.v1.TrafficPolicy.Balancer
+	8,   // 83: seine.v1.TrafficPolicy.tls:type_name -> seine.v1.TrafficPolicy.Tls
+	66,  // 84: seine.v1.TrafficPolicy.connect_timeout:type_name -> google.protobuf.Duration
+	50,  // 85: seine.v1.TrafficPolicy.pool:type_name -> seine.v1.ConnectionPool
+	51,  // 86: seine.v1.TrafficPolicy.outlier:type_name -> seine.v1.OutlierDetection
+	47,  // 87: seine.v1.TrafficPolicy.hash:type_name -> seine.v1.ConsistentHash
+	48,  // 88: seine.v1.TrafficPolicy.warmup:type_name -> seine.v1.Warmup
+	49,  // 89: seine.v1.TrafficPolicy.locality:type_name -> seine.v1.Locality
+	45,  // 90: seine.v1.TrafficPolicy.originate:type_name -> seine.v1.OriginateTls
+	46,  // 91: seine.v1.TrafficPolicy.retry_budget:type_name -> seine.v1.RetryBudget
+	9,   // 92: seine.v1.TrafficPolicy.h2_upgrade:type_name -> seine.v1.TrafficPolicy.H2Upgrade
+	59,  // 93: seine.v1.ConsistentHash.cookie:type_name -> seine.v1.ConsistentHash.Cookie
+	66,  // 94: seine.v1.Warmup.duration:type_name -> google.protobuf.Duration
+	60,  // 95: seine.v1.Locality.distribute:type_name -> seine.v1.Locality.Distribute
+	61,  // 96: seine.v1.Locality.failover:type_name -> seine.v1.Locality.Failover
+	62,  // 97: seine.v1.Locality.caller_labels:type_name -> seine.v1.Locality.CallerLabelsEntry
+	66,  // 98: seine.v1.ConnectionPool.idle_timeout:type_name -> google.protobuf.Duration
+	66,  // 99: seine.v1.ConnectionPool.tcp_idle_timeout:type_name -> google.protobuf.Duration
+	66,  // 100: seine.v1.ConnectionPool.max_connection_duration:type_name -> google.protobuf.Duration
+	64,  // 101: seine.v1.ConnectionPool.keepalive:type_name -> seine.v1.ConnectionPool.Keepalive
+	66,  // 102: seine.v1.OutlierDetection.interval:type_name -> google.protobuf.Duration
+	66,  // 103: seine.v1.OutlierDetection.base_ejection_time:type_name -> google.protobuf.Duration
+	11,  // 104: seine.v1.Endpoint.workload:type_name -> seine.v1.Workload
+	65,  // 105: seine.v1.Endpoint.labels:type_name -> seine.v1.Endpoint.LabelsEntry
+	66,  // 106: seine.v1.Fault.Delay.fixed:type_name -> google.protobuf.Duration
+	66,  // 107: seine.v1.ConsistentHash.Cookie.ttl:type_name -> google.protobuf.Duration
+	41,  // 108: seine.v1.ConsistentHash.Cookie.attributes:type_name -> seine.v1.Header
+	63,  // 109: seine.v1.Locality.Distribute.to:type_name -> seine.v1.Locality.Distribute.ToEntry
+	66,  // 110: seine.v1.ConnectionPool.Keepalive.time:type_name -> google.protobuf.Duration
+	66,  // 111: seine.v1.ConnectionPool.Keepalive.interval:type_name -> google.protobuf.Duration
+	112, // [112:112] is the sub-list for method output_type
+	112, // [112:112] is the sub-list for method input_type
+	112, // [112:112] is the sub-list for extension type_name
+	112, // [112:112] is the sub-list for extension extendee
+	0,   // [0:112] is the sub-list for field type_name
 }
 
 func init() { file_seine_v1_mesh_proto_init() }
@@ -5585,22 +5654,22 @@ func file_seine_v1_mesh_proto_init() {
 	if File_seine_v1_mesh_proto != nil {
 		return
 	}
-	file_seine_v1_mesh_proto_msgTypes[9].OneofWrappers = []any{
+	file_seine_v1_mesh_proto_msgTypes[10].OneofWrappers = []any{
 		(*TraceTag_Literal)(nil),
 		(*TraceTag_Environment)(nil),
 		(*TraceTag_Header)(nil),
 	}
-	file_seine_v1_mesh_proto_msgTypes[10].OneofWrappers = []any{
+	file_seine_v1_mesh_proto_msgTypes[11].OneofWrappers = []any{
 		(*RateLimit_Header)(nil),
 		(*RateLimit_Client)(nil),
 	}
-	file_seine_v1_mesh_proto_msgTypes[14].OneofWrappers = []any{
+	file_seine_v1_mesh_proto_msgTypes[15].OneofWrappers = []any{
 		(*StringMatch_Exact)(nil),
 		(*StringMatch_Prefix)(nil),
 		(*StringMatch_Regex)(nil),
 		(*StringMatch_Present)(nil),
 	}
-	file_seine_v1_mesh_proto_msgTypes[36].OneofWrappers = []any{
+	file_seine_v1_mesh_proto_msgTypes[37].OneofWrappers = []any{
 		(*ConsistentHash_Header)(nil),
 		(*ConsistentHash_Cookie_)(nil),
 		(*ConsistentHash_SourceIp)(nil),
@@ -5612,7 +5681,7 @@ func file_seine_v1_mesh_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_seine_v1_mesh_proto_rawDesc), len(file_seine_v1_mesh_proto_rawDesc)),
 			NumEnums:      10,
-			NumMessages:   55,
+			NumMessages:   56,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,9 +1,9 @@
-// Package dns answers the names that local workloads ask for: those of the
-// mesh from a Snapshot, others from a forwarder.
+// Package dns answers the names that workloads ask for: those of the mesh by what
+// its owner looks up, others by asking a forwarder.
 //
-// In: questions over UDP and TCP, and Snapshots as they change. Out: answers.
-// It needs nobody to be alive but itself: with the control plane away it goes
-// on with the last Snapshot. Names of the mesh never leave it.
+// In: questions over UDP and TCP. Out: answers. It is the resolver of `seine up`,
+// and in a pod the sidecar's, where that was asked for. It must never know where the
+// names of the mesh come from, nor ask anybody else about one.
 package dns
 
 import (
@@ -16,12 +16,9 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/miekg/dns"
-
-	"github.com/seinemesh/seine/mesh"
 )
 
 // ttl is short: a name's meaning changes when a file is saved.
@@ -32,8 +29,11 @@ const maxForwards = 256
 
 // Options say how to answer.
 type Options struct {
-	// Lookup finds the addresses of a mesh name; config.Lookup.
-	Lookup func(s *mesh.Snapshot, namespace, name string) (addrs []netip.Addr, known bool)
+	// Lookup finds the addresses of a name, in lower case and without its last dot,
+	// for the client with that address. With some it is answered so. Without any
+	// the forwarder is asked, unless zone says that the name is the mesh's and does
+	// not exist: the domain that it would lie in. Called from many goroutines.
+	Lookup func(from netip.Addr, name string) (addrs []netip.Addr, zone string)
 	// Forward asks the outside; nil: there is no outside.
 	Forward func(context.Context, *dns.Msg) (*dns.Msg, error)
 	Log     *slog.Logger // nil: discard
@@ -41,26 +41,20 @@ type Options struct {
 
 // Server answers questions. Its methods may be called from any goroutine.
 type Server struct {
-	opt      Options
-	snapshot atomic.Pointer[mesh.Snapshot]
-	slots    chan struct{}
+	opt   Options
+	slots chan struct{}
 
 	mu     sync.Mutex
 	warned map[string]bool // names said to have no answer, bounded
 }
 
-// New makes a Server that knows no name yet.
+// New makes a Server.
 func New(opt Options) *Server {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{opt: opt, slots: make(chan struct{}, maxForwards), warned: map[string]bool{}}
-	s.Set(mesh.New(0, mesh.Parts{Settings: mesh.DefaultSettings()}))
-	return s
+	return &Server{opt: opt, slots: make(chan struct{}, maxForwards), warned: map[string]bool{}}
 }
-
-// Set makes s answer from snap from now on.
-func (s *Server) Set(snap *mesh.Snapshot) { s.snapshot.Store(snap) }
 
 // Serve answers on pc and l until ctx ends, and closes both.
 func (s *Server) Serve(ctx context.Context, pc net.PacketConn, l net.Listener) error {
@@ -123,33 +117,20 @@ func (s *Server) Answer(ctx context.Context, from netip.Addr, q *dns.Msg) *dns.M
 		return reply
 	}
 	question := q.Question[0]
-	snap := s.snapshot.Load()
 	name := strings.ToLower(strings.TrimSuffix(question.Name, "."))
-	namespace := "default"
-	if w := snap.WorkloadAt(from); w != nil {
-		namespace = w.Namespace
-	}
-	addrs, known := s.opt.Lookup(snap, namespace, name)
-	ours := s.ours(snap, name)
+	addrs, zone := s.opt.Lookup(from, name)
 	switch {
-	case known && len(addrs) > 0:
+	case len(addrs) > 0:
 		reply.Authoritative = true
 		reply.Answer = records(question, addrs)
 		return reply
-	case ours: // also a headless service without instances, as CoreDNS has it
+	case zone != "":
 		reply.Authoritative = true
 		reply.Rcode = dns.RcodeNameError
-		reply.Ns = []dns.RR{authority(snap.Settings.ClusterDomain)}
+		reply.Ns = []dns.RR{authority(zone)}
 		return reply
 	}
 	return s.forward(ctx, q, reply, name)
-}
-
-// ours reports whether name must not be asked for outside: in the cluster's
-// domain, or a single label, which only a mesh knows.
-func (s *Server) ours(snap *mesh.Snapshot, name string) bool {
-	domain := snap.Settings.ClusterDomain
-	return !strings.Contains(name, ".") || name == domain || strings.HasSuffix(name, "."+domain)
 }
 
 // records are the addresses of the question's family, in random order; there
