@@ -127,3 +127,11 @@ export function account(identity: string | undefined): string {
 export function hostOf(fqdn: string): string {
   return fqdn.replace(/\.svc(\.[a-z0-9.-]+)?$/, "");
 }
+
+/**
+ * versionWord names a version. What reached no workload of the mesh, as every endpoint
+ * was ejected or it stands outside, has none.
+ */
+export function versionWord(v: { version: string; workload?: string | undefined }): string {
+  return v.version === "unknown" && !v.workload ? "no workload" : v.version || "no version";
+}

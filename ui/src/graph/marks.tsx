@@ -2,7 +2,7 @@
 
 import type { JSX } from "preact";
 import type { Edge } from "../api/types.ts";
-import { hostOf, millis, rate, share, success } from "../format.ts";
+import { hostOf, millis, rate, share, success, versionWord } from "../format.ts";
 import { toEdge, toNode } from "../parts/links.tsx";
 import { healthWord, mtlsWord } from "../parts/words.tsx";
 import type { Layout, Point } from "./layout.ts";
@@ -29,7 +29,7 @@ function traffic(s: Spot): string {
 }
 
 function sharesLine(s: Spot): string {
-  return clip(s.shares.slice(0, 4).map((v) => `${v.version || "?"} ${share(v.share)}`).join(" · "), 34);
+  return clip(s.shares.filter((v) => v.share >= 0.005).slice(0, 4).map((v) => `${versionWord(v)} ${share(v.share)}`).join(" · "), 28);
 }
 
 // A name begins with what is seen (WCAG 2.5.3): who speaks to their machine says
@@ -136,7 +136,7 @@ export function edgeMark(e: Edge, wire: Layout["wires"][string], how: { dim: boo
     e.success === undefined ? "" : `success ${success(e.success)}`,
     e.latency ? `P50 ${millis(e.latency.p50_ms)}, P99 ${millis(e.latency.p99_ms)}` : "",
     mtlsWord(e.mtls),
-    ...(e.versions && e.versions.length > 1 ? e.versions.map((v) => `${v.version} ${share(v.share)}`) : []),
+    ...(e.versions && e.versions.length > 1 ? e.versions.map((v) => `${versionWord(v)} ${share(v.share)}`) : []),
   ].filter(Boolean).join(", ");
   const width = thickness(e.rps);
   const { x, y } = wire.label;

@@ -4,6 +4,7 @@ import type { Edge, Graph, GraphNode } from "../api/types.ts";
 
 export interface Share {
   version: string;
+  workload?: string;
   share: number; // 0..1, measured
   wanted?: number; // 0..1, as the route says
 }
@@ -20,10 +21,11 @@ export interface View {
 
 /** sharesOf sums what reaches each version of a service, over all callers. */
 export function sharesOf(edges: readonly Edge[]): Share[] {
-  const sum = new Map<string, { traffic: number; wanted?: number }>();
+  const sum = new Map<string, { traffic: number; wanted?: number; workload?: string }>();
   for (const e of edges) {
     for (const v of e.versions ?? []) {
       const s = sum.get(v.version) ?? { traffic: 0 };
+      if (v.workload) s.workload = v.workload;
       s.traffic += v.rps || (v.tcp?.opened_per_second ?? 0);
       if (v.wanted !== undefined) s.wanted = v.wanted;
       sum.set(v.version, s);
@@ -32,7 +34,7 @@ export function sharesOf(edges: readonly Edge[]): Share[] {
   if (sum.size < 2) return [];
   const all = [...sum.values()].reduce((n, s) => n + s.traffic, 0);
   return [...sum]
-    .map(([version, s]): Share => ({ version, share: all > 0 ? s.traffic / all : 0, ...(s.wanted === undefined ? {} : { wanted: s.wanted }) }))
+    .map(([version, s]): Share => ({ version, share: all > 0 ? s.traffic / all : 0, ...(s.wanted === undefined ? {} : { wanted: s.wanted }), ...(s.workload ? { workload: s.workload } : {}) }))
     .sort((a, b) => a.version.localeCompare(b.version, "en", { numeric: true }));
 }
 

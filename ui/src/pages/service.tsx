@@ -50,7 +50,7 @@ export function ServicePage({ host }: { host: string }): JSX.Element {
             </Card>
             {s.routes.length > 0 && (
               <Card title="Routes, in the order of matching" flush>
-                <RouteTable of={s.routes} />
+                <RouteTable of={s.routes} host={s.host} />
               </Card>
             )}
             {s.breakers.length > 0 && (
@@ -70,7 +70,7 @@ export function ServicePage({ host }: { host: string }): JSX.Element {
   );
 }
 
-function RouteTable({ of }: { of: readonly Route[] }): JSX.Element {
+function RouteTable({ of, host }: { of: readonly Route[]; host: string }): JSX.Element {
   return (
     <div class="scroll">
       <table>
@@ -107,8 +107,7 @@ function RouteTable({ of }: { of: readonly Route[] }): JSX.Element {
               <td>
                 {r.destinations.map((d) => (
                   <div key={`${d.host} ${d.subset ?? ""} ${d.port}`}>
-                    {hostOf(d.host)}
-                    {d.subset ? `, ${d.subset}` : ""} {r.destinations.length > 1 && <span class="soft">{share(d.wanted)}{d.measured !== undefined && `, gets ${share(d.measured)}`}</span>}
+                    {d.host === host && d.subset ? d.subset : hostOf(d.host) + (d.subset ? `, ${d.subset}` : "")} {r.destinations.length > 1 && <span class="soft">{share(d.wanted)}{d.measured !== undefined && `, gets ${share(d.measured)}`}</span>}
                   </div>
                 ))}
               </td>

@@ -1,6 +1,6 @@
 import type { JSX } from "preact";
 import type { Edge } from "../api/types.ts";
-import { account, hostOf, millis, rate, share } from "../format.ts";
+import { account, hostOf, millis, rate, share, versionWord } from "../format.ts";
 import { protocolWord } from "../graph/marks.tsx";
 import { EdgeLink, ServiceLink, WorkloadLink } from "./links.tsx";
 import { Empty } from "./page.tsx";
@@ -25,7 +25,7 @@ const columns: Column<Edge>[] = [
   {
     id: "versions",
     title: "Versions",
-    cell: (e) => (e.versions && e.versions.length > 1 ? e.versions.map((v) => `${v.version} ${share(v.share)}`).join(", ") : (e.versions?.[0]?.version ?? "–")),
+    cell: (e) => (e.versions && e.versions.length > 1 ? e.versions.map((v) => `${versionWord(v)} ${share(v.share)}`).join(", ") : e.versions?.[0] ? versionWord(e.versions[0]) : "–"),
   },
   { id: "page", title: "Call", cell: (e) => <EdgeLink of={e}>over time<span class="hidden"> from {e.source_workload} to {hostOf(e.service)}</span></EdgeLink> },
 ];

@@ -1,6 +1,6 @@
 import type { JSX } from "preact";
 import type { Version } from "../api/types.ts";
-import { millis, rate, share } from "../format.ts";
+import { millis, rate, share, versionWord } from "../format.ts";
 import { WorkloadLink } from "./links.tsx";
 import { Success } from "./words.tsx";
 
@@ -51,7 +51,7 @@ export function Shares({ of, route }: { of: readonly Version[]; route?: string |
               <tr key={v.version}>
                 <th scope="row">
                   <i class={`key k${Math.min(4, i + 1)}`} aria-hidden="true" />
-                  {v.version || "no version"}
+                  <span title={v.version === "unknown" && !v.workload ? "reached no workload of the mesh: all endpoints are ejected or gone, or stand outside" : undefined}>{versionWord(v)}</span>
                 </th>
                 <td>{v.workload ? <WorkloadLink id={v.workload} /> : "–"}</td>
                 <td class="num">{share(v.share)}</td>
