@@ -124,7 +124,7 @@ func scrapes(t *testing.T, c *kubetest.Cluster) string {
 	}
 	var targets []map[string]any
 	for i := range pods.Items {
-		targets = append(targets, discovered(&pods.Items[i])...)
+		targets = append(targets, scraped(&pods.Items[i])...)
 	}
 	type rule = map[string]any
 	label := func(source, target string) rule {
@@ -184,9 +184,9 @@ func scrapes(t *testing.T, c *kubetest.Cluster) string {
 	return string(out)
 }
 
-// discovered are the targets of a pod, one for each declared port, with the labels of
+// scraped are the targets of a pod, one for each declared port, with the labels of
 // Prometheus' discovery (its configuration's kubernetes_sd_configs, role pod).
-func discovered(pod *corev1.Pod) []map[string]any {
+func scraped(pod *corev1.Pod) []map[string]any {
 	clean := regexp.MustCompile("[^a-zA-Z0-9_]")
 	var out []map[string]any
 	for _, container := range append(pod.Spec.Containers, pod.Spec.InitContainers...) {
