@@ -46,6 +46,7 @@ func (c *routeConverter) retry(r *networking.HTTPRetry, timeout *durationpb.Dura
 		c.b.note(c.o, codeRetries, Info, path+".perTryTimeout", "%v is not shorter than the timeout of the whole request, %v, and has no effect", one, all)
 	}
 	out.Attempts = uint32(max(r.Attempts, 0))
+	out.Hedge = c.hedges(r, path)
 	for _, s := range strings.Split(r.RetryOn, ",") {
 		if s = strings.TrimSpace(s); s == "" {
 			continue
@@ -63,6 +64,25 @@ func (c *routeConverter) retry(r *networking.HTTPRetry, timeout *durationpb.Dura
 		out.On = append(out.On, s)
 	}
 	return out
+}
+
+// AnnotationHedge on a VirtualService has its routes with a perTryTimeout hedge: a try
+// whose time has passed is not given up when the next one is made, and the first good
+// answer wins. Istio has no field for it; the name and the meaning are those of Envoy's
+// field x-envoy-hedge-on-per-try-timeout.
+const AnnotationHedge = trafficGroup + "/hedge-on-per-try-timeout"
+
+func (c *routeConverter) hedges(r *networking.HTTPRetry, path string) bool {
+	switch v, ok := c.o.annotations[AnnotationHedge]; {
+	case !ok || v == "false":
+	case v != "true":
+		c.d.fail(codeInvalid, "metadata.annotations."+AnnotationHedge, nil, "%q: write true or false", clip(v))
+	case r.Attempts > 0 && r.PerTryTimeout == nil:
+		c.b.note(c.o, codeRetries, Info, path, "%s has no effect here: there is no perTryTimeout after which another try could be made", AnnotationHedge)
+	default:
+		return r.Attempts > 0
+	}
+	return false
 }
 
 // atLeastMillisecond checks a duration as Istio does.

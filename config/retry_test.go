@@ -80,3 +80,31 @@ func TestDefaultRetryPolicy(t *testing.T) {
 		}
 	}
 }
+
+// TestHedging: an annotation has the routes with a perTryTimeout hedge.
+func TestHedging(t *testing.T) {
+	for _, c := range []struct {
+		annotation, retries, says string
+		hedge                     bool
+	}{
+		{`"true"`, "{attempts: 1, perTryTimeout: 1s}", "", true},
+		{`"false"`, "{attempts: 1, perTryTimeout: 1s}", "", false},
+		{`"true"`, "{attempts: 1}", "has no effect here", false},
+		{`"true"`, "{attempts: 0}", "", false},
+		{`"yes"`, "{attempts: 1, perTryTimeout: 1s}", "write true or false", false},
+	} {
+		text := strings.Replace(retryRoute, "{name: a}", "{name: a, annotations: {"+AnnotationHedge+": "+c.annotation+"}}", 1) + c.retries + "\n"
+		r := Build([]File{{"a.yaml", []byte(text)}}, Options{})
+		hedge := false
+		for _, vs := range r.Snapshot.VirtualServices {
+			hedge = vs.HTTP[0].Retry.Hedge
+		}
+		said := ""
+		for _, f := range r.Findings {
+			said += f.Message
+		}
+		if hedge != c.hedge || !strings.Contains(said, c.says) {
+			t.Errorf("%s %s: %v, %q", c.annotation, c.retries, hedge, said)
+		}
+	}
+}

@@ -81,6 +81,7 @@ type Wishes struct {
 	on                    RetryOn
 	attempts              int
 	hasAttempts           bool
+	hedge, hasHedge       bool
 	codes                 [maxCallerCodes]int
 	ncodes                int
 	retry                 Retry
@@ -122,6 +123,9 @@ func (w *Wishes) Read(fields []message.Field) {
 			if n, ok := number(v); ok {
 				w.perTry, w.hasPerTry = time.Duration(n)*time.Millisecond, true
 			}
+		case callerHedge:
+			w.hedge = string(v) == "true"
+			w.hasHedge = w.hedge || string(v) == "false"
 		}
 	}
 }
@@ -199,6 +203,9 @@ func (w *Wishes) Over(timeout time.Duration, route *Retry) (time.Duration, *Retr
 	}
 	if w.hasPerTry {
 		r.PerTry = w.perTry
+	}
+	if w.hasHedge {
+		r.Hedge = w.hedge
 	}
 	if timeout > 0 && r.PerTry >= timeout {
 		r.PerTry = 0

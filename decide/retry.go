@@ -121,7 +121,7 @@ func compileRetry(p *seinev1.Retry) (*Retry, error) {
 	r := *DefaultRetry
 	r.Configured = true
 	r.Attempts = int(min(p.Attempts, 1<<30))
-	r.AnyHost, r.OtherHost, r.Remote = p.AnyHost, p.OtherHost, p.RemoteLocalities
+	r.AnyHost, r.OtherHost, r.Remote, r.Hedge = p.AnyHost, p.OtherHost, p.RemoteLocalities, p.Hedge
 	if t := p.PerTryTimeout; t != nil {
 		if err := t.CheckValid(); err != nil || t.AsDuration() < 0 {
 			return nil, invalid("perTryTimeout %v is no duration", t)
@@ -256,6 +256,9 @@ func (r *Retry) matches(t *Try) bool {
 		return r.On&(OnConnectFailure|OnReset|On5xx|OnGatewayError|OnResetBeforeRequest) != 0
 	case Refused:
 		return r.On&(OnRefusedStream|OnReset|On5xx|OnGatewayError) != 0
+	}
+	if t.Failure == TryTimeout && r.Hedge {
+		return true // Envoy's shouldHedgeRetryPerTryTimeout: whatever the conditions
 	}
 	// Reset or TryTimeout: an answer that does not come counts as a 5xx.
 	on := OnReset | On5xx | OnGatewayError

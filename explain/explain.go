@@ -137,6 +137,7 @@ type Response struct {
 type Retries struct {
 	Attempts          int    `json:"attempts"`
 	PerTryTimeout     string `json:"perTryTimeout,omitempty"`
+	Hedge             bool   `json:"hedge,omitempty"`
 	RetryOn           string `json:"retryOn,omitempty"`
 	Backoff           string `json:"backoff,omitempty"`
 	PreviousHosts     bool   `json:"previousHosts,omitempty"` // an endpoint that was tried may be tried again

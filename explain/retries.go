@@ -17,7 +17,7 @@ func (e *explanation) retries(r *decide.Retry) {
 		RemoteLocalities: r.Remote, NonIdempotentToo: r.Written, FromConfiguration: r.Configured,
 	}
 	if r.PerTry > 0 {
-		out.PerTryTimeout = r.PerTry.String()
+		out.PerTryTimeout, out.Hedge = r.PerTry.String(), r.Hedge
 	}
 	e.a.Retries = out
 	if r.Configured {
@@ -30,6 +30,9 @@ func (r *Retries) String() string {
 	s := fmt.Sprintf("up to %d on %s, after pauses that grow from %s", r.Attempts, r.RetryOn, r.Backoff)
 	if r.PerTryTimeout != "" {
 		s += ", " + r.PerTryTimeout + " for each try"
+		if r.Hedge {
+			s += ", which then goes on beside the next (hedging)"
+		}
 	}
 	if !r.NonIdempotentToo {
 		s += ", only what is safe to repeat"

@@ -84,7 +84,7 @@ func (x *exchange) answerHead(f http1.Framing, n int, end bool) bool {
 		x.upstreamBroke(&http1.Error{Status: 502, Reason: err.Reason, Clause: err.Clause})
 		return false
 	}
-	x.headSent = true
+	x.begins()
 	x.res.to, x.res.ts, x.res.open, x.res.end, x.res.done = &b.link, st.s, true, end, end
 	if end && x.us != nil {
 		x.finish()
@@ -120,7 +120,7 @@ func (x *exchange) answerHead1(e *http1.Edit, end bool) bool {
 		out = append(out, http1.LastChunk...)
 	}
 	w.out = out[:0]
-	x.headSent = true
+	x.begins()
 	x.res.plain, x.res.chunk, x.res.open = d.socket, e.Chunk, true
 	x.res.trails = x.up != nil && x.up.pool.key.carries
 	d.send(out, nil)
@@ -306,7 +306,7 @@ func (x *exchange) finish() {
 	if !x.reqDone {
 		x.last = true
 	}
-	x.details = "via_upstream"
+	x.details = x.via()
 	x.retryEnded()
 	x.conclude()
 	if x.h1 != nil {

@@ -27,6 +27,7 @@ func (x *exchange) end() {
 	if x.up != nil {
 		x.dropUpstream(true)
 	}
+	x.dropRivals()
 	x.phase = vacant
 	x.ticket.leave()
 	x.forget(x.w)

@@ -150,6 +150,9 @@ type exchange struct {
 	replay     []byte
 	replayable bool
 
+	rivals *rival // tries that go on beside the present one; nil: none
+	hedged bool   // there was one
+
 	retry retrying
 	shape shape
 

@@ -153,6 +153,9 @@ func (w *worker) dialPlace(x *exchange) (*upstream, error) {
 // overflow answers a request that a bound keeps out.
 func (x *exchange) overflow(sh *shared, b bound) {
 	sh.refused[b].Inc()
+	if x.ticket.leave(); x.fallsBack() {
+		return
+	}
 	x.details = "upstream_reset_before_response_started{overflow}"
 	cause := sh.causes.Load()[b]
 	x.respond(503, telemetry.FlagUO, cause, cause+"\n",

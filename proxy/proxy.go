@@ -167,6 +167,7 @@ type Proxy struct {
 	log      *slog.Logger
 	counters counters
 	retries  retryCounters
+	hedges   hedgeCounters
 	shapes   shapeCounters
 	limiters limiters
 	copies   copyCounters
@@ -216,7 +217,7 @@ func New(o Options, tables Tables) (*Proxy, error) {
 		overParked:       r.Counter("seine_proxy_over_parked_total", "Requests and connections refused because too many wait for the control plane."),
 		overConnections:  r.Counter("seine_proxy_over_connections_total", "Connections refused at the bound of open connections."),
 	}
-	p.retries = newRetryCounters(r)
+	p.retries, p.hedges = newRetryCounters(r), newHedgeCounters(r)
 	p.shapes = newShapeCounters(r)
 	p.copies = newCopyCounters(r)
 	r.GaugeFunc("seine_proxy_connections", "Accepted connections that are open.", func() float64 { return float64(p.connections()) })

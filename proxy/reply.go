@@ -83,6 +83,7 @@ func (x *exchange) refuse(perr *http1.Error) {
 func (x *exchange) respond(status int, flag telemetry.Flag, cause, body string, extra ...message.Field) {
 	w := x.w
 	x.dropUpstream(true)
+	x.dropRivals()
 	x.forget(w)
 	w.loop.Disarm(&x.limit)
 	w.loop.Disarm(&x.try)

@@ -106,7 +106,7 @@ func (x *exchange) final(n int, f http1.Framing) {
 		return
 	}
 	w.out = out[:0]
-	x.headSent = true
+	x.begins()
 	x.resBody.Reset(f)
 	if x.chunk || x.unchunk {
 		d.send(out, nil)
@@ -134,6 +134,12 @@ func (x *exchange) final(n int, f http1.Framing) {
 	if done || f.Kind == http1.None {
 		x.complete()
 	}
+}
+
+// begins: the client gets the head of its answer.
+func (x *exchange) begins() {
+	x.headSent = true
+	x.dropRivals()
 }
 
 // pumpBody passes bytes of the response's body on.
@@ -225,7 +231,7 @@ func (x *exchange) complete() {
 	if !x.reqDone {
 		x.last = true
 	}
-	x.details = "via_upstream"
+	x.details = x.via()
 	x.retryEnded()
 	x.conclude()
 }
@@ -319,6 +325,7 @@ func (x *exchange) tunnel(n int, f http1.Framing) {
 	w.out = out[:0]
 	d.send(out, nil)
 	u.consume(n)
-	x.headSent, x.reqDone = true, true
+	x.begins()
+	x.reqDone = true
 	d.beTunnel()
 }

@@ -175,7 +175,7 @@ func (x *exchange) retriesFailure(f decide.Failure) bool {
 		Idempotent: x.idempotent, Kept: !x.transmitted || x.replayable,
 	}
 	if !x.another(x.retry.policy.Next(&t)) {
-		return false
+		return x.fallsBack()
 	}
 	x.tells(span.Retry, span.Event{Attempt: x.retry.number + 1, Text: f.String()})
 	x.pause()
@@ -204,6 +204,10 @@ func (x *exchange) retriesAnswer(n int, f http1.Framing) bool {
 		s = r.Next(&t)
 	}
 	if f.Kind == http1.Tunnel || !x.another(s) {
+		if s != decide.Final && x.rivals != nil {
+			x.discard(n, f)
+			return x.fallsBack()
+		}
 		w.loop.Disarm(&x.try)
 		x.forget(w)
 		switch {
@@ -295,6 +299,8 @@ func (x *exchange) tryOver() {
 		return
 	case x.headSent || x.phase != connecting && x.phase != exchanging:
 		return
+	case x.retry.policy.Hedge && x.hedges():
+		return
 	}
 	x.failed(x.w.loop.Now())
 	if x.up != nil {
@@ -355,6 +361,9 @@ func (x *exchange) elsewhere() bool {
 		i = t.balance.PickAgain(&w.question, tried, r.Remote)
 	}
 	if i < 0 {
+		if x.fallsBack() {
+			return false
+		}
 		x.ep = -1
 		x.details = "no_healthy_upstream"
 		x.reply(503, telemetry.FlagUH, x.told("no healthy endpoint is left"))

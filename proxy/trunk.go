@@ -184,6 +184,11 @@ func (t *trunk) notIdle() {
 func (t *trunk) leave(x *exchange) {
 	s := x.us
 	x.us = nil
+	t.release(s)
+}
+
+// release ends a stream.
+func (t *trunk) release(s *http2.Stream) {
 	s.Owner = nil
 	t.h2.Release(s)
 	t.mark()
@@ -212,7 +217,19 @@ func (t *trunk) expired() {
 func (t *trunk) event(ev *http2.Event) {
 	var x *exchange
 	if ev.Stream != nil {
-		x, _ = ev.Stream.Owner.(*exchange)
+		switch o := ev.Stream.Owner.(type) {
+		case *exchange:
+			x = o
+		case *rival:
+			switch ev.Kind {
+			case http2.Response:
+				t.w.res = *ev.Response
+				o.responded(ev.End)
+			case http2.Reset:
+				o.reset()
+			}
+			return
+		}
 	}
 	switch ev.Kind {
 	case http2.Response:
@@ -257,6 +274,9 @@ func (t *trunk) lost() {
 				continue
 			}
 			x.us = nil
+		} else if r, ok := s.Owner.(*rival); ok {
+			r.reset()
+			continue
 		}
 		t.h2.Release(s)
 	}

@@ -142,6 +142,7 @@ var oddities = []call{
 	{name: "retry by field", head: "GET / HTTP/1.1\nx-forwarded-for: 10.0.0.1\nx-envoy-retry-on: 5xx", app: "503;200"},
 	{name: "retries by number", head: "GET / HTTP/1.1\nx-forwarded-for: 10.0.0.1\nx-envoy-retry-on: 5xx\nx-envoy-max-retries: 3", app: "503;503;503;200"},
 	{name: "retriable codes by field", head: "GET / HTTP/1.1\nx-forwarded-for: 10.0.0.1\nx-envoy-retry-on: retriable-status-codes\nx-envoy-retriable-status-codes: 418", app: "418;200"},
+	{name: "hedge by field", head: "GET / HTTP/1.1\nx-forwarded-for: 10.0.0.1\nx-envoy-retry-on: 5xx\nx-envoy-upstream-rq-per-try-timeout-ms: 100\nx-envoy-hedge-on-per-try-timeout: true", app: "delay=400;hang", differs: map[string]string{"flags": "URX is of a request that failed"}},
 	{name: "gRPC answered 503", head: "POST /s/m HTTP/1.1\ncontent-type: application/grpc\nte: trailers\ncontent-length: 0", app: "503", differs: map[string]string{"app connection": namesTE}},
 	{name: "gRPC reset", head: "POST /s/m HTTP/1.1\ncontent-type: application/grpc\nte: trailers\ncontent-length: 0", app: "reset", differs: map[string]string{"*": plainGRPC}},
 	{name: "upgrade", head: "GET / HTTP/1.1\nconnection: upgrade\nupgrade: websocket", app: "426", differs: map[string]string{"app connection": "a word for word copy of the field; the names in it have no case", "closes": "a refused upgrade leaves the connection as it was"}},

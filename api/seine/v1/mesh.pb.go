@@ -2798,6 +2798,7 @@ type Retry struct {
 	AnyHost          bool                   `protobuf:"varint,5,opt,name=any_host,json=anyHost,proto3" json:"any_host,omitempty"`                            // may go to an endpoint that was tried before
 	RemoteLocalities bool                   `protobuf:"varint,6,opt,name=remote_localities,json=remoteLocalities,proto3" json:"remote_localities,omitempty"` // rather to a locality that was not tried
 	OtherHost        bool                   `protobuf:"varint,7,opt,name=other_host,json=otherHost,proto3" json:"other_host,omitempty"`                      // not to one that was tried before even where requests are bound by a hash
+	Hedge            bool                   `protobuf:"varint,8,opt,name=hedge,proto3" json:"hedge,omitempty"`                                               // a try whose time has passed goes on beside the next one
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -2877,6 +2878,13 @@ func (x *Retry) GetRemoteLocalities() bool {
 func (x *Retry) GetOtherHost() bool {
 	if x != nil {
 		return x.OtherHost
+	}
+	return false
+}
+
+func (x *Retry) GetHedge() bool {
+	if x != nil {
+		return x.Hedge
 	}
 	return false
 }
@@ -5200,7 +5208,7 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\x06Mirror\x127\n" +
 	"\vdestination\x18\x01 \x01(\v2\x15.seine.v1.DestinationR\vdestination\x12\x1f\n" +
 	"\vper_million\x18\x02 \x01(\rR\n" +
-	"perMillion\"\x92\x02\n" +
+	"perMillion\"\xa8\x02\n" +
 	"\x05Retry\x12\x1a\n" +
 	"\battempts\x18\x01 \x01(\rR\battempts\x12A\n" +
 	"\x0fper_try_timeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\rperTryTimeout\x12\x0e\n" +
@@ -5209,7 +5217,8 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\bany_host\x18\x05 \x01(\bR\aanyHost\x12+\n" +
 	"\x11remote_localities\x18\x06 \x01(\bR\x10remoteLocalities\x12\x1d\n" +
 	"\n" +
-	"other_host\x18\a \x01(\bR\totherHost\"\xbf\x02\n" +
+	"other_host\x18\a \x01(\bR\totherHost\x12\x14\n" +
+	"\x05hedge\x18\b \x01(\bR\x05hedge\"\xbf\x02\n" +
 	"\bTcpMatch\x12\x12\n" +
 	"\x04port\x18\x01 \x01(\rR\x04port\x12/\n" +
 	"\x13destination_subnets\x18\x02 \x03(\tR\x12destinationSubnets\x12I\n" +
