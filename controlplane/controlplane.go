@@ -164,6 +164,13 @@ func (s *server) run(ctx context.Context, g *errgroup.Group) error {
 	s.listeners = l // Run closes them once nobody uses them any more
 	s.guard(ctx, g)
 	g.Go(func() error { return s.discovery.Run(ctx) })
+	if s.cluster != nil {
+		k := &kept{s: s, source: s.cluster}
+		if err := k.recall(ctx); err != nil && ctx.Err() == nil {
+			s.log.Warn("which versions of refused resources held before cannot be read yet", "err", err)
+		}
+		g.Go(func() error { return k.run(ctx) })
+	}
 	g.Go(func() error { return unlessDone(ctx, source.Watch(ctx, s.config.take)) })
 	if s.cluster != nil {
 		g.Go(func() error { return s.mesh.while(ctx, "writing the status of routes", s.writeRouteStatus) })

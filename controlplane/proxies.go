@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -12,11 +13,37 @@ import (
 	"github.com/seinemesh/seine/view"
 )
 
-// siblings is how many other replicas there are, looked up now and then.
-type siblings struct{ n atomic.Int32 }
+// siblings is what the other replicas report, looked up now and then.
+type siblings struct {
+	reports atomic.Pointer[[]proxyReport] // nil: none yet
+}
 
-func (s *siblings) count() int  { return int(s.n.Load()) }
-func (s *siblings) alone() bool { return s.n.Load() == 0 }
+func (s *siblings) list() []proxyReport {
+	if p := s.reports.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
+
+func (s *siblings) count() int  { return len(s.list()) }
+func (s *siblings) alone() bool { return s.count() == 0 }
+
+// behind are the proxies of other replicas that are known to be behind; all is false
+// if there may be more of them.
+func (s *siblings) behind() (ids map[string]struct{}, all bool) {
+	ids, all = map[string]struct{}{}, true
+	for _, r := range s.list() {
+		if r.Behind == "" {
+			continue
+		}
+		list := strings.Split(r.Behind, ",")
+		all = all && len(list) < behindTold
+		for _, id := range list {
+			ids[id] = struct{}{}
+		}
+	}
+	return ids, all
+}
 
 // siblingsEvery is how often they are counted.
 const siblingsEvery = 5 * time.Second
@@ -28,7 +55,7 @@ func (s *server) countSiblings(ctx context.Context) error {
 	defer tick.Stop()
 	for {
 		if others, err := s.others(ctx); err == nil {
-			s.siblings.n.Store(int32(len(others)))
+			s.siblings.reports.Store(&others)
 		}
 		select {
 		case <-ctx.Done():
@@ -50,9 +77,10 @@ type proxyState struct {
 	Connections float64    `json:"connections"`
 	ScrapeError string     `json:"scrape_error,omitempty"`
 	Replica     string     `json:"replica,omitempty"`
-	// Elsewhere: it is connected to another replica, which knows whether it is in
-	// step; here its metrics alone are known.
+	// Elsewhere: it is connected to another replica. Of what it has, that one tells
+	// here whether it is in step (Current), if Told; its metrics are known.
 	Elsewhere bool `json:"elsewhere,omitempty"`
+	Told      bool `json:"told,omitempty"`
 }
 
 // proxies are those that are connected here, and with several replicas those of
@@ -77,13 +105,15 @@ func (s *server) proxies(names bool) []proxyState {
 	if snap == nil {
 		return out
 	}
+	behind, all := s.siblings.behind()
 	for _, w := range s.scraper.others(snap, here) {
 		v, _, _, ok := s.scraper.memory.vital(w.Key())
 		if !ok {
 			continue
 		}
-		out = append(out, proxyState{Elsewhere: true, Proxy: discovery.Proxy{
-			ID: w.Key(), Identity: mesh.SPIFFE(snap.Settings.TrustDomain, w.Namespace, w.ServiceAccount), Version: v.Version,
+		_, late := behind[w.Key()]
+		out = append(out, proxyState{Elsewhere: true, Told: late || all, Proxy: discovery.Proxy{
+			Current: all && !late, ID: w.Key(), Identity: mesh.SPIFFE(snap.Settings.TrustDomain, w.Namespace, w.ServiceAccount), Version: v.Version,
 			Address: w.Addresses[0].String(), Types: []discovery.Subscription{},
 		}})
 	}

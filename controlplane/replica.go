@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -31,15 +32,39 @@ const (
 type proxyReport struct {
 	Proxies int    `json:"proxies"`
 	Digest  string `json:"digest"` // kube.Source.Digest; "": none
+	// Behind are the IDs, joined by commas, of those that are behind this replica's
+	// own mesh: at most behindTold, so that the report fits into a Lease.
+	Behind string `json:"behind,omitempty"`
 }
+
+// behindTold is up to how many proxies that are behind other replicas know by name.
+const behindTold = 100
 
 // reportOf sums this replica's proxies up.
 func reportOf(proxies []discovery.Proxy, newest uint64, digest func(uint64) string) proxyReport {
 	least := newest
+	var behind []string
 	for i := range proxies {
 		least = min(least, proxies[i].Generation)
+		if !proxies[i].Current && len(behind) < behindTold {
+			behind = append(behind, proxies[i].ID)
+		}
 	}
-	return proxyReport{len(proxies), digest(least)}
+	return proxyReport{len(proxies), digest(least), strings.Join(behind, ",")}
+}
+
+// stillBehind calls current who is behind but was not when it was looked at before,
+// so that a report does not change with every change of the mesh. It returns who is
+// behind, for the next look.
+func stillBehind(proxies []discovery.Proxy, before map[string]bool) map[string]bool {
+	late := map[string]bool{}
+	for i := range proxies {
+		if p := &proxies[i]; !p.Current {
+			late[p.ID] = true
+			p.Current = !before[p.ID]
+		}
+	}
+	return late
 }
 
 // reportProxies keeps this replica's Lease, until ctx ends.
@@ -56,6 +81,7 @@ func (s *server) reportProxies(ctx context.Context) error {
 	defer tick.Stop()
 	var said proxyReport
 	var at time.Time
+	late := map[string]bool{}
 	failed := false
 	for {
 		select {
@@ -67,7 +93,9 @@ func (s *server) reportProxies(ctx context.Context) error {
 		if snap == nil {
 			continue
 		}
-		now := reportOf(s.discovery.Proxies(), snap.Generation, s.cluster.Digest)
+		proxies := s.discovery.Progress()
+		late = stillBehind(proxies, late)
+		now := reportOf(proxies, snap.Generation, s.cluster.Digest)
 		if now == said && time.Since(at) < tellFresh {
 			continue
 		}

@@ -170,7 +170,7 @@ func (w *sidecars) look(ctx context.Context, now time.Time) {
 		if p.Annotations == nil || p.Annotations[inject.AnnotationStatus] == "" {
 			without[p.UID] = w.without[p.UID] || w.outside(p, now)
 		}
-		if unready(p, now) {
+		if unready(p, now) && w.values().Injected(p) { // the others are another control plane's
 			ill = append(ill, p)
 			seen[p.UID] = true
 		}

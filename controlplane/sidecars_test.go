@@ -83,8 +83,14 @@ func TestSidecars(t *testing.T) {
 	}
 	const redirect = `{"ready":false,"reason":"outbound connections are not redirected","redirect":"outbound connections are not redirected"}`
 
-	store(pod("a", false))
 	says(`{"ready":false,"reason":"waiting for the first certificate"}`)
+	others := pod("a", false)
+	others.Annotations[inject.AnnotationStatus] = `{"revision":"canary"}`
+	store(others)
+	if e := look(sidecarPatience); e != "" {
+		t.Errorf("spoke of a pod of another revision: %s", e)
+	}
+	store(pod("a", false))
 	if e := look(sidecarPatience - time.Second); e != "" {
 		t.Errorf("too early: %s", e)
 	}

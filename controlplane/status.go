@@ -46,7 +46,7 @@ func (s *server) writeStatus(ctx context.Context) error {
 	}
 	for {
 		list := s.cluster.Taken()
-		proxies := s.discovery.Proxies()
+		proxies := s.discovery.Progress()
 		w.Keep(list)
 		others, err := s.others(ctx)
 		if err != nil {

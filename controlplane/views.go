@@ -218,7 +218,7 @@ func (s *server) overview(m *view.Moment) *overview {
 		ids = append(ids, p.ID)
 		o.Proxies.Connected++
 		switch {
-		case p.Elsewhere: // its replica knows
+		case p.Elsewhere && !p.Told: // its replica knows
 		case p.Current:
 			o.Proxies.Current++
 		default:

@@ -59,14 +59,20 @@ func sourceOf(r *seinev1.Ref) string {
 }
 
 // Proxies are the connected proxies by ID.
-func (s *Server) Proxies() []Proxy {
+func (s *Server) Proxies() []Proxy { return s.each((*stream).state) }
+
+// Progress is Proxies without their subscriptions, which cost the most: for who
+// looks each second.
+func (s *Server) Progress() []Proxy { return s.each((*stream).progress) }
+
+func (s *Server) each(of func(x *stream, newest uint64) Proxy) []Proxy {
 	var newest uint64
 	if snap := s.Snapshot(); snap != nil {
 		newest = snap.Generation
 	}
 	out := []Proxy{}
 	for _, x := range s.streams.list() {
-		out = append(out, x.state(newest))
+		out = append(out, of(x, newest))
 	}
 	slices.SortFunc(out, func(a, b Proxy) int {
 		return cmp.Or(cmp.Compare(a.ID, b.ID), a.Connected.Compare(b.Connected))
@@ -96,13 +102,28 @@ func (s *Server) Connected() []string {
 	return slices.Sorted(maps.Keys(s.streams.byID))
 }
 
-func (x *stream) state(newest uint64) Proxy {
+func (x *stream) progress(newest uint64) Proxy {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	return x.reached(newest)
+}
+
+// reached is how far the proxy has come, and what it refused. x.mu is held.
+func (x *stream) reached(newest uint64) Proxy {
 	p := Proxy{
 		ID: x.id, Identity: x.peer.id, Version: x.version, Address: x.peer.address, Connected: x.since,
 		Generation: x.generation, Current: x.generation == newest, LastAck: x.ackedAt,
 	}
+	for _, key := range slices.Sorted(maps.Keys(x.rejected)) {
+		p.Rejected = append(p.Rejected, x.rejected[key])
+	}
+	return p
+}
+
+func (x *stream) state(newest uint64) Proxy {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	p := x.reached(newest)
 	for k := range kinds {
 		sub := Subscription{Type: kindURL[k], Generation: x.acked[k], Names: slices.Sorted(maps.Keys(x.held[k]))}
 		if sub.Names == nil {
@@ -112,9 +133,6 @@ func (x *stream) state(newest uint64) Proxy {
 			sub.Count += len(it)
 		}
 		p.Types = append(p.Types, sub)
-	}
-	for _, key := range slices.Sorted(maps.Keys(x.rejected)) {
-		p.Rejected = append(p.Rejected, x.rejected[key])
 	}
 	return p
 }

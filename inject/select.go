@@ -1,6 +1,8 @@
 package inject
 
 import (
+	"cmp"
+	"encoding/json"
 	"slices"
 	"strings"
 
@@ -124,6 +126,14 @@ func revisionOf(labels map[string]string, v *Values) string {
 		return labels[LabelIstioRevision]
 	}
 	return ""
+}
+
+// Injected reports whether the revision of v gave a pod its sidecar. One that does
+// not say by whom has it from the default one.
+func (v *Values) Injected(pod *corev1.Pod) bool {
+	var s status
+	text := pod.Annotations[AnnotationStatus]
+	return text != "" && json.Unmarshal([]byte(text), &s) == nil && cmp.Or(s.Revision, "default") == v.revision()
 }
 
 func (v *Values) revision() string {

@@ -69,6 +69,7 @@ var allowed = []string{
 	"cluster events.k8s.io/events create,patch",
 	// In its own namespace: settings, the root, who leads.
 	"seine-system /configmaps[seine] get,list,watch",
+	"seine-system /configmaps[seine-kept] get,update,delete", // the last good version of what is refused, over a restart
 	"seine-system /secrets[seine-ca] get,list,watch",
 	"seine-system /secrets[cacerts] get,list,watch",
 	"seine-system /secrets[seine-ca-brought] get,list,watch",

@@ -63,9 +63,10 @@ type connectedProxy struct {
 	CPU         *float64   `json:"cpu_cores,omitempty"`
 	Certificate *time.Time `json:"certificate_not_after,omitempty"`
 	ScrapeError string     `json:"scrape_error,omitempty"`
-	// Elsewhere: the answering replica knows its metrics alone; the one that it is
-	// connected to says the rest.
+	// Elsewhere: the answering replica knows its metrics and, if Told, whether it is
+	// in step; the one that it is connected to says the rest.
 	Elsewhere bool `json:"elsewhere,omitempty"`
+	Told      bool `json:"told,omitempty"`
 }
 
 func (c *controlFlags) proxies(ctx context.Context) ([]connectedProxy, error) {
@@ -129,7 +130,14 @@ func writeProxies(w io.Writer, list []connectedProxy, now time.Time, wide bool) 
 			memory = fmt.Sprintf("%.1f MiB", p.Memory/(1<<20))
 		}
 		if p.Elsewhere {
-			state = "at another replica"
+			switch {
+			case !p.Told:
+				state = "at another replica"
+			case p.Current:
+				state = "current, at another replica"
+			default:
+				state = "behind, at another replica"
+			}
 		} else {
 			connected = now.Sub(p.Connected).Round(time.Second).String()
 		}

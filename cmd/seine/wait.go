@@ -131,7 +131,7 @@ func (o *waitOptions) poll(ctx context.Context, out io.Writer, w waited, ask fun
 		case err == nil && p.Done():
 			w.Met = true
 			return o.say(out, &w, "has the condition", 0)
-		case err == nil && accepted.Known && !accepted.True && accepted.Observed >= accepted.Generation && accepted.Reason == "Invalid":
+		case err == nil && accepted.Known && !accepted.True && accepted.Observed >= accepted.Generation && (accepted.Reason == "Invalid" || accepted.Reason == "UnsupportedValue"):
 			w.Reason, w.Message = accepted.Reason, accepted.Message
 			return o.say(out, &w, "is invalid, and will not have the condition", exitInvalid)
 		}

@@ -29,6 +29,8 @@ func TestWait(t *testing.T) {
 		"nobody writes it":     {[]*cluster.Progress{{Generation: 2}}, &cluster.Progress{}, nil, exitTimeout, "is a control plane running"},
 		"invalid":              {[]*cluster.Progress{no}, no, nil, exitInvalid, "is invalid"},
 		"invalid before":       {[]*cluster.Progress{old, yes}, &cluster.Progress{Generation: 2, Observed: 1, Known: true, Reason: "Invalid"}, nil, 0, "has the condition"},
+		"an invalid route":     {[]*cluster.Progress{no}, &cluster.Progress{Generation: 2, Observed: 2, Known: true, Reason: "UnsupportedValue", Message: "no HTTP there"}, nil, exitInvalid, "no HTTP there"},
+		"a parent to come":     {[]*cluster.Progress{no, yes}, &cluster.Progress{Generation: 2, Observed: 2, Known: true, Reason: "NoMatchingParent"}, nil, 0, "has the condition"},
 		"no such thing":        {nil, nil, errors.New("not found"), 1, "not found"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -40,19 +41,21 @@ func NewRouteStatus(c *rest.Config) (*RouteStatus, error) {
 	return &RouteStatus{client: client, now: time.Now, said: map[routeKey]string{}}, nil
 }
 
-// Write brings the status of every route up to date. What cannot be written is
-// in the error, and is tried again by the next Write; the others are written.
-func (w *RouteStatus) Write(ctx context.Context, routes []config.RouteStatus) error {
+// Write brings the status of routes up to date, of at most as many that say
+// something new; the next Write goes on. What cannot be written is in the error,
+// and is tried again by the next Write; the others are written.
+func (w *RouteStatus) Write(ctx context.Context, routes []config.RouteStatus, most int) error {
 	var errs []error
 	there := map[routeKey]bool{}
 	for i := range routes {
 		r := &routes[i]
 		key := routeKey{r.Kind, r.Namespace, r.Name}
 		there[key] = true
-		text := fmt.Sprintf("%d %+v", r.Generation, r.Parents)
-		if w.said[key] == text {
+		text := routeNews(r)
+		if w.said[key] == text || most == 0 {
 			continue
 		}
+		most--
 		if err := w.write(ctx, r); err != nil {
 			errs = append(errs, fmt.Errorf("kube: status of %s %s/%s: %w", r.Kind, r.Namespace, r.Name, err))
 			continue
@@ -65,6 +68,24 @@ func (w *RouteStatus) Write(ctx context.Context, routes []config.RouteStatus) er
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// routeNews is what is worth a write: not how many proxies there are, where all of
+// them have a route.
+func routeNews(r *config.RouteStatus) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%d", r.Generation)
+	for i := range r.Parents {
+		p := &r.Parents[i]
+		fmt.Fprintf(&b, "\n%+v", p.Parent)
+		for _, c := range p.Conditions {
+			if c.Type == ConditionProgrammed && c.Status {
+				c.Message = ""
+			}
+			fmt.Fprintf(&b, "\n%+v", c)
+		}
+	}
+	return b.String()
 }
 
 // writeTries bounds how often a status is written anew because the object
@@ -110,8 +131,17 @@ func setParents(o *unstructured.Unstructured, r *config.RouteStatus, now time.Ti
 	for _, p := range r.Parents {
 		entry := gateway.RouteParentStatus{ParentRef: p.Parent, ControllerName: config.RouteController}
 		old := ownEntry(before.Parents, &p.Parent)
+		said := false
 		for _, c := range p.Conditions {
 			entry.Conditions = append(entry.Conditions, conditionOf(c, r.Generation, old, now))
+			said = said || c.Type == ConditionProgrammed
+		}
+		if !said && old != nil { // a new leader does not know yet
+			for _, o := range old.Conditions {
+				if o.Type == ConditionProgrammed && o.ObservedGeneration == r.Generation {
+					entry.Conditions = append(entry.Conditions, o)
+				}
+			}
 		}
 		after.Parents = append(after.Parents, entry)
 	}

@@ -3,6 +3,7 @@ package kube
 import (
 	"context"
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -76,7 +77,7 @@ func TestRouteStatus(t *testing.T) {
 	write := func(generation int64, resolved bool, wantWrites int) {
 		t.Helper()
 		writes = 0
-		if err := w.Write(context.Background(), status(generation, resolved)); err != nil {
+		if err := w.Write(context.Background(), status(generation, resolved), 9); err != nil {
 			t.Fatal(err)
 		}
 		if writes != wantWrites {
@@ -110,6 +111,45 @@ func TestRouteStatus(t *testing.T) {
 	}
 	w.said = map[routeKey]string{} // another replica leads now
 	write(3, false, 0)
+
+	// How many proxies have it is said when that is known, stays while a new leader
+	// does not know, and is no news where all have it.
+	reached := func(acknowledged, proxies, wantWrites int) {
+		t.Helper()
+		writes = 0
+		routes := status(3, false)
+		r := &routes[slices.IndexFunc(routes, func(r config.RouteStatus) bool { return r.Name == "r" })]
+		for i := range r.Parents {
+			p := &r.Parents[i]
+			p.Conditions = append(p.Conditions, Programmed(3, true, Reach{Proxies: proxies, Acknowledged: acknowledged, Behind: []string{"shop/a"}}))
+		}
+		if err := w.Write(context.Background(), routes, 9); err != nil || writes != wantWrites {
+			t.Errorf("%d writes, want %d, %v", writes, wantWrites, err)
+		}
+	}
+	said := func(status metav1.ConditionStatus, message string) {
+		t.Helper()
+		list := read()[1].Conditions
+		if c := list[len(list)-1]; len(list) != 3 || c.Type != ConditionProgrammed || c.Status != status || c.ObservedGeneration != 3 || c.Message != message {
+			t.Errorf("%+v", list)
+		}
+	}
+	reached(1, 2, 1)
+	said(metav1.ConditionFalse, "1 of 2 proxies have acknowledged generation 3; behind: shop/a")
+	reached(2, 2, 1)
+	said(metav1.ConditionTrue, "2 of 2 proxies have acknowledged generation 3")
+	reached(3, 3, 0)
+	w.said = map[routeKey]string{}
+	write(3, false, 0)
+	said(metav1.ConditionTrue, "2 of 2 proxies have acknowledged generation 3")
+	write(4, false, 1)
+	if list := read()[1].Conditions; len(list) != 2 {
+		t.Errorf("of another generation: %+v", list)
+	}
+	w.said, writes = map[routeKey]string{}, 0
+	if err := w.Write(context.Background(), status(5, false), 0); err != nil || writes != 0 {
+		t.Errorf("%d writes beyond the bound, %v", writes, err)
+	}
 }
 
 var sameTimes = cmp.Comparer(func(a, b metav1.Time) bool { return a.Time.Equal(b.Time) })

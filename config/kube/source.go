@@ -322,11 +322,22 @@ func (b *builder) build(in *input, settingsGood []byte, domain string) (*config.
 		}
 	}
 	again := in.build(opt)
+	// What another control plane found good this one may not.
+	neither := refused(in, again.Findings)
+	left := map[string]bool{}
+	for i, res := range in.resources {
+		if name := res.id.kind + " " + res.id.namespace + "/" + res.id.name; neither.resources[res.id] && replaced[name] {
+			in.data[i], left[name] = was[i], true
+		}
+	}
 	var out config.Findings
 	for _, f := range r.Findings {
+		name := f.Kind + " " + f.Namespace + "/" + f.Name
 		settings := f.Kind == "MeshConfig" && wasSettings != string(in.settings)
-		if f.Refused && (settings || replaced[f.Kind+" "+f.Namespace+"/"+f.Name]) {
-			f.Message += "; the version before it still holds"
+		if f.Refused && (settings || replaced[name]) {
+			if !left[name] {
+				f.Message += "; the version before it still holds"
+			}
 			out = append(out, f)
 		}
 	}

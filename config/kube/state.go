@@ -39,6 +39,7 @@ type state struct {
 	pods      map[string]*pod                // by NAMESPACE/NAME
 	sorted    []*mesh.Workload               // of pods, by namespace and name
 	lent      bool                           // somebody else has sorted, too: it is not written any more
+	recalled  map[id]Kept                    // of resources that were not read yet
 	moved     map[string]*mesh.Workload      // pods that are others than in the last picture: what they were there
 	relisted  map[string]struct{}            // services whose backends are others than there
 	slices    map[string]slice               // by NAMESPACE/NAME
@@ -219,6 +220,8 @@ func (s *state) putResource(r *resource) {
 		if r.good, r.before = old.good, old.before; r.before == nil {
 			r.before = old.data
 		}
+	} else if k, ok := s.recalled[r.id]; ok {
+		k.giveTo(r)
 	}
 	s.resources[r.id] = r
 	s.changed |= changedConfig
@@ -424,6 +427,7 @@ func (s *state) settle(in *input, v verdicts, generation uint64) {
 		if r.since == 0 {
 			r.since = generation
 		}
+		r.refused = v.resources[r.id]
 		switch {
 		case !v.resources[r.id]:
 			r.good, r.before = nil, nil

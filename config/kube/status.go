@@ -38,7 +38,12 @@ type Taken struct {
 
 // Taken are the custom resources of the last build that have conditions of ours:
 // all but the Gateway API's, whose status is of another form.
-func (s *Source) Taken() []Taken {
+func (s *Source) Taken() []Taken { return s.taken(false) }
+
+// TakenRoutes are the Gateway API's.
+func (s *Source) TakenRoutes() []Taken { return s.taken(true) }
+
+func (s *Source) taken(routes bool) []Taken {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	of := map[string]config.Findings{}
@@ -48,7 +53,7 @@ func (s *Source) Taken() []Taken {
 	}
 	var out []Taken
 	for _, r := range s.state.resources {
-		if r.since == 0 || r.resource == "" || r.id.group == gateway.GroupName {
+		if r.since == 0 || r.resource == "" || (r.id.group == gateway.GroupName) != routes {
 			continue
 		}
 		t := Taken{
@@ -103,21 +108,30 @@ func (t *Taken) Conditions(r Reach) []metav1.Condition {
 	if len(said) > 0 {
 		accepted.Message = clipped(strings.Join(said, "\n"))
 	}
-	programmed := metav1.Condition{Type: ConditionProgrammed, Status: metav1.ConditionTrue, Reason: "Programmed",
-		Message: fmt.Sprintf("%d of %d proxies have acknowledged generation %d", r.Acknowledged, r.Proxies, t.Generation)}
-	switch {
-	case accepted.Status == metav1.ConditionFalse:
-		programmed.Status, programmed.Reason = metav1.ConditionFalse, "Invalid"
-		programmed.Message = fmt.Sprintf("generation %d is not served: it is invalid", t.Generation)
-	case r.Refused != "":
-		programmed.Status, programmed.Reason, programmed.Message = metav1.ConditionFalse, "Refused", clipped(r.Refused)
-	case r.Acknowledged < r.Proxies:
-		programmed.Status, programmed.Reason = metav1.ConditionFalse, "Pending"
-		programmed.Message += "; behind: " + strings.Join(r.Behind, ", ")
+	programmed := Programmed(t.Generation, accepted.Status == metav1.ConditionTrue, r)
+	out := []metav1.Condition{accepted, {Type: ConditionProgrammed, Status: metav1.ConditionFalse, Reason: programmed.Reason, Message: programmed.Message}}
+	if programmed.Status {
+		out[1].Status = metav1.ConditionTrue
 	}
-	out := []metav1.Condition{accepted, programmed}
 	for i := range out {
 		out[i].ObservedGeneration = t.Generation
+	}
+	return out
+}
+
+// Programmed is the condition of that name of a generation of a resource.
+func Programmed(generation int64, accepted bool, r Reach) config.Condition {
+	out := config.Condition{Type: ConditionProgrammed, Status: true, Reason: "Programmed",
+		Message: fmt.Sprintf("%d of %d proxies have acknowledged generation %d", r.Acknowledged, r.Proxies, generation)}
+	switch {
+	case !accepted:
+		out.Status, out.Reason = false, "Invalid"
+		out.Message = fmt.Sprintf("generation %d is not served: it is not accepted", generation)
+	case r.Refused != "":
+		out.Status, out.Reason, out.Message = false, "Refused", clipped(r.Refused)
+	case r.Acknowledged < r.Proxies:
+		out.Status, out.Reason = false, "Pending"
+		out.Message += "; behind: " + strings.Join(r.Behind, ", ")
 	}
 	return out
 }

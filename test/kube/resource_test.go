@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -107,11 +108,121 @@ func TestResources(t *testing.T) {
 	if out := c.Seine(t, "explain", "--context", current(t), "--from", shop.Name+"/billing-v1", "http://billing-service:8080/old/1"); !strings.Contains(out, "418") {
 		t.Errorf("the last good version does not hold:\n%s", out)
 	}
-	cmd := exec.CommandContext(t.Context(), kubetest.Program(), "wait", "--for=programmed", "vs/billing", "-n", shop.Name)
+	invalid(t, shop, "vs/billing")
+
+	// A seined that starts later never saw the good version.
+	kubetest.Wait(t, kubetest.Patience, "the good version to be kept", func(ctx context.Context) error {
+		_, err := c.Client.CoreV1().ConfigMaps(kubetest.System).Get(ctx, "seine-kept", metav1.GetOptions{})
+		return err
+	})
+	system := c.In(t, kubetest.System)
+	restart(t, system, "seined")
+	system.WaitReady(t, "seined")
+	kubetest.Wait(t, kubetest.Patience, "the restarted seined to answer", func(context.Context) error {
+		r := c.Run(t, "explain", "--context", current(t), "--from", shop.Name+"/billing-v1", "http://billing-service:8080/old/1")
+		if r.Code != 0 || !strings.Contains(r.Stdout, "418") {
+			return fmt.Errorf("%s%s", r.Stdout, r.Stderr)
+		}
+		return nil
+	})
+	// Mended, nothing is kept any more.
+	if err := routes.Delete(t.Context(), "billing", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	kubetest.Wait(t, kubetest.Patience, "nothing to be kept", func(ctx context.Context) error {
+		_, err := c.Client.CoreV1().ConfigMaps(kubetest.System).Get(ctx, "seine-kept", metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return fmt.Errorf("it is there: %w", err)
+	})
+}
+
+// invalid fails unless `seine wait` says that a resource is bad.
+func invalid(t *testing.T, n *kubetest.Namespace, what string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), kubetest.Program(), "wait", "--for=programmed", what, "-n", n.Name)
 	var exit *exec.ExitError
 	if out, err := cmd.CombinedOutput(); !errors.As(err, &exit) || exit.ExitCode() != 3 {
-		t.Errorf("waiting for what is bad: %v, %s", err, out)
+		t.Errorf("waiting for %s, which is bad: %v, %s", what, err, out)
 	}
+}
+
+// awaited is a resource of each kind that has a status.
+const awaited = `
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {selector: {app: web}, ports: [{name: http, port: 80}, {name: grpc, port: 81}, {name: tcp, port: 82}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: http}
+spec:
+  parentRefs: [{group: "", kind: Service, name: web, port: 80}]
+  rules: [{backendRefs: [{name: web, port: 80}]}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: GRPCRoute
+metadata: {name: grpc}
+spec:
+  parentRefs: [{group: "", kind: Service, name: web, port: 81}]
+  rules: [{backendRefs: [{name: web, port: 81}]}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: bad}
+spec:
+  parentRefs: [{group: "", kind: Service, name: web, port: 82}]
+  rules: [{backendRefs: [{name: web, port: 82}]}]
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: web}
+spec: {host: web}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: web}
+spec: {hosts: [web.example.com], resolution: DNS, ports: [{number: 80, name: http, protocol: HTTP}]}
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: web}
+spec: {address: 192.0.2.1}
+---
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: web}
+spec: {egress: [{hosts: ["./*"]}]}
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: web}
+spec: {mtls: {mode: PERMISSIVE}}
+---
+apiVersion: telemetry.istio.io/v1
+kind: Telemetry
+metadata: {name: web}
+spec: {tracing: [{randomSamplingPercentage: 1}]}
+`
+
+// TestWait: whatever kind carries status can be waited for, routes of the Gateway API
+// among them.
+func TestWait(t *testing.T) {
+	c := kubetest.Connect(t)
+	c.Install(t)
+	n := c.Namespace(t, "wait", nil)
+	n.Apply(t, awaited)
+	for _, what := range []string{
+		"httproute/http", "grpcroute/grpc", "destinationrule/web", "se/web", "we/web", "sidecar/web", "pa/web", "telemetry/web",
+	} {
+		if out := c.Seine(t, "wait", "--for=programmed", what, "-n", n.Name); !strings.Contains(out, "proxies have acknowledged generation 1") {
+			t.Errorf("%s: %s", what, out)
+		}
+	}
+	c.Seine(t, "wait", "--for=resolvedrefs", "httproute/http", "-n", n.Name)
+	invalid(t, n, "httproute/bad")
 }
 
 func says(ctx context.Context, routes dynamic.ResourceInterface, kind, status, message string) error {
