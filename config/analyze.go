@@ -347,10 +347,7 @@ func (a *analysis) ownSubsets(dr *mesh.DestinationRule) []mesh.Subset {
 	if o == nil {
 		return nil
 	}
-	if n := child(child(o.root, "spec"), "subsets"); n != nil {
-		return dr.Subsets[:min(len(dr.Subsets), len(n.Content))]
-	}
-	return nil
+	return dr.Subsets[:min(len(dr.Subsets), o.subsets)]
 }
 
 func sortedPorts[V any](m map[uint32]V) []uint32 { return slices.Sorted(maps.Keys(m)) }

@@ -68,7 +68,7 @@ func Build(files []File, opt Options) *Result {
 		inFiles[o.key()] = true
 	}
 	for _, r := range opt.Resources {
-		for _, o := range b.read(File{Data: r.Data}) {
+		for _, o := range b.readAgain(r) {
 			if o.ref.Line, o.ref.Created = 0, r.Created; !inFiles[o.key()] {
 				objects = append(objects, o)
 			}
@@ -76,12 +76,18 @@ func Build(files []File, opt Options) *Result {
 	}
 	b.rootNamespace(objects)
 	objects = b.unique(objects)
+	under := b.under()
 	for _, o := range objects {
+		if o.kept.give(b, o, under) {
+			continue
+		}
+		mark := b.mark()
 		before, local, publishes, rules, named, paper := b.parts, b.result.Local, b.publishes, b.rules, b.namedTargets, b.paper
 		b.decode(o)
 		if o.bad { // decoded for its findings only
 			b.parts, b.result.Local, b.publishes, b.rules, b.namedTargets, b.paper = before, local, publishes, rules, named, paper
 		}
+		o.kept.keep(b, o, mark, under)
 	}
 	b.resolveDelegates()
 	b.parts.Workloads = append(b.parts.Workloads, opt.Workloads...)
@@ -391,7 +397,7 @@ func (b *builder) decode(o *object) {
 // false if o is refused.
 func (b *builder) spec(o *object, m proto.Message, known *fieldSet) (unsupported []string, ok bool) {
 	d := &decoder{b: b, obj: o, known: known}
-	n := child(o.root, "spec")
+	n := child(o.tree(), "spec")
 	if isNull(n) {
 		return nil, true
 	}
@@ -406,7 +412,7 @@ func (b *builder) unsupported(o *object, path string) {
 // goSpec is spec for our own types.
 func (b *builder) goSpec(o *object, v any) bool {
 	d := &decoder{b: b, obj: o}
-	n := child(o.root, "spec")
+	n := child(o.tree(), "spec")
 	if isNull(n) {
 		return true
 	}

@@ -30,6 +30,8 @@ type File struct {
 type Resource struct {
 	Data    []byte
 	Created time.Time
+	// Decoded is where Build keeps what it decoded, for the next one; nil: nowhere.
+	Decoded *Decoded
 }
 
 // DefaultVIPs is where services without a clusterIP get their addresses.

@@ -38,6 +38,7 @@ func (b *builder) destinationRule(o *object) {
 		Ref: o.ref, Host: b.fqdn(spec.Host, o.ref.Namespace), ExportTo: visible(spec.ExportTo, b.exports.destinationRule),
 		WorkloadSelector: spec.GetWorkloadSelector().GetMatchLabels(),
 	}
+	o.subsets = len(spec.Subsets)
 	raw := &rawRule{rule: dr, host: c.policy(spec.TrafficPolicy, "spec.trafficPolicy")}
 	seen := map[string]bool{}
 	for i, s := range spec.Subsets {

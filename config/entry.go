@@ -236,7 +236,7 @@ func (b *builder) podTemplate(o *object) {
 	if o.ref.Name == "" {
 		return
 	}
-	meta, spec := child(o.root, "metadata"), child(o.root, "spec")
+	meta, spec := child(o.tree(), "metadata"), child(o.tree(), "spec")
 	replicas := 1
 	if o.ref.Kind != "Pod" {
 		if n := text(child(spec, "replicas")); n != "" {

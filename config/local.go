@@ -107,7 +107,7 @@ func (b *builder) local(o *object) {
 }
 
 func (b *builder) localPorts(d *decoder, o *object) []LocalPort {
-	n := child(child(o.root, "spec"), "ports")
+	n := child(child(o.tree(), "spec"), "ports")
 	if isNull(n) {
 		return nil
 	}

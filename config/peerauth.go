@@ -102,7 +102,7 @@ func (b *builder) legacyPolicy(o *object) {
 	if spec.PrincipalBinding != "" && !slices.Contains([]string{"USE_PEER", "USE_ORIGIN"}, spec.PrincipalBinding) {
 		d.fail(codeType, "spec.principalBinding", nil, "must be USE_PEER or USE_ORIGIN, not %q", clip(spec.PrincipalBinding))
 	}
-	peers := child(child(o.root, "spec"), "peers")
+	peers := child(child(o.tree(), "spec"), "peers")
 	for i, p := range spec.Peers {
 		path := item("spec.peers", i)
 		if p.JWT != nil {

@@ -65,7 +65,7 @@ func exportTo(annotations map[string]string) []string {
 func (b *builder) service(o *object) {
 	var spec corev1.ServiceSpec
 	d := &decoder{b: b, obj: o}
-	if n := child(o.root, "spec"); !isNull(n) {
+	if n := child(o.tree(), "spec"); !isNull(n) {
 		d.value(n, reflect.ValueOf(&spec).Elem(), "spec", 0)
 	}
 	s := &mesh.Service{

@@ -34,11 +34,25 @@ type object struct {
 	labels      map[string]string
 	annotations map[string]string
 	generation  int64
-	root        *yaml.Node // mapping
+	root        *yaml.Node // mapping; nil: see tree
+	data        []byte     // that tree reads root from again
+	kept        *Decoded   // what is known of it from before; nil: nothing
+	subsets     int        // of a DestinationRule: how many it writes itself
 	order       int        // position among all objects: earlier wins
 	clustered   bool       // the kind has no namespace
 	size        int        // bytes of its file: as many nodes are visited, and not many more
 	bad         bool       // what every resource has is wrong: it is looked at, and refused
+}
+
+// tree is o as it is written. What is kept over Builds has no tree, which is many
+// times as large as what was read from it, and it is read again where it is needed.
+func (o *object) tree() *yaml.Node {
+	if o.root == nil && o.data != nil {
+		if docs, _, err := documents(File{Data: o.data}); err == nil && len(docs) == 1 {
+			o.root = docs[0]
+		}
+	}
+	return o.root
 }
 
 // entry is one key of a mapping.
@@ -192,7 +206,7 @@ func (o *object) has(path string) bool {
 }
 
 func (o *object) find(path string) (line int, n *yaml.Node) {
-	line, n = o.ref.Line, o.root
+	line, n = o.ref.Line, o.tree()
 	for _, s := range segments(path) {
 		n = resolve(n)
 		if n == nil {

@@ -24,7 +24,8 @@ type resource struct {
 	// good is the version of data that was last taken, where data was refused;
 	// before is the version that data has replaced since the last build.
 	good, before []byte
-	refused      bool // by the last build
+	refused      bool           // by the last build
+	decoded      config.Decoded // the builder's alone
 }
 
 // id names a resource.

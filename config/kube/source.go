@@ -261,6 +261,7 @@ func (b *builder) step(full bool) {
 		return
 	}
 	in := s.state.input()
+	in.keep = true
 	s.state.pictured()
 	good, domain := s.state.settingsGood, s.domain
 	if good == nil {

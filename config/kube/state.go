@@ -339,6 +339,7 @@ type input struct {
 	backends  map[string][]mesh.Backend
 	prefixes  []netip.Prefix
 	files     []config.File // laid over the resources
+	keep      bool          // what is decoded is kept with the resources: for their builder alone
 }
 
 func (s *state) input() *input {
@@ -369,6 +370,9 @@ func (in *input) build(opt config.Options) *config.Result {
 	opt.Resources = make([]config.Resource, len(in.resources))
 	for i, r := range in.resources {
 		opt.Resources[i] = config.Resource{Data: in.data[i], Created: r.created}
+		if in.keep {
+			opt.Resources[i].Decoded = &r.decoded
+		}
 	}
 	if len(in.settings) > 0 && opt.MeshConfig == nil {
 		opt.MeshConfig = &config.File{Data: in.settings}

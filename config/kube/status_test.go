@@ -34,7 +34,7 @@ func TestConditions(t *testing.T) {
 			"Programmed False Pending 1 of 3 proxies have acknowledged generation 7; behind: shop/a, shop/b"}},
 		"a proxy refuses": {nil, Reach{Proxies: 1, Acknowledged: 1, Refused: "shop/a refused http/80/a: bad"}, []string{"Accepted True Accepted taken as it is written", "Programmed False Refused shop/a refused http/80/a: bad"}},
 		"invalid": {config.Findings{refused, conflict}, Reach{Proxies: 1, Acknowledged: 1}, []string{"Accepted False Invalid spec.hosts: no; the version before it still holds",
-			"Programmed False Invalid generation 7 is not served: it is invalid"}},
+			"Programmed False Invalid generation 7 is not served: it is not accepted"}},
 		"a conflict names the winner": {config.Findings{conflict}, Reach{}, []string{"Accepted True Conflicted spec.hosts[0]: VirtualService shop/first holds", "Programmed True Programmed 0 of 0 proxies have acknowledged generation 7"}},
 		"an error": {config.Findings{{Severity: config.Warning, Message: "w"}, {Severity: config.Error, Message: "e"}, {Severity: config.Info, Message: "i"}}, Reach{},
 			[]string{"Accepted True HasErrors w\ne", "Programmed True Programmed 0 of 0 proxies have acknowledged generation 7"}},
