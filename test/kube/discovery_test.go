@@ -20,10 +20,10 @@ import (
 	"github.com/seinemesh/seine/test/kube/kubetest"
 )
 
-// discovered is an application for each way to be found, two of them behind
+// findable is an application for each way to be found, two of them behind
 // Services of every kind: one in each zone, under ports of the same names and
 // other numbers.
-const discovered = `
+const findable = `
 apiVersion: v1
 kind: Pod
 metadata: {name: one, labels: {app: multi, who: one}}
@@ -249,7 +249,7 @@ metadata: {name: outside}
 spec: {selector: {app: outside}, ports: [{name: http, port: 80, targetPort: 8080}]}
 `)
 	n := c.Namespace(t, "found", injected)
-	n.Apply(t, onZone(client, "zone1")+"---"+strings.ReplaceAll(discovered, "NAMESPACE", n.Name)+`---
+	n.Apply(t, onZone(client, "zone1")+"---"+strings.ReplaceAll(findable, "NAMESPACE", n.Name)+`---
 apiVersion: v1
 kind: Service
 metadata: {name: outer}
