@@ -123,11 +123,13 @@ func (x *exchange) answerHead1(e *http1.Edit, end bool) bool {
 	x.begins()
 	x.res.plain, x.res.chunk, x.res.open = d.socket, e.Chunk, true
 	x.res.trails = x.up != nil && x.up.pool.key.carries
-	d.send(out, nil)
-	if end {
-		x.res.end, x.res.done = true, true
-		x.finish()
+	if !end {
+		x.res.lead(w, out)
+		return true
 	}
+	d.send(out, nil)
+	x.res.end, x.res.done = true, true
+	x.finish()
 	return true
 }
 

@@ -226,12 +226,15 @@ func (l *link) alive() bool {
 	return true
 }
 
-// flush ends a turn: every connection on which something was said is written.
+// flush ends a turn: heads that no content followed leave, and every connection
+// on which something was said is written.
 func (w *worker) flush() {
+	w.sendHeads()
 	for i := 0; i < len(w.links); i++ { // writing may mark others
 		l := w.links[i]
 		l.marked = false
 		l.push()
+		w.sendHeads()
 	}
 	clear(w.links)
 	w.links = w.links[:0]

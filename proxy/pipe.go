@@ -31,6 +31,7 @@ type pipe struct {
 
 	lent     bool   // the sink's bytes lie in the source's scratch memory
 	held     []byte // pooled: came and not taken
+	head     []byte // pooled: plain: of the message; leaves with the first content, or at the turn's end
 	trailers kept
 }
 
@@ -46,7 +47,45 @@ func (f *pipe) drop(w *worker) {
 		w.buffers.put(f.held[:0])
 		f.held = nil
 	}
+	f.dropHead(w)
 	f.trailers.drop(w)
+}
+
+// lead has a plain sink get head before the content, in one write with what of
+// that comes in the same turn of the loop.
+func (f *pipe) lead(w *worker, head []byte) {
+	f.head = append(w.buffers.get(len(head)), head...)
+	w.heads = append(w.heads, f)
+}
+
+// sendHead sends the head alone, if it waits still.
+func (f *pipe) sendHead(w *worker) {
+	if f.head != nil {
+		f.plain.send(f.head, nil)
+		f.dropHead(w)
+	}
+}
+
+// sendHeads sends those that no content has followed in this turn.
+func (w *worker) sendHeads() {
+	for i := 0; i < len(w.heads); i++ { // a machine that goes on may add others
+		f := w.heads[i]
+		if f.head == nil {
+			continue
+		}
+		if f.sendHead(w); f.plain.lost != nil {
+			f.plain.owner.ready()
+		}
+	}
+	clear(w.heads)
+	w.heads = w.heads[:0]
+}
+
+func (f *pipe) dropHead(w *worker) {
+	if f.head != nil {
+		w.buffers.put(f.head[:0])
+		f.head = nil
+	}
 }
 
 // free reports whether the sink has taken all that came.
@@ -150,25 +189,31 @@ func (f *pipe) taken(n int) {
 	}
 }
 
-// write gives p to a plain sink that is not blocked.
+// write gives p to a plain sink that is not blocked, behind the head if that
+// waits still.
 func (f *pipe) write(w *worker, p []byte) {
-	if !f.chunk {
-		f.plain.send(p, nil)
-		if f.end && f.raw {
-			f.plain.finish()
+	switch {
+	case f.chunk:
+		out := append(w.out[:0], f.head...)
+		if len(p) > 0 {
+			out = http1.AppendChunk(out, len(p))
+			out = append(append(out, p...), http1.CRLF...)
 		}
-	} else if len(p) > 0 {
-		out := http1.AppendChunk(w.out[:0], len(p))
-		out = append(append(out, p...), http1.CRLF...)
 		if f.end {
 			out = f.appendLast(w, out)
 		}
 		w.out = out[:0]
 		f.plain.send(out, nil)
-	} else if f.end {
-		out := f.appendLast(w, w.out[:0])
+	case f.head != nil && f.plain.joins(len(f.head), len(p)):
+		out := append(append(w.out[:0], f.head...), p...)
 		w.out = out[:0]
 		f.plain.send(out, nil)
+	default:
+		f.plain.send(f.head, p)
+	}
+	f.dropHead(w)
+	if f.end && f.raw && !f.chunk {
+		f.plain.finish()
 	}
 	f.done = f.end
 }

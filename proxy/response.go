@@ -120,7 +120,7 @@ func (x *exchange) final(n int, f http1.Framing) {
 	}
 	b, done, perr := x.resBody.Next(u.data[n:])
 	body := u.data[n : n+b]
-	if len(body) > 0 && (d.session != nil && len(out)+len(body) <= recordSize || len(body) <= copyBelow) {
+	if d.joins(len(out), len(body)) {
 		out = append(out, body...)
 		body = nil
 	}
@@ -308,6 +308,7 @@ func (x *exchange) upstreamBroke(perr *http1.Error) {
 // it is not whole.
 func (x *exchange) cutShort(flag telemetry.Flag, details string) {
 	x.flag, x.details = flag, details
+	x.res.sendHead(x.w) // what has begun is seen to have
 	x.dropUpstream(true)
 	x.observe()
 	x.leg.abort()

@@ -456,6 +456,13 @@ func (s *socket) send(a, b []byte) {
 	s.hold(b[n:])
 }
 
+// joins reports whether a head and the content behind it are better copied
+// together than given to send one after the other: into one record of TLS, or
+// where the content is short.
+func (s *socket) joins(head, content int) bool {
+	return content > 0 && (s.session != nil && head+content <= recordSize || content <= copyBelow)
+}
+
 func (s *socket) encrypt(p []byte) {
 	for len(p) > 0 && s.err == nil {
 		n, err := s.session.Write(p)

@@ -113,6 +113,7 @@ type worker struct {
 	crumbs   []byte          // a cookie that was cut
 	links    []*link         // to be written at the end of the turn
 	lent     []*pipe         // whose sinks have yet to frame what lies in scratch memory
+	heads    []*pipe         // whose heads wait for content until the end of the turn
 	finished []*stream       // exchanges that ended in this turn
 	unused   *stream
 }
