@@ -19,18 +19,16 @@ import (
 // HTTP/1.1 on both ends: as far as the application can see they stay that.
 var alpnShared = []string{mtls.ALPNShared}
 
-// carrying says when exchanges with one endpoint share connections: as soon as
-// from are under way on this loop, until there are fewer than until.
-type carrying struct{ from, until int }
-
-// carryByDefault is where the gain was measured to begin (bench/README.md).
-var carryByDefault = carrying{from: 8, until: 4}
+// carryFrom is how many exchanges with one endpoint are under way on a loop, at
+// least, when they begin to share connections. Fewer numbers were tried, and
+// more (bench/README.md).
+const carryFrom = 2
 
 // carrierFor returns the edge's pool of shared connections if x is to go over one,
 // and its own pool otherwise.
 func (t *target) carrierFor(w *worker, e *edge, x *exchange) *pool {
 	p := e.pool
-	if !p.seine || p.alone || e.ep.DNS != "" || !x.carriable() || !t.mayCarry(p) {
+	if !p.seine || p.alone || e.ep.DNS != "" || !x.carriable() || !t.mayCarry(p) || p.bulky(x) {
 		return p
 	}
 	single, streams, ready := p.open-p.count, 0, false
@@ -42,17 +40,12 @@ func (t *target) carrierFor(w *worker, e *edge, x *exchange) *pool {
 			}
 		}
 	}
-	least := w.p.o.carry.from
 	switch {
 	case x.transmitted: // another try of what is kept as HTTP/2 has it
-		least = 0
-	case streams > 0:
-		least = w.p.o.carry.until
-	}
-	switch {
-	case single+streams+1 < least: // this one counts, too
+	case streams == 0 && single+1 < w.p.o.carry: // this one counts, too
 		return p
-	case e.carrier != nil && !ready && len(e.carrier.trunks) > 0 && p.idle != nil:
+	}
+	if e.carrier != nil && !ready && len(e.carrier.trunks) > 0 && p.idle != nil {
 		return p // what is there need not wait for what is being opened
 	}
 	if e.carrier == nil {
@@ -62,6 +55,21 @@ func (t *target) carrierFor(w *worker, e *edge, x *exchange) *pool {
 	}
 	e.carrier.single = p
 	return e.carrier
+}
+
+// weigh notes the size of an exchange's content, which bulky asks for.
+func (p *pool) weigh(content int64) {
+	if p.single != nil {
+		p = p.single
+	}
+	p.content += (content - p.content) / 8
+}
+
+// bulky reports whether the request has, or its answer likely has, more content
+// than the window of a stream: frames and windows cost such content more than
+// sharing spares.
+func (p *pool) bulky(x *exchange) bool {
+	return p.content > streamWindow || x.framing.Kind == http1.Length && x.framing.Length > streamWindow
 }
 
 // mayCarry reports whether the DestinationRule leaves the choice to us: it bounds

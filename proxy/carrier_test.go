@@ -18,7 +18,7 @@ import (
 
 // alwaysCarry has a client's sidecar share connections from the first request on
 // that finds a sidecar of ours.
-func alwaysCarry(client, _ *Options) { client.carry = carrying{from: 1, until: 1} }
+func alwaysCarry(client, _ *Options) { client.carry = 1 }
 
 // upstreams counts a proxy's connections to upstreams, and those of them that
 // exchanges of HTTP/1.1 share.
@@ -82,7 +82,7 @@ func TestCarriesMany(t *testing.T) {
 			})
 		}
 		clientsDone.Wait()
-		if all, shared := p.client.upstreams(); all > carryByDefault.from || shared != 1 {
+		if all, shared := p.client.upstreams(); all > carryFrom+1 || shared != 1 {
 			t.Errorf("%d requests at once: %d connections, %d shared", clients, all, shared)
 		}
 		p.server.shows(t, `request_protocol="http"`)
@@ -213,5 +213,57 @@ func TestCarriesTrailers(t *testing.T) {
 				t.Errorf("%d shared connections", shared)
 			}
 		}
+	}
+}
+
+// TestCarriesNoBulk: what goes to an endpoint that answers at length has a
+// connection of its own, and shares one again once answers are short.
+func TestCarriesNoBulk(t *testing.T) {
+	long := strings.Repeat("x", 4*streamWindow)
+	at := app(t, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		if r.URL.Path == "/long" {
+			fmt.Fprint(w, long)
+		}
+	})
+	p := startPair(t, at, nil, func(c, s *Options) { alwaysCarry(c, s); c.Loops = 1 })
+	c := dial(t, p.addr)
+	opened := func() (n int) {
+		done := make(chan struct{})
+		p.client.workers[0].loop.Post(func() {
+			defer close(done)
+			for _, q := range p.client.workers[0].pools {
+				for _, k := range q.trunks {
+					n += k.opened
+				}
+			}
+		})
+		<-done
+		return n
+	}
+	get := func(path string, times int) {
+		for range times {
+			if res, _ := c.get(path); res.StatusCode != 200 {
+				t.Fatal(res.Status)
+			}
+		}
+	}
+	get("/", 3)
+	if n := opened(); n != 2 {
+		t.Fatalf("%d of 3 short exchanges were shared", n)
+	}
+	get("/long", 10)
+	most := opened()
+	if get("/long", 10); opened() != most || most > 10 {
+		t.Errorf("%d long exchanges were shared, then %d more", most-2, opened()-most)
+	}
+	get("/", 40)
+	if opened() == most {
+		t.Error("nothing was shared again")
+	}
+	most = opened()
+	c.write("PUT / HTTP/1.1\r\nHost: billing:8080\r\nContent-Length: %d\r\n\r\n%s", len(long), long)
+	if res, _ := c.response("PUT"); res.StatusCode != 200 || opened() != most {
+		t.Errorf("%s, %d requests with much content were shared", res.Status, opened()-most)
 	}
 }

@@ -30,6 +30,9 @@ func (x *exchange) observe() {
 	reqBytes := x.reqBody.Payload() + x.reqExtra
 	resBytes := x.resBody.Payload() + x.resExtra
 	x.flag = x.outcome()
+	if x.pool != nil {
+		x.pool.weigh(reqBytes + resBytes)
+	}
 	if x.caller.door.inner { // the proxy's own requests are nobody's traffic
 		x.shape.drop(w)
 		return

@@ -99,7 +99,7 @@ type Options struct {
 	Log       *slog.Logger
 	Resolver  Resolver // nil: net.DefaultResolver
 
-	carry carrying // zero: carryByDefault
+	carry int // see carryFrom; zero: that
 }
 
 // Forward is a listener of the workload's own port where nothing is
@@ -269,8 +269,8 @@ func (o *Options) defaults() {
 	if o.MaxConnections == 0 {
 		o.MaxConnections = 65536
 	}
-	if o.carry == (carrying{}) {
-		o.carry = carryByDefault
+	if o.carry == 0 {
+		o.carry = carryFrom
 	}
 	if o.Resolver == nil {
 		o.Resolver = net.DefaultResolver

@@ -83,6 +83,7 @@ type pool struct {
 	seine   bool  // a sidecar of ours answered there
 	alone   bool  // and does not know shared connections
 	single  *pool // key.carries: connections for one exchange each
+	content int64 // bytes of an exchange, a moving average over the last ones: see bulky
 	count   int   // idle ones
 	open    int   // all of them
 }
