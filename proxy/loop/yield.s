@@ -1,0 +1,1 @@
+// Lets yield.go declare a function without a body.
