@@ -13,7 +13,8 @@ import (
 // one Resource at a time, and to one Build.
 //
 // Kept are the kinds that there are most of, and of them only what Build never
-// writes to after it was decoded; the others are decoded each time.
+// writes to after it was decoded; the others are decoded each time. A ServiceEntry is
+// one of these: it is given addresses once all are known.
 type Decoded struct {
 	data   []byte  // that it is of
 	object *object // without its tree
@@ -85,7 +86,7 @@ func (d *Decoded) keep(b *builder, o *object, mark decoded, under string) {
 	}
 	d.under, d.services, d.routes, d.rule, d.findings = "", nil, nil, nil, nil
 	switch o.group + "/" + o.ref.Kind {
-	case "/Service", "networking.istio.io/ServiceEntry", "networking.istio.io/VirtualService", "networking.istio.io/DestinationRule":
+	case "/Service", "networking.istio.io/VirtualService", "networking.istio.io/DestinationRule":
 	default:
 		return
 	}
