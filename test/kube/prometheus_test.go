@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -24,6 +25,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/seinemesh/seine/install/grafana"
+	"github.com/seinemesh/seine/tap"
 	"github.com/seinemesh/seine/test/kube/kubetest"
 )
 
@@ -86,6 +88,7 @@ func TestPrometheus(t *testing.T) {
 	if l := checked(t, c)["Prometheus"]; !strings.Contains(l.Detail, "PodMonitor") {
 		t.Errorf("seine check: %+v", l)
 	}
+	taps(t, shop)
 	p := startPrometheus(t, scrapes(t, c))
 	for _, q := range []string{
 		// Three pods with sidecars, by either way, and the control plane.
@@ -106,6 +109,36 @@ func TestPrometheus(t *testing.T) {
 				kubetest.Wait(t, kubetest.Patience, d.Title+", "+panel, func(ctx context.Context) error { return p.some(ctx, q.Expr) })
 			}
 		})
+	}
+}
+
+// taps watches the load's requests over a port forwarded to the control plane.
+func taps(t *testing.T, n *kubetest.Namespace) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), kubetest.Patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, kubetest.Program(), "tap", "deploy/billing-v1", "-n", n.Name, "--direction", "inbound", "--context", n.Context(t), "-o", "json")
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r tap.Request
+	if err := json.NewDecoder(out).Decode(&r); err != nil {
+		t.Errorf("seine tap: %v, %v\n%s", err, cmd.Wait(), said.String())
+		return
+	}
+	if r.Direction != "inbound" || !strings.HasPrefix(r.Proxy, n.Name+"/billing-v1-") || r.Path != "/invoice" || r.Status != 200 || r.Security != "mutual_tls" {
+		t.Errorf("seine tap shows %+v", r)
+	}
+	_ = cmd.Process.Signal(os.Interrupt)
+	_, _ = io.Copy(io.Discard, out)
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("seine tap after Ctrl-C: %v\n%s", err, said.String())
 	}
 }
 
