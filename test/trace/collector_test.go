@@ -150,6 +150,32 @@ func (i inline) Retrieve(context.Context, string, confmap.WatcherFunc) (*confmap
 func (inline) Scheme() string                 { return "inline" }
 func (inline) Shutdown(context.Context) error { return nil }
 
+// newCollector is one whose exporter "store" gives what it receives to take.
+func newCollector(config inline, take consumer.ConsumeTracesFunc) (*otelcol.Collector, error) {
+	out := exporter.NewFactory(component.MustNewType("store"), func() component.Config { return &struct{}{} },
+		exporter.WithTraces(func(context.Context, exporter.Settings, component.Config) (exporter.Traces, error) {
+			traces, err := consumer.NewTraces(take)
+			return struct {
+				component.StartFunc
+				component.ShutdownFunc
+				consumer.Traces
+			}{Traces: traces}, err
+		}, component.StabilityLevelStable))
+	factories := func() (otelcol.Factories, error) {
+		in, err := otelcol.MakeFactoryMap[receiver.Factory](otlpreceiver.NewFactory(), zipkinreceiver.NewFactory())
+		return otelcol.Factories{
+			Receivers: in, Exporters: map[component.Type]exporter.Factory{out.Type(): out}, Telemetry: otelconftelemetry.NewFactory(),
+		}, err
+	}
+	return otelcol.NewCollector(otelcol.CollectorSettings{
+		Factories: factories, BuildInfo: component.NewDefaultBuildInfo(), DisableGracefulShutdown: true, SkipSettingGRPCLogger: true,
+		ConfigProviderSettings: otelcol.ConfigProviderSettings{ResolverSettings: confmap.ResolverSettings{
+			URIs:              []string{"inline:"},
+			ProviderFactories: []confmap.ProviderFactory{confmap.NewProviderFactory(func(confmap.ProviderSettings) confmap.Provider { return config })},
+		}},
+	})
+}
+
 // run starts a Collector that gives what it receives to s. stop ends it, and may
 // be called more than once.
 func run(t testing.TB, at netip.Addr, s *store) (stop func()) {
@@ -170,28 +196,7 @@ service:
   pipelines:
     traces: {receivers: [otlp, zipkin], exporters: [store]}
 `, at)
-	out := exporter.NewFactory(component.MustNewType("store"), func() component.Config { return &struct{}{} },
-		exporter.WithTraces(func(context.Context, exporter.Settings, component.Config) (exporter.Traces, error) {
-			traces, err := consumer.NewTraces(s.take)
-			return struct {
-				component.StartFunc
-				component.ShutdownFunc
-				consumer.Traces
-			}{Traces: traces}, err
-		}, component.StabilityLevelStable))
-	factories := func() (otelcol.Factories, error) {
-		in, err := otelcol.MakeFactoryMap[receiver.Factory](otlpreceiver.NewFactory(), zipkinreceiver.NewFactory())
-		return otelcol.Factories{
-			Receivers: in, Exporters: map[component.Type]exporter.Factory{out.Type(): out}, Telemetry: otelconftelemetry.NewFactory(),
-		}, err
-	}
-	c, err := otelcol.NewCollector(otelcol.CollectorSettings{
-		Factories: factories, BuildInfo: component.NewDefaultBuildInfo(), DisableGracefulShutdown: true, SkipSettingGRPCLogger: true,
-		ConfigProviderSettings: otelcol.ConfigProviderSettings{ResolverSettings: confmap.ResolverSettings{
-			URIs:              []string{"inline:"},
-			ProviderFactories: []confmap.ProviderFactory{confmap.NewProviderFactory(func(confmap.ProviderSettings) confmap.Provider { return inline(text) })},
-		}},
-	})
+	c, err := newCollector(inline(text), s.take)
 	must(t, err)
 	done := make(chan error, 1)
 	go func() { done <- c.Run(context.Background()) }()

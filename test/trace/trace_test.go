@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -33,6 +34,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if role := os.Getenv("SEINE_TRACE_ROLE"); role != "" { // a workload of TestUp
+		os.Exit(play(role))
+	}
 	runtime.GOMAXPROCS(max(8, runtime.NumCPU()))
 	m.Run()
 }

@@ -106,7 +106,7 @@ type Balance struct {
 func frontend(c *http.Client, url string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		var i Invoice
-		if err := fetch(r.Context(), c, url, r.Header.Get("x-request-id"), &i); err != nil {
+		if err := fetch(r.Context(), c, url, r.Header, &i); err != nil {
 			fail(w, err)
 			return
 		}
@@ -122,7 +122,7 @@ func billing(c *http.Client, url, version string) http.HandlerFunc {
 	}
 	return func(w http.ResponseWriter, r *http.Request) {
 		var b Balance
-		if err := fetch(r.Context(), c, url, r.Header.Get("x-request-id"), &b); err != nil {
+		if err := fetch(r.Context(), c, url, r.Header, &b); err != nil {
 			fail(w, err)
 			return
 		}
@@ -132,14 +132,20 @@ func billing(c *http.Client, url, version string) http.HandlerFunc {
 
 func ledger(w http.ResponseWriter, _ *http.Request) { reply(w, Balance{Cents: 4200}) }
 
-// fetch gets url as JSON. The request's id goes on, so that logs tell a story.
-func fetch(ctx context.Context, c *http.Client, url, id string, into any) error {
+// passed on are the fields that say which request this one belongs to, so that logs
+// and traces tell a story: no sidecar can know it.
+var passed = []string{"x-request-id", "traceparent", "tracestate", "b3", "x-b3-traceid", "x-b3-spanid", "x-b3-parentspanid", "x-b3-sampled", "x-b3-flags"}
+
+// fetch gets url as JSON, on behalf of a request with these fields.
+func fetch(ctx context.Context, c *http.Client, url string, of http.Header, into any) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return err
 	}
-	if id != "" {
-		req.Header.Set("x-request-id", id)
+	for _, name := range passed {
+		if v := of.Values(name); len(v) > 0 {
+			req.Header[http.CanonicalHeaderKey(name)] = v
+		}
 	}
 	res, err := c.Do(req)
 	if err != nil {
