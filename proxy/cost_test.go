@@ -43,6 +43,8 @@ func BenchmarkCost(b *testing.B) {
 		on   func(*testing.B, *Options)
 		then func(*testing.B, *pair)
 	}{
+		// Off is another build: see bench/feature-cost.sh.
+		{"metrics", nil, nil},
 		{"json-log", jsonLog, nil},
 		{"tap-everything-100rps", tapped("*"), nil},
 		{"tap-that-matches-nothing", tapped("/nowhere*"), nil},

@@ -258,6 +258,9 @@ func status(code int) uint32 {
 }
 
 func (h *Requests) observe(key uint32, micros, reqBytes, respBytes int64) {
+	if !counting {
+		return
+	}
 	if h.state.Load() != fresh {
 		h.touch()
 	}

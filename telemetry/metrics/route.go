@@ -76,6 +76,9 @@ func (r *Registry) routeSet(labels string) (set *labelSet[Route], folded bool) {
 
 // Observe counts one finished request, as Requests.Observe does.
 func (h *Route) Observe(code int, flag telemetry.Flag, durationMicros int64) {
+	if !counting {
+		return
+	}
 	if h.state.Load() != fresh {
 		h.touch()
 	}
