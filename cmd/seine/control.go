@@ -16,6 +16,8 @@ import (
 	"github.com/seinemesh/seine/local/rundir"
 )
 
+var errNoControl = errors.New("there is no control plane to ask: no mesh runs on this machine (seine up), and no kubeconfig says which cluster to ask (--kubeconfig, --context)")
+
 // controlTimeout bounds one question to the control plane.
 const controlTimeout = 10 * time.Second
 
@@ -83,7 +85,7 @@ func (c *controlFlags) targets(ctx context.Context, all bool) ([]target, error) 
 	}
 	cfg, err := c.cluster.Config()
 	if errors.Is(err, cluster.ErrNoCluster) && !inCluster {
-		return nil, errors.New("there is no control plane to ask: no mesh runs on this machine (seine up), and no kubeconfig says which cluster to ask (--kubeconfig, --context)")
+		return nil, errNoControl
 	}
 	if err != nil {
 		return nil, err

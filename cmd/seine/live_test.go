@@ -78,7 +78,7 @@ func TestRoutesAndAuthz(t *testing.T) {
 	at := answersOf(t)
 	for name, args := range map[string][]string{
 		"routes":      {"routes"},
-		"routes-wide": {"routes", "billing-service", "-o", "wide"},
+		"routes-wide": {"routes", "-o", "wide"},
 		"routes-yaml": {"routes", "ledger.books", "-o", "yaml"},
 		"authz":       {"authz", "shop/billing-v1"},
 	} {
@@ -92,6 +92,10 @@ func TestRoutesAndAuthz(t *testing.T) {
 		if out, err := command(t, append(args, "--address", at)...); err == nil {
 			t.Errorf("%v: %s", args, out)
 		}
+	}
+	// The control plane's own sentence, not its JSON.
+	if _, err := command(t, "authz", "a/b", "--address", at); err == nil || err.Error() != "authz: there is none" {
+		t.Errorf("a workload that is not: %v", err)
 	}
 	if out, _ := command(t, "__complete", "routes", "--address", at, ""); !strings.Contains(out, "billing-service.shop.svc.cluster.local") {
 		t.Errorf("completion of routes: %s", out)

@@ -100,6 +100,9 @@ func (l *logsOptions) run(ctx context.Context, out io.Writer, args []string) (er
 		return l.file(ctx, out, rundir.Log(dir, name))
 	}
 	cfg, err := l.control.cluster.Config()
+	if errors.Is(err, cluster.ErrNoCluster) && l.control.cluster == (cluster.Options{}) {
+		return errNoControl
+	}
 	if err != nil {
 		return err
 	}

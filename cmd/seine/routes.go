@@ -103,7 +103,10 @@ func writeRoutes(w io.Writer, list []view.Route, wide bool) error {
 				}
 				cells[9], cells[10] = share(&d.Wanted), share(d.Measured)
 			}
-			if wide && i == 0 {
+			switch {
+			case wide && i > 0:
+				cells = append(cells, "", "", "", "") // a column ends with a line that lacks it
+			case wide:
 				timeout := "-"
 				if r.Timeout > 0 {
 					timeout = fmt.Sprintf("%g ms", r.Timeout)

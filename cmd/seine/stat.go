@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -168,9 +169,19 @@ func get(ctx context.Context, client *http.Client, url string) ([]byte, error) {
 		return nil, fmt.Errorf("the control plane's answer breaks off: %w", err)
 	}
 	if res.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("the control plane answers %s: %.200s", res.Status, strings.TrimSpace(string(body)))
+		return nil, refusedBy(res.Status, body)
 	}
 	return body, nil
+}
+
+// refusedBy is what the control plane said instead of an answer: its own sentence if
+// it is one of ours.
+func refusedBy(status string, body []byte) error {
+	var said struct{ Error string }
+	if json.Unmarshal(body, &said) == nil && said.Error != "" {
+		return errors.New(printable(said.Error))
+	}
+	return fmt.Errorf("the control plane answers %s: %.200s", status, printable(strings.TrimSpace(string(body))))
 }
 
 // terminalWidth returns the columns of the terminal that out is; false if none.

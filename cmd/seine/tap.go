@@ -307,7 +307,7 @@ func (n *tapNotice) take(l replicaLine) {
 		n.said, n.told = sum, true
 		switch sum {
 		case 0:
-			fmt.Fprintln(n.out, "tap: no connected proxy is of that name; those that come will show")
+			fmt.Fprintln(n.out, "tap: no connected proxy is of that name (deploy/NAME is a workload, pod/NAME or NAME one instance of it); those that come will show")
 		case 1:
 			fmt.Fprintln(n.out, "tap: 1 proxy shows")
 		default:
