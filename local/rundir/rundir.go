@@ -82,6 +82,11 @@ func Take(path string) (*Dir, error) {
 	if longest := filepath.Join(path, SocketName); len(longest) > maxPath {
 		return nil, fmt.Errorf("run folder %s: the path of a socket in it would be %d bytes long and the kernel takes %d: choose a shorter one with --run-dir", path, len(longest), maxPath)
 	}
+	if info, err := os.Lstat(path); err == nil && info.IsDir() && mine(path) {
+		if err := empty(path); err != nil {
+			return nil, fmt.Errorf("run folder: %w", err)
+		}
+	}
 	if err := Private(path); err != nil {
 		return nil, fmt.Errorf("run folder: %w", err)
 	}
@@ -104,6 +109,29 @@ func Take(path string) (*Dir, error) {
 		return nil, err
 	}
 	return d, nil
+}
+
+// empty holds that nothing in the folder is anybody's but a mesh's: it is going to
+// be removed.
+func empty(path string) error {
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		return err
+	}
+	other := ""
+	for _, e := range entries {
+		switch e.Name() {
+		case lockName:
+			return nil // of a mesh that was killed
+		case Logs: // what one left to be read
+		default:
+			other = e.Name()
+		}
+	}
+	if other != "" {
+		return fmt.Errorf("%s holds things that are no mesh's (%s), and a run folder is emptied: choose another with --run-dir, which need not exist", path, other)
+	}
+	return nil
 }
 
 func same(f *os.File, info fs.FileInfo) bool {

@@ -107,3 +107,41 @@ func TestTakeRefuses(t *testing.T) {
 		}
 	}
 }
+
+// TestTakeLeavesOthersAlone: a folder that is no run folder is not emptied, whatever
+// the flag says.
+func TestTakeLeavesOthersAlone(t *testing.T) {
+	dir := t.TempDir()
+	mine := filepath.Join(dir, "thesis.tex")
+	if err := os.WriteFile(mine, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if d, err := Take(dir); err == nil {
+		d.Close("")
+		t.Error("it was taken")
+	}
+	if _, err := os.Stat(mine); err != nil {
+		t.Errorf("a file of the user's: %v", err)
+	}
+	// Logs that a mesh left, and what a killed one did, are no obstacle.
+	for _, name := range []string{Logs, lockName} {
+		dir := t.TempDir()
+		if err := os.Mkdir(filepath.Join(dir, Logs), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if name == lockName {
+			for _, f := range []string{lockName, SocketName} {
+				if err := os.WriteFile(filepath.Join(dir, f), nil, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		d, err := Take(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Close(""); err != nil {
+			t.Error(err)
+		}
+	}
+}
