@@ -368,8 +368,10 @@ func TestDisk(t *testing.T) {
 		for _, name := range tt.slow {
 			w.code[name] = w.sometimes(0.3, 0.1)
 		}
+		// What a real machine showed while four programs wrote and synced beside a
+		// workload that writes for each request (2026-11-23).
 		var x [NumSignals]float64
-		x[IOStall] = 0.7
+		x[IOWait], x[IOStall], x[CPUStall], x[RunQueue] = 0.318, 0.771, 0.588, 0.242
 		w.signals["m2"] = x
 		var got []Diagnosis
 		for range 3 {
@@ -378,13 +380,51 @@ func TestDisk(t *testing.T) {
 		found := false
 		for _, g := range got {
 			found = found || g.Cause == tt.cause && g.Workload.Workload == tt.slow[0]
-			if g.Cause == Node && (g.Signal != "io-pressure" || !strings.Contains(strings.Join(g.Evidence, "; "), "who does not use the disk does not wait for it")) {
+			if g.Cause == Node && (g.Signal != "io-wait" || !strings.Contains(strings.Join(g.Evidence, "; "), "who does not use the disk does not wait for it")) {
 				t.Errorf("%+v", g)
 			}
 		}
 		if !found {
 			t.Errorf("%v is not put down to %s: %+v", tt.slow, tt.cause, got)
 		}
+	}
+}
+
+// What a real CPU limit of 22 % of a CPU did to a whole machine's mesh (2026-11-23):
+// all wait, and the limit is named before the pressure that comes of it.
+func TestLimitOfAll(t *testing.T) {
+	w, d := newWorld(4), New()
+	for range 30 {
+		o := w.window()
+		for id, s := range o.Machines {
+			s.Value[Throttled], s.Value[CPUStall], s.Value[RunQueue] = -1, 0.353, 0.101
+			o.Machines[id] = s
+		}
+		if got := d.Observe(o); len(got) > 0 {
+			t.Errorf("before: %+v", got)
+		}
+	}
+	for _, name := range []string{"billing-v1", "billing-v2", "other", "store", "frontend"} {
+		w.code[name] = w.sometimes(0.2, 0.09)
+	}
+	var got []Diagnosis
+	for range 3 {
+		o := w.window()
+		for id, s := range o.Machines {
+			s.Value[Throttled], s.Value[CPUStall], s.Value[RunQueue], s.Value[Late] = 0.9, 0.954, 1.78, 1
+			o.Machines[id] = s
+		}
+		got = d.Observe(o)
+	}
+	named := map[string]bool{}
+	for _, g := range got {
+		if g.Cause == Node && g.Signal != "cpu-limit" || g.Cause == Application || g.Cause == Version {
+			t.Errorf("%+v", g)
+		}
+		named[g.Workload.Workload] = g.Cause == Node
+	}
+	if !named["store"] || !named["other"] {
+		t.Errorf("%+v", got)
 	}
 }
 

@@ -58,6 +58,9 @@ func TestProvoked(t *testing.T) {
 		must(t, os.WriteFile(filepath.Join(group, "cgroup.procs"), []byte(strconv.Itoa(os.Getpid())), 0o644))
 	}
 	dir := t.TempDir()
+	// A pod that asks for a tenth of a CPU, beside others that ask for more: this is
+	// how a neighbour becomes noisy.
+	must(t, os.WriteFile(filepath.Join(group, "cpu.shares"), []byte("102"), 0o644))
 	enter(group) // so that everything that seine up starts is in it; it has no limit yet
 	m := start(t, users()[0], func(folder string) {
 		edit := func(name, old, new string) {
@@ -121,7 +124,7 @@ func TestProvoked(t *testing.T) {
 		}, func(list []diagnose.Diagnosis) bool {
 			return find("frontend", diagnose.Node)(list) || find("billing-service", diagnose.Node)(list) || find("ledger", diagnose.Node)(list)
 		}},
-		{"stalls of I/O", func(ctx context.Context, wg *sync.WaitGroup) {
+		{"stalls of the disk", func(ctx context.Context, wg *sync.WaitGroup) {
 			for i := range 4 {
 				file := filepath.Join(dir, fmt.Sprint("stall", i))
 				busy(ctx, t, wg, "sh", "-c", "while :; do dd if=/dev/zero of="+file+" bs=1M count=64 conv=fsync 2>/dev/null; done")
