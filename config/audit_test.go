@@ -146,10 +146,10 @@ var istioAPI = []audited{
 			"defaultHttpRetryPolicy.retryOn": "5xx", "enableAutoMtls": false, "pathNormalization.normalization": "MERGE_SLASHES",
 			"defaultConfig.tracing.zipkin.address": "zipkin:9411", "localityLbSetting.enabled": false, "localityLbSetting.distribute.from": "b/*",
 		},
-		descriptive: []string{ // what they are part of is refused
+		descriptive: append([]string{ // what they are part of is refused
 			"defaultConfig.tracing.openCensusAgent.address", "defaultConfig.tracing.openCensusAgent.context", "extensionProviders.opencensus.service",
 			"extensionProviders.opencensus.port", "extensionProviders.opencensus.context", "extensionProviders.opencensus.maxTagLength",
-		},
+		}, sidecarDefaults...), // whose effect inject's tests show
 	},
 }
 

@@ -10,8 +10,17 @@ import (
 	"github.com/seinemesh/seine/mesh"
 )
 
+// sidecarDefaults are those of MeshConfig that package inject reads.
+var sidecarDefaults = []string{"enablePrometheusMerge", "defaultConfig.concurrency", "defaultConfig.terminationDrainDuration",
+	"defaultConfig.holdApplicationUntilProxyStarts", "defaultConfig.statusPort", "defaultConfig.proxyMetadata.**"}
+
+// ProxyMetadata are the variables of proxyMetadata that say something here: whether
+// names are answered, and (which they always are) whether those without an
+// address get one.
+var ProxyMetadata = []string{"ISTIO_META_DNS_CAPTURE", "ISTIO_META_DNS_AUTO_ALLOCATE"}
+
 var meshConfigFields = fields(append([]string{"trustDomain", "rootNamespace", "outboundTrafficPolicy.mode", "accessLogFile", "accessLogEncoding",
-	"enableAutoMtls", "pathNormalization.normalization", "defaultHttpRetryPolicy.**"}, slices.Concat(localityFields, meshDefaultFields, meshTracingFields)...)...)
+	"enableAutoMtls", "pathNormalization.normalization", "defaultHttpRetryPolicy.**"}, slices.Concat(sidecarDefaults, localityFields, meshDefaultFields, meshTracingFields)...)...)
 
 // meshConfig lays Istio's MeshConfig over the settings: the bare message, or
 // what `kubectl get configmap istio` holds under data.mesh.
@@ -58,6 +67,11 @@ func (b *builder) meshConfig(f File) {
 	b.meshTracing(d, &mc)
 	if p := mc.OutboundTrafficPolicy; p != nil {
 		b.settings.RegistryOnly = p.Mode == meshv1.MeshConfig_OutboundTrafficPolicy_REGISTRY_ONLY
+	}
+	for _, key := range sortedKeys(mc.GetDefaultConfig().GetProxyMetadata()) {
+		if !slices.Contains(ProxyMetadata, key) {
+			b.note(o, codeUnsupported, Warning, sub("defaultConfig.proxyMetadata", key), "is not implemented: it is a variable of Istio's agent")
+		}
 	}
 	switch n := mc.GetPathNormalization().GetNormalization(); n {
 	case meshv1.MeshConfig_ProxyPathNormalization_DEFAULT, meshv1.MeshConfig_ProxyPathNormalization_BASE:

@@ -23,8 +23,10 @@ import (
 )
 
 const (
-	// settingsKey is the key of the settings' ConfigMap with the values.
+	// settingsKey is the key of the settings' ConfigMap with the values, meshKey that
+	// of the MeshConfig, whose defaultConfig they are laid over.
 	settingsKey = "injector"
+	meshKey     = "mesh"
 	// nativeSince is the minor version of Kubernetes 1 with native sidecars.
 	nativeSince = 29
 	// maxReview bounds what an API server may ask: it holds objects to 3 MiB.
@@ -91,11 +93,11 @@ func (i *injection) run(ctx context.Context) error {
 	i.learnVersion(ctx)
 	changed := func(o any) {
 		if m, ok := o.(*corev1.ConfigMap); ok {
-			i.take(m.Data[settingsKey])
+			i.take(m.Data[meshKey], m.Data[settingsKey])
 		}
 	}
 	if _, err := i.settings.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc: changed, UpdateFunc: func(_, o any) { changed(o) }, DeleteFunc: func(any) { i.take("") },
+		AddFunc: changed, UpdateFunc: func(_, o any) { changed(o) }, DeleteFunc: func(any) { i.take("", "") },
 	}); err != nil {
 		return fmt.Errorf("seined: values of the injection: %w", err)
 	}
@@ -141,11 +143,15 @@ func leadingNumber(s string) int {
 }
 
 // take makes other values current; wrong ones are said, and change nothing.
-func (i *injection) take(text string) {
+func (i *injection) take(mesh, text string) {
 	next := i.defaults
-	if err := next.Parse([]byte(text)); err != nil {
+	err := next.MeshConfig([]byte(mesh))
+	if err == nil {
+		err = next.Parse([]byte(text))
+	}
+	if err != nil {
 		i.s.log.Error("the values of the injection were not taken; those before go on",
-			"source", "ConfigMap "+i.s.opt.Cluster.Namespace+"/"+i.s.opt.Cluster.settingsName()+" key "+settingsKey, "error", err)
+			"source", "ConfigMap "+i.s.opt.Cluster.Namespace+"/"+i.s.opt.Cluster.settingsName()+" keys "+meshKey+" and "+settingsKey, "error", err)
 		return
 	}
 	i.values.Store(&next)

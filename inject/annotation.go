@@ -7,11 +7,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
 	"github.com/seinemesh/seine/capture"
@@ -240,47 +238,16 @@ func (s *settings) proxyConfig(v string) error {
 	if err := yaml.Unmarshal([]byte(v), &all); err != nil {
 		return fmt.Errorf("is not YAML: %w", err)
 	}
-	var known struct {
-		Concurrency                     *int32            `json:"concurrency"`
-		TerminationDrainDuration        *metav1.Duration  `json:"terminationDrainDuration"`
-		HoldApplicationUntilProxyStarts *bool             `json:"holdApplicationUntilProxyStarts"`
-		StatusPort                      *int32            `json:"statusPort"`
-		ProxyMetadata                   map[string]string `json:"proxyMetadata"`
-	}
+	var known proxyConfig
 	if err := yaml.Unmarshal([]byte(v), &known); err != nil {
 		return err
 	}
-	if c := known.Concurrency; c != nil {
-		if *c < 0 || *c > 1024 {
-			return fmt.Errorf("concurrency %d is not between 0 and 1024", *c)
-		}
-		s.Concurrency = *c
+	if err := known.apply(&s.Values); err != nil {
+		return err
 	}
-	if d := known.TerminationDrainDuration; d != nil {
-		if d.Duration < 0 || d.Duration > time.Hour {
-			return fmt.Errorf("terminationDrainDuration %v is not between 0 and 1h", d.Duration)
-		}
-		s.DrainDuration, s.explicitTime = *d, true
-	}
-	if h := known.HoldApplicationUntilProxyStarts; h != nil {
-		s.HoldApplicationUntilProxyStarts = *h
-	}
-	if p := known.StatusPort; p != nil {
-		if *p < 1 || *p > 65535 {
-			return fmt.Errorf("statusPort %d is not a port", *p)
-		}
-		s.StatusPort = *p
-	}
+	s.explicitTime = s.explicitTime || known.TerminationDrainDuration != nil
 	for _, key := range slices.Sorted(maps.Keys(known.ProxyMetadata)) {
-		switch v := known.ProxyMetadata[key]; key {
-		case "ISTIO_META_DNS_CAPTURE":
-			on, err := strconv.ParseBool(v)
-			if err != nil {
-				return fmt.Errorf("proxyMetadata.%s %q is neither true nor false", key, v)
-			}
-			s.DNSCapture = on
-		case "ISTIO_META_DNS_AUTO_ALLOCATE": // there always is an address
-		default:
+		if !slices.Contains(config.ProxyMetadata, key) {
 			s.warnings = append(s.warnings, "annotation proxy.istio.io/config: proxyMetadata."+key+" is not implemented and changes nothing")
 		}
 	}

@@ -15,6 +15,7 @@ func injectCommand() *cobra.Command {
 	var (
 		files      []string
 		valuesFile string
+		meshConfig string
 		namespace  string
 		image      string
 		ordinary   bool
@@ -41,6 +42,15 @@ standard error.`,
 			}
 			v := inject.Defaults("seinemesh/seine-proxy:" + version.Version)
 			v.Native = !ordinary
+			if meshConfig != "" {
+				b, err := os.ReadFile(meshConfig)
+				if err != nil {
+					return err
+				}
+				if err := v.MeshConfig(b); err != nil {
+					return fmt.Errorf("%s: %w", meshConfig, err)
+				}
+			}
 			if valuesFile != "" {
 				b, err := os.ReadFile(valuesFile)
 				if err != nil {
@@ -69,6 +79,7 @@ standard error.`,
 	f := cmd.Flags()
 	f.StringArrayVarP(&files, "file", "f", nil, "`file` of manifests, - for standard input; may be repeated")
 	f.StringVar(&valuesFile, "values", "", "`file` of values: key injector of ConfigMap seine")
+	f.StringVar(&meshConfig, "mesh-config", "", "Istio's MeshConfig `file`, of which defaultConfig holds: key mesh of ConfigMap seine")
 	f.StringVarP(&namespace, "namespace", "n", "default", "namespace of resources that name none")
 	f.StringVar(&image, "image", "", "the sidecar's image")
 	f.BoolVar(&ordinary, "ordinary-sidecar", false, "for Kubernetes before 1.29, which has no native sidecars")
