@@ -93,8 +93,14 @@ var istioAPI = []audited{
 	},
 	{
 		kind: "Sidecar", apiVersion: "networking.istio.io/v1", message: &networking.Sidecar{}, known: sidecarFields,
-		bases:       map[string]string{"": `{egress: [{hosts: ["./*"]}]}`},
-		samples:     map[string]any{"egress.hosts": []any{"*/*"}},
+		bases: map[string]string{
+			"":                  `{egress: [{hosts: ["./*"]}]}`,
+			"ingress":           `{ingress: [{port: {number: 80, protocol: HTTP, name: x}}]}`,
+			"ingress.port.name": `{ingress: [{port: {number: 80}}]}`,
+		},
+		samples: map[string]any{
+			"egress.hosts": []any{"*/*"}, "ingress.port.protocol": "TCP", "ingress.port.name": "grpc", "ingress.defaultEndpoint": "127.0.0.1:7",
+		},
 		descriptive: []string{"egress.port.name", "egress.port.protocol"},
 	},
 	{

@@ -31,7 +31,11 @@ var lacks = map[string]map[string]lack{
 		"network": undone(networks),
 	},
 	"Sidecar": {
-		"ingress":                           undone("each port is taken where the application listens; write the Service's targetPort instead"),
+		"ingress.port.targetPort":           needless("Istio ignores it, too"),
+		"ingress.bind":                      undone("connections are taken by the redirect, at every address"),
+		"ingress.captureMode":               undone("connections are taken by the redirect; to leave a port out, annotate pods with traffic.sidecar.istio.io/excludeInboundPorts"),
+		"ingress.tls":                       undone("the mesh's own TLS is taken; let a gateway end that of strangers"),
+		"ingress.connectionPool":            undone("to hold callers to a limit write a RateLimit (traffic.seine.dev/v1), or connectionPool in the DestinationRule of the service"),
 		"inboundConnectionPool":             undone("to hold callers to a limit write a RateLimit (traffic.seine.dev/v1), or connectionPool in the DestinationRule of the service"),
 		"egress.port.targetPort":            needless("Istio ignores it, too"),
 		"egress.bind":                       undone("connections are taken by the redirect, at every address"),

@@ -1,6 +1,8 @@
 package config
 
 import (
+	"net/netip"
+	"slices"
 	"strings"
 
 	networking "istio.io/api/networking/v1alpha3"
@@ -9,7 +11,7 @@ import (
 )
 
 var sidecarFields = fields("workloadSelector.labels.**", "egress.hosts", "egress.port.number", "egress.port.name", "egress.port.protocol",
-	"outboundTrafficPolicy.mode")
+	"outboundTrafficPolicy.mode", "ingress.port.number", "ingress.port.protocol", "ingress.port.name", "ingress.defaultEndpoint")
 
 // sidecar reads Istio's Sidecar. Its lists of hosts are there to keep proxies
 // small, which they are here without; they restrict what may be called only
@@ -42,6 +44,14 @@ func (b *builder) sidecar(o *object) {
 			out.Egress = append(out.Egress, mesh.Egress{Port: e.GetPort().GetNumber(), Namespace: namespace, Host: host})
 		}
 	}
+	for i, l := range spec.Ingress {
+		if in, ok := ingress(d, l, item("spec.ingress", i)); ok {
+			if slices.ContainsFunc(out.Ingress, func(other mesh.Ingress) bool { return other.Port == in.Port }) {
+				d.fail(codeInvalid, item("spec.ingress", i)+".port.number", nil, "the port %d is written twice", in.Port)
+			}
+			out.Ingress = append(out.Ingress, in)
+		}
+	}
 	if p := spec.OutboundTrafficPolicy; p != nil {
 		only := p.Mode == networking.OutboundTrafficPolicy_REGISTRY_ONLY
 		out.RegistryOnly = &only
@@ -52,4 +62,33 @@ func (b *builder) sidecar(o *object) {
 	if !d.bad {
 		b.parts.Sidecars = append(b.parts.Sidecars, out)
 	}
+}
+
+// ingress reads a listener for what comes in.
+func ingress(d *decoder, l *networking.IstioIngressListener, path string) (in mesh.Ingress, ok bool) {
+	p := l.GetPort()
+	if p.GetNumber() < 1 || p.GetNumber() > 65535 {
+		d.fail(codeInvalid, path+".port.number", nil, "a port must be between 1 and 65535 (it is %d)", p.GetNumber())
+		return in, false
+	}
+	if v := p.GetProtocol(); v != "" && !slices.Contains(istioProtocols, strings.ToUpper(v)) {
+		d.fail(codeInvalid, path+".port.protocol", nil, "%q is not a protocol: write one of %s%s", clip(v), strings.Join(istioProtocols, ", "), didYouMean(v, istioProtocols))
+		return in, false
+	}
+	in = mesh.Ingress{Port: p.GetNumber(), Protocol: protocol(p.GetName(), p.GetProtocol(), p.GetNumber())}
+	if l.DefaultEndpoint == "" {
+		return in, true
+	}
+	at := path + ".defaultEndpoint"
+	if strings.HasPrefix(l.DefaultEndpoint, "unix:") {
+		d.fail(codeInvalid, at, nil, "an application is not reached by a unix socket in this version: let it listen at a port, and write 127.0.0.1:PORT")
+		return in, false
+	}
+	to, err := netip.ParseAddrPort(l.DefaultEndpoint)
+	if err != nil || to.Port() == 0 || !to.Addr().IsLoopback() && !to.Addr().IsUnspecified() {
+		d.fail(codeInvalid, at, nil, "%q is no place of the application's own: write 127.0.0.1:PORT, [::1]:PORT, or 0.0.0.0:PORT for the address that was dialled", clip(l.DefaultEndpoint))
+		return in, false
+	}
+	in.Endpoint = to
+	return in, true
 }

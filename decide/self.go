@@ -29,6 +29,7 @@ type InboundPort struct {
 	Proto    *seinev1.InboundPort // its port is 0 if it is not declared
 	Declared bool                 // a service or a policy names it
 
+	endpoint netip.AddrPort // see Application
 	verdicts [arrivals]Verdict
 	from     []netip.Prefix // of PROXY headers
 }
@@ -47,6 +48,18 @@ func (p *InboundPort) Introduced(a netip.Addr) bool {
 		}
 	}
 	return len(p.from) == 0
+}
+
+// Application is where the application takes a connection that was meant for
+// dialled.
+func (p *InboundPort) Application(dialled netip.AddrPort) netip.AddrPort {
+	switch {
+	case !p.endpoint.IsValid():
+		return dialled
+	case p.endpoint.Addr().IsUnspecified():
+		return netip.AddrPortFrom(dialled.Addr(), p.endpoint.Port())
+	}
+	return p.endpoint
 }
 
 // CompileSelf checks and compiles a Self.
@@ -99,6 +112,13 @@ func CompileSelf(s *seinev1.Self) (*Self, error) {
 				return nil, invalid("proxy_protocol_from of port %d: %v", p.Port, err)
 			}
 			in.from = append(in.from, n.Masked())
+		}
+		if p.Endpoint != "" {
+			at, err := netip.ParseAddrPort(p.Endpoint)
+			if err != nil || !at.Addr().IsLoopback() && !at.Addr().IsUnspecified() {
+				return nil, invalid("endpoint of port %d: %q is no place of the application's own", p.Port, p.Endpoint)
+			}
+			in.endpoint = at
 		}
 		c.ports[uint16(p.Port)] = in
 	}

@@ -18,12 +18,12 @@ defaultConfig:
   terminationDrainDuration: 21s
   holdApplicationUntilProxyStarts: false
   statusPort: 15030
-  proxyMetadata: {A: b}
+  proxyMetadata: {A: b, ISTIO_META_DNS_CAPTURE: "true"}
 `
 	if err := v.MeshConfig([]byte(mesh)); err != nil {
 		t.Fatal(err)
 	}
-	if v.Concurrency != 3 || v.DrainDuration.Duration != 21*time.Second || v.HoldApplicationUntilProxyStarts || v.StatusPort != 15030 || v.MergeMetrics || v.TrustDomain != "cluster.local" {
+	if v.Concurrency != 3 || v.DrainDuration.Duration != 21*time.Second || v.HoldApplicationUntilProxyStarts || v.StatusPort != 15030 || v.MergeMetrics || v.TrustDomain != "cluster.local" || !v.DNSCapture {
 		t.Errorf("%+v", v)
 	}
 	s, err := annotated(map[string]string{"proxy.istio.io/config": "concurrency: 5", "prometheus.istio.io/merge-metrics": "true"}, &v)
@@ -35,7 +35,7 @@ defaultConfig:
 	}
 	before := v
 	for mesh, want := range map[string]string{
-		"defaultConfig: {concurrency: -1}": "concurrency", "defaultConfig: {statusPort: 0}": "statusPort",
+		"defaultConfig: {concurrency: -1}": "concurrency", "defaultConfig: {statusPort: 0}": "statusPort", "defaultConfig: {proxyMetadata: {ISTIO_META_DNS_CAPTURE: x}}": "neither true nor false",
 		"defaultConfig: {concurrency: 9, terminationDrainDuration: 2h}": "terminationDrainDuration", "defaultConfig: [": "MeshConfig",
 	} {
 		if err := v.MeshConfig([]byte(mesh)); err == nil || !strings.Contains(err.Error(), want) {

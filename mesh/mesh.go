@@ -220,6 +220,15 @@ type Sidecar struct {
 	Selector     map[string]string // empty: the whole namespace, or the mesh in the root namespace
 	Egress       []Egress          // what they are meant to call; none: everything that they see
 	RegistryOnly *bool             // outboundTrafficPolicy; nil: as the mesh's settings say
+	Ingress      []Ingress
+}
+
+// Ingress says how what comes to one of the workload's ports is read, and where
+// the application takes it.
+type Ingress struct {
+	Port     uint32
+	Protocol seinev1.Protocol
+	Endpoint netip.AddrPort // zero: at the port itself; an unspecified address: at the one that was dialled
 }
 
 // Egress names services: by namespace and host, of which either may be "*", on a

@@ -53,6 +53,19 @@ func Self(s *mesh.Snapshot, w *mesh.Workload) *seinev1.Self {
 			}
 		}
 	}
+	if c := sidecarOf(s, w); c != nil {
+		for _, l := range c.Ingress {
+			in := ports[l.Port]
+			if in == nil {
+				in = &seinev1.InboundPort{Port: l.Port}
+				ports[l.Port] = in
+			}
+			in.Protocol = l.Protocol
+			if l.Endpoint.IsValid() {
+				in.Endpoint = l.Endpoint.String()
+			}
+		}
+	}
 	if i := w.Introduced; i != nil {
 		for _, port := range i.Ports {
 			if ports[port] == nil {

@@ -22,6 +22,7 @@ type inbound struct {
 	w        *worker
 	kind     decide.Arrival // what the connection began as, once that is known
 	port     *decide.InboundPort
+	to       netip.AddrPort
 	limits   []*limiter // that its requests are held to
 	guard    *guard     // policies that it is held to; nil: none
 	sni      string     // of the mesh's TLS
@@ -37,9 +38,19 @@ type inbound struct {
 
 // inbound returns the state of a connection to one of the workload's ports.
 func (w *worker) inbound(port uint16, to netip.AddrPort) *inbound {
+	p := w.current().Self.Inbound(port)
 	return &inbound{
-		w: w, number: port, port: w.current().Self.Inbound(port), limits: w.limits(port), guard: w.guard(),
-		pool: w.pool(poolKey{addr: to, app: true}, nil), security: telemetry.SecurityNone,
+		w: w, number: port, port: p, limits: w.limits(port), guard: w.guard(), to: to,
+		pool: w.pool(poolKey{addr: p.Application(to), app: true}, nil), security: telemetry.SecurityNone,
+	}
+}
+
+// renew makes what s says of the port hold.
+func (in *inbound) renew(s *decide.Self) {
+	w := in.w
+	in.port, in.limits, in.guard = s.Inbound(in.number), w.limits(in.number), w.guard()
+	if at := in.port.Application(in.to); at != in.pool.key.addr {
+		in.pool, in.wide = w.pool(poolKey{addr: at, app: true}, nil), nil
 	}
 }
 
@@ -100,7 +111,8 @@ func peerOf(cert *mtls.Peer, said *seinev1.Workload) *seinev1.Workload {
 // under way is the last of its connection.
 func (w *worker) enforce(s *decide.Self) {
 	admitted := func(in *inbound) bool {
-		in.port, in.requests, in.grpc, in.limits, in.guard = s.Inbound(in.number), nil, nil, w.limits(in.number), w.guard()
+		in.requests, in.grpc = nil, nil
+		in.renew(s)
 		return in.security == telemetry.SecurityMutualTLS || in.port.Admit(in.kind).Action == decide.Forward
 	}
 	for d := range w.conns {
@@ -130,7 +142,7 @@ func (w *worker) enforce(s *decide.Self) {
 		switch {
 		case a.in == nil:
 		case a.stage == securing || a.stage == greeting || a.in.security == telemetry.SecurityMutualTLS:
-			a.in.port, a.in.limits, a.in.guard = s.Inbound(a.in.number), w.limits(a.in.number), w.guard()
+			a.in.renew(s)
 		case !admitted(a.in): // opening: what was dialled meanwhile goes, too
 			a.refuse()
 		}

@@ -77,6 +77,11 @@ func TestLoadErrors(t *testing.T) {
 	if _, err := Load(Options{Paths: []string{dir}}); !errors.Is(err, ErrNoFiles) {
 		t.Errorf("an empty folder: %v", err)
 	}
+	mesh := filepath.Join(dir, "mesh")
+	write(t, mesh, "trustDomain: td.example\n")
+	if files, mc, err := Read(Options{MeshConfig: mesh}); err != nil || len(files) != 0 || mc == nil {
+		t.Errorf("a MeshConfig alone: %v, %v", mc, err)
+	}
 	write(t, filepath.Join(dir, "bad.yaml"), service("a")+"---\nkind: [\n")
 	r, err := Load(Options{Paths: []string{dir}})
 	var refused *config.RefusedError

@@ -189,7 +189,7 @@ func (s *Source) readOnce() (*tree, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(sc.files) == 0 {
+	if len(sc.files) == 0 && (len(s.opt.Paths) > 0 || s.opt.MeshConfig == "") {
 		return nil, fmt.Errorf("reading configuration: %w in %s", ErrNoFiles, strings.Join(s.opt.Paths, ", "))
 	}
 	t := &tree{}

@@ -51,6 +51,18 @@ kind: Service
 metadata: {name: customer}
 spec: {clusterIP: None, selector: {app: customer}, ports: [{name: http, port: 8080}]}
 ---
+apiVersion: v1
+kind: Service
+metadata: {name: inner}
+spec: {selector: {app: customer}, ports: [{name: http, port: 8090}]}
+---
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: customer}
+spec:
+  workloadSelector: {labels: {app: customer}}
+  ingress: [{port: {number: 8090, protocol: HTTP, name: http}, defaultEndpoint: "127.0.0.1:8099"}]
+---
 apiVersion: networking.istio.io/v1
 kind: ServiceEntry
 metadata: {name: api}
@@ -143,6 +155,7 @@ func TestPartner(t *testing.T) {
 		{"the partner is told who calls", "default.customer-1", "raw: PROXY TCP4 10.244."},
 		{"and who is behind a load balancer is told to the customer", "default.partner-1", "intro: 203.0.113.9\n"},
 		{"who may do so on one path alone", "default.partner-1", "intro /admin: 403 RBAC: access denied\n"},
+		{"a Sidecar leads a port to where the application listens for itself", "default.customer-1", "inner: 200 127.0.0.1:8099\n"},
 		{"where the customer itself may do everything", "default.customer-1", "own: 200\n"},
 	} {
 		t.Run(c.what, func(t *testing.T) {
@@ -284,10 +297,20 @@ func customer() int {
 			fmt.Fprint(w, r.Header.Get("X-Forwarded-For"))
 		})))
 	}()
+	go func() {
+		fmt.Fprintln(os.Stderr, http.ListenAndServe("127.0.0.1:8099", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			fmt.Fprint(w, r.Context().Value(http.LocalAddrContextKey))
+		})))
+	}()
 	trust := roots()
 	client := &http.Client{Timeout: 2 * time.Second}
 	for range time.Tick(200 * time.Millisecond) {
 		fmt.Println("api:", fetched(client))
+		if res, err := client.Get("http://inner:8090/"); err == nil {
+			body, _ := io.ReadAll(res.Body)
+			res.Body.Close()
+			fmt.Printf("inner: %d %s\n", res.StatusCode, body)
+		}
 		if res, err := client.Get("http://customer:8080/admin"); err == nil {
 			res.Body.Close()
 			fmt.Println("own:", res.StatusCode)

@@ -1747,8 +1747,12 @@ type InboundPort struct {
 	// from these networks, or (none are named) from everywhere.
 	ProxyProtocol     bool     `protobuf:"varint,20,opt,name=proxy_protocol,json=proxyProtocol,proto3" json:"proxy_protocol,omitempty"`
 	ProxyProtocolFrom []string `protobuf:"bytes,21,rep,name=proxy_protocol_from,json=proxyProtocolFrom,proto3" json:"proxy_protocol_from,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// Where the application takes what comes to the port, ADDRESS:PORT: on the
+	// loopback device or, if the address is unspecified, at the one that was
+	// dialled. Empty: at the port itself.
+	Endpoint      string `protobuf:"bytes,30,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *InboundPort) Reset() {
@@ -1849,6 +1853,13 @@ func (x *InboundPort) GetProxyProtocolFrom() []string {
 		return x.ProxyProtocolFrom
 	}
 	return nil
+}
+
+func (x *InboundPort) GetEndpoint() string {
+	if x != nil {
+		return x.Endpoint
+	}
+	return ""
 }
 
 type AccessLog struct {
@@ -5091,7 +5102,7 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\x06client\x18\t \x01(\bH\x00R\x06client\x12\x19\n" +
 	"\bmax_keys\x18\n" +
 	" \x01(\rR\amaxKeysB\x05\n" +
-	"\x03key\"\x8d\x03\n" +
+	"\x03key\"\xa9\x03\n" +
 	"\vInboundPort\x12\x12\n" +
 	"\x04port\x18\x01 \x01(\rR\x04port\x12.\n" +
 	"\bprotocol\x18\x02 \x01(\x0e2\x12.seine.v1.ProtocolR\bprotocol\x12&\n" +
@@ -5103,7 +5114,8 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\x11service_namespace\x18\a \x01(\tR\x10serviceNamespace\x12!\n" +
 	"\fservice_port\x18\b \x01(\rR\vservicePort\x12%\n" +
 	"\x0eproxy_protocol\x18\x14 \x01(\bR\rproxyProtocol\x12.\n" +
-	"\x13proxy_protocol_from\x18\x15 \x03(\tR\x11proxyProtocolFrom\"g\n" +
+	"\x13proxy_protocol_from\x18\x15 \x03(\tR\x11proxyProtocolFrom\x12\x1a\n" +
+	"\bendpoint\x18\x1e \x01(\tR\bendpoint\"g\n" +
 	"\tAccessLog\x122\n" +
 	"\x06format\x18\x01 \x01(\x0e2\x1a.seine.v1.AccessLog.FormatR\x06format\"&\n" +
 	"\x06Format\x12\b\n" +
