@@ -40,6 +40,11 @@ func (u *upstream) release() {
 	}
 	u.pool.put(u)
 	u.idleTimer()
+	// A request of another loop may have begun to wait since spent looked, and have
+	// seen no idle connection here: it is looked for again now that there is one.
+	if l := u.pool.lane; l != nil && !l.keep() {
+		u.drop(false)
+	}
 }
 
 // spent reports whether the connection may carry no further request.

@@ -164,6 +164,9 @@ func (t *trunk) rest() {
 	if l := t.u.pool.lane; l != nil && !t.resting {
 		t.resting = true
 		l.cell.idle.Add(1)
+		if !l.keep() { // as in release
+			t.retire()
+		}
 	}
 }
 
