@@ -1,1 +1,0 @@
-// Lets yield.go declare a function without a body.
