@@ -69,7 +69,7 @@ func TestDecoded(t *testing.T) {
 		}
 	}
 	check("at first")
-	if build(true).Snapshot.Services[0] != build(true).Snapshot.Services[0] {
+	if x, y := build(true), build(true); x.Snapshot.Services[0] != y.Snapshot.Services[0] {
 		t.Error("a Service that did not change is another one")
 	}
 	for name, spec := range map[string]string{
