@@ -45,6 +45,26 @@ func (m *Material) Root() (*x509.Certificate, error) {
 	return k.base.root, nil
 }
 
+// End returns when the first certificate on the way from what signs to its root ends,
+// after checking m.
+func (m *Material) End() (time.Time, error) {
+	k, err := m.parse("authority")
+	if err != nil {
+		return time.Time{}, err
+	}
+	return k.base.end, nil
+}
+
+// Same says whether m and other sign and trust alike; false if one of them is broken.
+func (m *Material) Same(other *Material) bool {
+	k, err := m.parse("authority")
+	if err != nil {
+		return false
+	}
+	o, err := other.parse("authority")
+	return err == nil && k.same(o)
+}
+
 // PEM returns certificates as PEM.
 func PEM(certs ...*x509.Certificate) []byte { return appendPEM(nil, certs...) }
 

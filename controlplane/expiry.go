@@ -42,8 +42,8 @@ func (s *server) expiryMetrics() []prometheus.Collector {
 
 // keepWarning says of each certificate of the authority that it is near its end, once
 // for each of 30, 7 and 1 days before and once after: in the log, and in a cluster as
-// an Event of the Secret. The leader does it.
-func (s *server) keepWarning(ctx context.Context) error {
+// an Event of the Secret. The leader does it, each hour and when look receives.
+func (s *server) keepWarning(ctx context.Context, look <-chan struct{}) error {
 	tick := time.NewTicker(warnEvery)
 	defer tick.Stop()
 	said := map[string]int{}
@@ -61,6 +61,7 @@ func (s *server) keepWarning(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-look:
 		case <-tick.C:
 		}
 	}

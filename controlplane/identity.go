@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -165,7 +164,16 @@ func (s *server) trustChanged() {
 func (s *server) guard(ctx context.Context, g *errgroup.Group) {
 	g.Go(func() error { return unlessDone(ctx, s.source.Run(ctx)) })
 	s.rotate(ctx, g)
-	g.Go(func() error { return s.mesh.while(ctx, "warning of what expires", s.keepWarning) })
+	look := make(chan struct{}, 1)
+	s.authority.Notify(func() {
+		select {
+		case look <- struct{}{}:
+		default:
+		}
+	})
+	g.Go(func() error {
+		return s.mesh.while(ctx, "warning of what expires", func(ctx context.Context) error { return s.keepWarning(ctx, look) })
+	})
 	c := s.opt.Cluster
 	if c == nil {
 		return
@@ -195,13 +203,8 @@ func (s *server) expiring(now time.Time) []ca.Expiring {
 
 // takeRoot is what the watch of the Secrets calls.
 func (s *server) takeRoot(root *kube.Root) {
-	before, trusted := s.authority.Root(), s.authority.Trust().ID
 	if err := s.authority.Set(&root.Material, root.Source); err != nil {
 		s.log.Error("the certificate authority was not taken; what was taken before goes on", "source", root.Source, "err", err)
 	}
-	if root.Brought && trusted != s.authority.Trust().ID && !slices.ContainsFunc(s.authority.Roots(), before.Equal) {
-		s.log.Error("the root was replaced by one that proxies did not trust, and the old one is not beside it: calls fail until every proxy has a new certificate; put both into root-cert.pem to replace a root without that",
-			"source", root.Source, "old", mtls.BundleID(before), "new", mtls.BundleID(s.authority.Root()))
-	}
-	s.rotator.stir() // another replica may have begun to replace it
+	s.rotator.stir() // another one was brought, or another replica has begun to replace it
 }

@@ -61,7 +61,7 @@ func (s *server) newRotator() *rotator {
 	case s.opt.CACerts != "":
 		return r
 	case c != nil:
-		r.driver = &rotation.Driver{Store: kube.Records{Roots: s.roots}}
+		r.driver = &rotation.Driver{Store: kube.Records{Roots: s.roots}, Brought: s.roots.Brought}
 		r.take = func(*rotation.Record) {} // the Secret's watch does
 	default:
 		r.driver = &rotation.Driver{Store: &rotation.Dir{Path: filepath.Join(s.opt.State, "ca")}}
@@ -193,7 +193,7 @@ func (s *server) keepRotating(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case errors.Is(err, kube.ErrBrought) || errors.Is(err, kube.ErrNone):
+		case errors.Is(err, kube.ErrNone):
 		case err != nil:
 			wait = 2 * time.Second
 			if said != err.Error() {
@@ -250,11 +250,13 @@ func (s *server) caStatus(ctx context.Context) (*rotation.Status, error) {
 		return out, nil
 	}
 	r, err := s.rotator.driver.Store.Load(ctx)
-	if errors.Is(err, kube.ErrBrought) {
-		return out, nil
-	}
 	if err != nil {
 		return nil, err
+	}
+	if look := s.rotator.driver.Brought; look != nil {
+		if _, err := look(ctx); err != nil {
+			out.Findings = append(out.Findings, "what was brought is not taken: "+err.Error())
+		}
 	}
 	out.Rotation = r.State
 	_, _, out.Waiting, err = rotation.Advance(r, f, s.rotator.driver.Life, time.Now())
@@ -271,7 +273,7 @@ func (s *server) getCA(w http.ResponseWriter, r *http.Request) {
 }
 
 // postRotate begins a rotation: {"now": true} does not wait for proxies that are not
-// connected.
+// connected, nor lets one wait that is under way.
 func (s *server) postRotate(w http.ResponseWriter, r *http.Request) {
 	var ask struct {
 		Now bool `json:"now"`
@@ -288,7 +290,7 @@ func (s *server) postRotate(w http.ResponseWriter, r *http.Request) {
 	}
 	rec, err := s.rotator.driver.Begin(r.Context(), ask.Now)
 	switch {
-	case errors.Is(err, rotation.ErrRunning), errors.Is(err, rotation.ErrConflict), errors.Is(err, kube.ErrBrought):
+	case errors.Is(err, rotation.ErrRunning), errors.Is(err, rotation.ErrConflict), errors.Is(err, rotation.ErrBrought):
 		fail(w, http.StatusConflict, err)
 		return
 	case err != nil:

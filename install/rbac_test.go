@@ -72,7 +72,6 @@ var allowed = []string{
 	"seine-system /configmaps[seine-kept] get,update,delete", // the last good version of what is refused, over a restart
 	"seine-system /secrets[seine-ca] get,list,watch",
 	"seine-system /secrets[cacerts] get,list,watch",
-	"seine-system /secrets[seine-ca-brought] get,list,watch",
 	"seine-system /secrets[seine-ca] update,patch",
 	"seine-system /secrets create",
 	"seine-system coordination.k8s.io/leases create,get,list,watch,update,patch,delete",

@@ -3,7 +3,6 @@ package kube
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
@@ -18,33 +17,21 @@ import (
 // replica can go on with it.
 const annotationRotation = "seine.dev/ca-rotation"
 
-// ErrBrought refuses to rotate a root that somebody else keeps.
-var ErrBrought = errors.New("kube: the root was brought in Secret " + SecretBrought + ": replace it there, with the old and the new root in " + ca.FileRoot + " until every proxy has both")
-
 // Record returns r as a rotation sees it.
-func (r *Root) Record() (*rotation.Record, error) {
-	out := &rotation.Record{Material: r.Material, Next: r.Next, Version: r.Version}
-	if text := r.Annotations[annotationRotation]; text != "" && !r.Brought {
-		if err := json.Unmarshal([]byte(text), &out.State); err != nil {
-			return nil, fmt.Errorf("%w: annotation %s of %s: %w", rotation.ErrRecord, annotationRotation, r.Source, err)
-		}
-	}
-	return out, nil
+func (r *Root) Record() *rotation.Record {
+	return &rotation.Record{Material: r.Material, Next: r.Next, State: r.State, Version: r.Version}
 }
 
 // Records is the Secret as a rotation.Store.
 type Records struct{ Roots *Roots }
 
-// Load returns the root of this moment; ErrBrought if it is not ours.
+// Load returns the root of this moment.
 func (s Records) Load(ctx context.Context) (*rotation.Record, error) {
 	root, err := s.Roots.Load(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if root.Brought {
-		return nil, ErrBrought
-	}
-	return root.Record()
+	return root.Record(), nil
 }
 
 // Save writes the Secret, unless it has changed since r was loaded.
@@ -72,7 +59,10 @@ func (s Records) Save(ctx context.Context, r *rotation.Record) error {
 		next.Data[ca.FileChain] = r.Material.Chain
 	}
 	if r.Next != nil {
-		next.Data[keyNextCert], next.Data[keyNextKey] = r.Next.Cert, r.Next.Key
+		next.Data[keyNextRoot], next.Data[keyNextCert], next.Data[keyNextKey] = r.Next.Roots, r.Next.Cert, r.Next.Key
+		if len(r.Next.Chain) > 0 {
+			next.Data[keyNextChain] = r.Next.Chain
+		}
 	}
 	_, err = api.Update(ctx, next, metav1.UpdateOptions{})
 	if apierrors.IsConflict(err) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -79,16 +80,18 @@ func TestLoad(t *testing.T) {
 		secrets []*corev1.Secret
 		want    *ca.Material
 		source  string
-		err     error
+		err     error // of Make
+		broken  bool  // and stays so
 	}{
-		"none":                    {err: ErrNone},
+		"none":                    {source: SecretGenerated},
 		"generated":               {secrets: []*corev1.Secret{secret(SecretGenerated, istio(a))}, want: a, source: SecretGenerated},
-		"brought wins":            {secrets: []*corev1.Secret{secret(SecretGenerated, istio(a)), secret(SecretBrought, istio(b))}, want: b, source: SecretBrought},
+		"brought":                 {secrets: []*corev1.Secret{secret(SecretBrought, istio(b))}, want: b, source: SecretBrought},
+		"brought since":           {secrets: []*corev1.Secret{secret(SecretGenerated, istio(a)), secret(SecretBrought, istio(b))}, want: a, source: SecretGenerated},
 		"cert-manager":            {secrets: []*corev1.Secret{secret(SecretBrought, certManager)}, want: b, source: SecretBrought},
 		"cert-manager without ca": {secrets: []*corev1.Secret{secret(SecretBrought, without(certManager, "ca.crt"))}, err: ErrSecret},
-		"no key":                  {secrets: []*corev1.Secret{secret(SecretGenerated, without(istio(a), ca.FileKey))}, err: ErrSecret},
-		"empty":                   {secrets: []*corev1.Secret{secret(SecretGenerated, nil)}, err: ErrSecret},
-		"a broken one that was brought is not passed over": {secrets: []*corev1.Secret{secret(SecretGenerated, istio(a)), secret(SecretBrought, nil)}, err: ErrSecret},
+		"no key":                  {secrets: []*corev1.Secret{secret(SecretGenerated, without(istio(a), ca.FileKey))}, broken: true},
+		"empty":                   {secrets: []*corev1.Secret{secret(SecretGenerated, nil)}, broken: true},
+		"a broken one that was brought is not passed over": {secrets: []*corev1.Secret{secret(SecretBrought, nil)}, err: ErrSecret},
 	} {
 		t.Run(name, func(t *testing.T) {
 			client := fake.NewClientset()
@@ -98,21 +101,22 @@ func TestLoad(t *testing.T) {
 				}
 			}
 			r := &Roots{Client: client, Namespace: home, TrustDomain: "cluster.local"}
-			got, err := r.Load(t.Context())
-			if !errors.Is(err, tc.err) {
+			_, before := r.Load(t.Context())
+			if err := r.Make(t.Context()); !errors.Is(err, tc.err) {
 				t.Fatal(err)
 			}
-			if tc.err != nil {
-				if err := r.Make(t.Context()); err != nil {
-					t.Fatal(err)
-				}
-				if _, err := r.Load(t.Context()); (err == nil) != errors.Is(tc.err, ErrNone) {
-					t.Errorf("a broken Secret was replaced, or none was made: %v", err)
+			got, err := r.Load(t.Context())
+			if tc.err != nil || tc.broken {
+				if err == nil || errors.Is(before, ErrSecret) != errors.Is(err, ErrSecret) {
+					t.Errorf("a broken Secret was replaced or passed over: %v", err)
 				}
 				return
 			}
-			if !bytes.Equal(got.Material.Key, tc.want.Key) || !strings.HasSuffix(got.Source, "/"+tc.source) || got.Brought != (tc.source == SecretBrought) {
-				t.Errorf("%s", got.Source)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tc.want != nil && !got.Material.Same(tc.want) || !strings.HasSuffix(got.Source, "/"+tc.source) || got.State.Brought != (tc.source == SecretBrought) {
+				t.Errorf("%s, %+v", got.Source, got.State)
 			}
 			if _, err := ca.Open(ca.Options{Material: &got.Material, Source: got.Source, TrustDomain: "cluster.local"}); err != nil {
 				t.Error(err)
@@ -121,8 +125,8 @@ func TestLoad(t *testing.T) {
 	}
 }
 
-// TestWatch: what is brought is taken when it comes and when it changes; what is
-// broken or vanishes changes nothing.
+// TestWatch: whoever watches is told of each change of either Secret; what is broken
+// or vanishes changes nothing.
 func TestWatch(t *testing.T) {
 	client := fake.NewClientset()
 	r := &Roots{Client: client, Namespace: home, TrustDomain: "cluster.local", Log: slog.New(slog.DiscardHandler)}
@@ -134,40 +138,46 @@ func TestWatch(t *testing.T) {
 	done := make(chan struct{})
 	go func() { defer close(done); _ = r.Watch(ctx, func(root *Root) { taken <- root }) }()
 	defer func() { cancel(); <-done }()
-	next := func() *Root {
+	until := func(what string, is func(*Root) bool) {
 		t.Helper()
-		select {
-		case root := <-taken:
-			return root
-		case <-time.After(20 * time.Second):
-			t.Fatal("nothing was taken")
-			return nil
+		deadline := time.After(20 * time.Second)
+		for {
+			select {
+			case root := <-taken:
+				if is(root) {
+					return
+				}
+			case <-deadline:
+				t.Fatal("nobody was told of " + what)
+			}
 		}
 	}
-	if root := next(); root.Brought {
-		t.Fatal(root.Source)
-	}
-	m := material(t)
+	until("the root", func(*Root) bool { return true })
 	secrets := client.CoreV1().Secrets(home)
-	s := secret(SecretBrought, map[string][]byte{ca.FileRoot: m.Roots, ca.FileCert: m.Cert, ca.FileKey: m.Key})
-	s.ResourceVersion = "1"
-	if _, err := secrets.Create(ctx, s, metav1.CreateOptions{}); err != nil {
+	m := material(t)
+	own, err := secrets.Get(ctx, SecretGenerated, metav1.GetOptions{})
+	if err != nil {
 		t.Fatal(err)
 	}
-	if root := next(); !root.Brought || !bytes.Equal(root.Material.Key, m.Key) {
-		t.Fatal(root.Source)
+	good := own.Data
+	for i, data := range []map[string][]byte{nil, {ca.FileRoot: m.Roots, ca.FileCert: m.Cert, ca.FileKey: m.Key}} {
+		own.ResourceVersion, own.Data = strconv.Itoa(i+1), data
+		if _, err := secrets.Update(ctx, own, metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
 	}
-	broken := s.DeepCopy()
-	broken.ResourceVersion, broken.Data[ca.FileKey] = "2", nil
-	if _, err := secrets.Update(ctx, broken, metav1.UpdateOptions{}); err != nil {
+	until("the new root", func(root *Root) bool {
+		if len(root.Material.Key) == 0 {
+			t.Error("a broken one was taken")
+		}
+		return bytes.Equal(root.Material.Key, m.Key)
+	})
+	// Events of before may still be on their way, each of which tells once.
+	if _, err := secrets.Create(ctx, secret(SecretBrought, good), metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	m = material(t)
-	s.ResourceVersion, s.Data = "3", map[string][]byte{"tls.crt": m.Cert, "tls.key": m.Key, "ca.crt": m.Roots}
-	if _, err := secrets.Update(ctx, s, metav1.UpdateOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	if root := next(); !bytes.Equal(root.Material.Key, m.Key) {
-		t.Fatal("the second one that was brought was not taken, or the broken one was")
-	}
+	until("what was brought", func(root *Root) bool {
+		brought, err := r.Brought(ctx)
+		return err == nil && brought != nil && bytes.Equal(root.Material.Key, m.Key)
+	})
 }

@@ -23,8 +23,11 @@ type Driver struct {
 	Store       Store
 	TrustDomain string
 	Life        time.Duration // the longest life of a leaf
-	Fleet       func(context.Context) (Fleet, error)
-	Now         func() time.Time // nil: time.Now
+	// Brought returns the authority that somebody keeps for this mesh, nil if nobody
+	// does; nil: nobody ever does.
+	Brought func(context.Context) (*ca.Material, error)
+	Fleet   func(context.Context) (Fleet, error)
+	Now     func() time.Time // nil: time.Now
 }
 
 func (d *Driver) now() time.Time {
@@ -34,11 +37,27 @@ func (d *Driver) now() time.Time {
 	return d.Now()
 }
 
-// Begin makes a new root and begins to bring it in. Any replica may.
+// ErrBrought refuses to make a root where somebody keeps one for this mesh.
+var ErrBrought = errors.New("rotation: the root was brought: replace it where it is kept, and it is brought in step by step, as a new one would be")
+
+// Begin makes a new root and begins to bring it in. Any replica may. While a rotation
+// is under way it is refused, unless it is impatient: then that one hurries.
 func (d *Driver) Begin(ctx context.Context, impatient bool) (*Record, error) {
 	r, err := d.Store.Load(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if impatient && r.State.Step != Stable {
+		out := Hurry(r)
+		if err := d.Store.Save(ctx, out); err != nil {
+			return nil, fmt.Errorf("rotation: hurry: %w", err)
+		}
+		return out, nil
+	}
+	if d.Brought != nil && r.State.Step == Stable {
+		if m, err := d.Brought(ctx); m != nil || err != nil {
+			return nil, errors.Join(ErrBrought, err)
+		}
 	}
 	now := d.now()
 	next, err := ca.Generate(d.TrustDomain, 0, now)
@@ -63,7 +82,7 @@ func (d *Driver) Step(ctx context.Context) (*Record, string, error) {
 		return nil, "", err
 	}
 	if r.State.Step == Stable {
-		return r, "", nil
+		return d.adopt(ctx, r)
 	}
 	f, err := d.Fleet(ctx)
 	if err != nil {
@@ -77,6 +96,30 @@ func (d *Driver) Step(ctx context.Context) (*Record, string, error) {
 		return r, "another replica wrote at the same moment", nil
 	} else if err != nil {
 		return r, "", fmt.Errorf("rotation: step %s: %w", next.State.Step, err)
+	}
+	return next, "", nil
+}
+
+// adopt looks for an authority that somebody has brought since.
+func (d *Driver) adopt(ctx context.Context, r *Record) (*Record, string, error) {
+	if d.Brought == nil {
+		return r, "", nil
+	}
+	m, err := d.Brought(ctx)
+	if err != nil || m == nil {
+		return r, "", err
+	}
+	next, changed, err := Adopt(r, m, d.now())
+	if err != nil {
+		return r, "", fmt.Errorf("rotation: what was brought: %w", err)
+	}
+	if !changed {
+		return r, "", nil
+	}
+	if err := d.Store.Save(ctx, next); errors.Is(err, ErrConflict) {
+		return r, "another replica wrote at the same moment", nil
+	} else if err != nil {
+		return r, "", fmt.Errorf("rotation: what was brought: %w", err)
 	}
 	return next, "", nil
 }

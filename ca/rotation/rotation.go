@@ -11,6 +11,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -42,6 +43,8 @@ type State struct {
 	Since  time.Time `json:"since,omitzero"` // the step
 	Old    string    `json:"old,omitempty"`  // names of the roots
 	New    string    `json:"new,omitempty"`
+	// Brought: the root, or the one that is on its way in, was brought by somebody.
+	Brought bool `json:"brought,omitempty"`
 	// Impatient: proxies that are not connected are not waited for.
 	Impatient bool `json:"impatient,omitempty"`
 	// Ended is when the last rotation was over.
@@ -107,6 +110,49 @@ func Begin(r *Record, next *ca.Material, impatient bool, now time.Time) (*Record
 	return &out, nil
 }
 
+// Adopt returns the record in which what somebody brought takes the place of what
+// signs, and true; or r itself and false, if it is that already or a rotation is under
+// way. Where proxies trust the root of what was brought, it signs at once; another
+// root is brought in step by step, as one that is made here.
+func Adopt(r *Record, brought *ca.Material, now time.Time) (*Record, bool, error) {
+	if r.State.Step != Stable {
+		return r, false, nil
+	}
+	fresh, err := brought.Root()
+	if err != nil {
+		return r, false, err
+	}
+	if end, err := brought.End(); err != nil || !now.Before(end) {
+		return r, false, errors.Join(err, fmt.Errorf("%w (%s)", ca.ErrExpired, end.UTC().Format(time.RFC3339)))
+	}
+	trusted, err := mtls.ParseBundle(r.Material.Roots)
+	if err != nil {
+		return r, false, fmt.Errorf("%w: %w", ErrRecord, err)
+	}
+	if !slices.ContainsFunc(trusted, fresh.Equal) {
+		out, err := Begin(r, brought, false, now)
+		if err != nil {
+			return r, false, err
+		}
+		out.State.Brought = true
+		return out, true, nil
+	}
+	if r.State.Brought && r.Material.Same(brought) {
+		return r, false, nil
+	}
+	out := *r
+	out.Material, out.State.Brought = *brought, true
+	return &out, true, nil
+}
+
+// Hurry returns the record in which the rotation that is under way waits no longer for
+// proxies that are not connected.
+func Hurry(r *Record) *Record {
+	out := *r
+	out.State.Impatient = true
+	return &out
+}
+
 // Advance returns the record of the next step and true, or r itself, false and what
 // is waited for. life is the longest life of a leaf: a proxy that is not connected
 // for so long has nothing left that could fail.
@@ -153,7 +199,7 @@ func Advance(r *Record, f Fleet, life time.Duration, now time.Time) (*Record, bo
 			return r, false, why, err
 		}
 		out := *r
-		out.State = State{Number: r.State.Number, Ended: now}
+		out.State = State{Number: r.State.Number, Ended: now, Brought: r.State.Brought}
 		return &out, true, "", nil
 	}
 	return nil, false, "", fmt.Errorf("%w: step %.50q", ErrRecord, r.State.Step)

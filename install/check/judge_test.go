@@ -102,11 +102,11 @@ func TestCertificates(t *testing.T) {
 	cert := func(life, left time.Duration) *x509.Certificate {
 		return &x509.Certificate{Subject: pkix.Name{CommonName: "root"}, NotBefore: now.Add(left - life), NotAfter: now.Add(left)}
 	}
-	expect(t, "years", OK, "")(judgeRoot("root", cert(3650*day, 900*day), now))
-	expect(t, "29 days", Warning, "29 days → seine ca rotate")(judgeRoot("root", cert(3650*day, 29*day+time.Hour), now))
-	expect(t, "6 days", Failed, "6 days")(judgeRoot("root", cert(3650*day, 6*day+time.Hour), now))
-	expect(t, "ended", Failed, "has ended")(judgeRoot("root", cert(3650*day, -time.Hour), now))
-	expect(t, "not yet", Failed, "clock")(judgeRoot("root", cert(day, 2*day), now))
+	expect(t, "years", OK, "")(judgeRoot("root", cert(3650*day, 900*day), now, "seine ca rotate"))
+	expect(t, "29 days", Warning, "29 days → seine ca rotate")(judgeRoot("root", cert(3650*day, 29*day+time.Hour), now, "seine ca rotate"))
+	expect(t, "6 days", Failed, "6 days")(judgeRoot("root", cert(3650*day, 6*day+time.Hour), now, "seine ca rotate"))
+	expect(t, "ended", Failed, "has ended")(judgeRoot("root", cert(3650*day, -time.Hour), now, "seine ca rotate"))
+	expect(t, "not yet", Failed, "clock")(judgeRoot("root", cert(day, 2*day), now, "seine ca rotate"))
 	expect(t, "fresh", OK, "")(judgeLeaf("leaf", cert(24*time.Hour, 20*time.Hour), now))
 	expect(t, "overdue", Warning, "overdue")(judgeLeaf("leaf", cert(24*time.Hour, 3*time.Hour), now))
 	expect(t, "ended", Failed, "could not renew")(judgeLeaf("leaf", cert(24*time.Hour, -time.Hour), now))

@@ -15,6 +15,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/seinemesh/seine/ca/rotation"
 	"github.com/seinemesh/seine/cluster"
 )
 
@@ -23,6 +24,9 @@ const (
 	portDiscovery = 15012
 	portWebhook   = 15017
 )
+
+// brought is the Secret of an authority that somebody keeps for the mesh.
+const brought = "cacerts"
 
 // maxAnswer bounds what is read of the API's answer.
 const maxAnswer = 64 << 20
@@ -81,12 +85,30 @@ func (c *Checker) certificates(ctx context.Context, pods []string) {
 		c.line(Failed, "roots", "ConfigMap seine-ca-root holds no certificate", "delete it: seined writes it anew")
 		return
 	}
+	authority := &rotation.Status{}
+	if len(pods) > 0 {
+		if err := c.ask(ctx, pods[0], "/api/v1/ca", authority); err != nil {
+			c.line(Unknown, "authority", err.Error(), "may you create pods/portforward in "+c.Namespace+"?")
+		}
+	}
+	mend := "seine ca rotate brings in a new root without an interruption"
+	if strings.HasSuffix(authority.Source, "/"+brought) {
+		mend = "it was brought: replace it in " + authority.Source + ", and seined brings the new one in without an interruption"
+	}
 	for i, cert := range certs {
 		name := "root"
 		if len(certs) > 1 {
 			name = fmt.Sprintf("root %d of %d", i+1, len(certs))
 		}
-		c.line(judgeRoot(name, cert, c.Now()))
+		c.line(judgeRoot(name, cert, c.Now(), mend))
+	}
+	for _, f := range authority.Findings {
+		if !strings.HasPrefix(f, "root ") { // those are in the bundle
+			c.line(Warning, "authority", f, "seine ca status says more")
+		}
+	}
+	if s := authority.Rotation.Step; s != rotation.Stable {
+		c.line(Warning, "rotation of the root", fmt.Sprintf("step %s since %s: %s", s, authority.Rotation.Since.Format(time.DateTime), authority.Waiting), "it goes on by itself; seine ca rotate --now does not wait for proxies that are not connected")
 	}
 	for _, pod := range pods {
 		leaf, err := c.served(ctx, pod, portDiscovery, bundle)
@@ -130,10 +152,9 @@ const day = 24 * time.Hour
 
 // judgeRoot warns 30 days before a root ends, and fails 7 days before: to change
 // it, every proxy must first have learnt the next one.
-func judgeRoot(name string, cert *x509.Certificate, now time.Time) (Status, string, string, string) {
+func judgeRoot(name string, cert *x509.Certificate, now time.Time, mend string) (Status, string, string, string) {
 	left := cert.NotAfter.Sub(now)
 	detail := fmt.Sprintf("%s, ends %s", cert.Subject, cert.NotAfter.Format(time.DateOnly))
-	const mend = "seine ca rotate brings in a new root without an interruption"
 	switch {
 	case now.Before(cert.NotBefore):
 		return Failed, name, detail + ": it is not valid yet", "a clock is wrong: compare the nodes' clocks"
@@ -163,7 +184,8 @@ func judgeLeaf(name string, cert *x509.Certificate, now time.Time) (Status, stri
 
 // connected asks one replica for its proxies.
 func (c *Checker) connected(ctx context.Context, pod string) (list []proxy, err error) {
-	return list, c.ask(ctx, pod, "/api/v1/proxies", &list)
+	err = c.ask(ctx, pod, "/api/v1/proxies", &list)
+	return list, err
 }
 
 // ask reads an answer of one replica's API.
