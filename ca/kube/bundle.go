@@ -78,8 +78,15 @@ func (b *Bundles) Run(ctx context.Context, changed <-chan struct{}) error {
 	for _, s := range podSelectors {
 		c.pods = append(c.pods, factory(func(o *metav1.ListOptions) { o.LabelSelector = s }).Core().V1().Pods().Informer())
 	}
+	watched := append([]cache.SharedIndexInformer{c.namespaces, c.maps}, c.pods...)
+	if c.cluster {
+		// One without a namespace is the cluster's, to the handler as to the queue.
+		watched = append(watched, factory(func(o *metav1.ListOptions) {
+			o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, ClusterBundle).String()
+		}).Certificates().V1beta1().ClusterTrustBundles().Informer())
+	}
 	synced := []cache.InformerSynced{}
-	for _, i := range append([]cache.SharedIndexInformer{c.namespaces, c.maps}, c.pods...) {
+	for _, i := range watched {
 		h, err := i.AddEventHandler(c.handler())
 		if err != nil {
 			return fmt.Errorf("kube: watch: %w", err)

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	certificatesv1beta1 "k8s.io/api/certificates/v1beta1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -120,6 +121,44 @@ func TestBundles(t *testing.T) {
 	for _, ns := range []string{home, "shop", "plain", "by-pod"} {
 		holds(ns, "two")
 	}
+}
+
+// TestClusterBundle: where the API server serves ClusterTrustBundles one holds the
+// bundle, and is put back when somebody deletes it or changes it.
+func TestClusterBundle(t *testing.T) {
+	client := fake.NewClientset()
+	client.Fake.Resources = []*metav1.APIResourceList{{
+		GroupVersion: certificatesv1beta1.SchemeGroupVersion.String(), APIResources: []metav1.APIResource{{Name: "clustertrustbundles"}},
+	}}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := signal()
+	go func() {
+		defer close(done)
+		b := &Bundles{Client: client, Namespace: home, Bundle: func() []byte { return []byte("roots") }}
+		if err := b.Run(ctx, signal()); err != nil {
+			t.Error(err)
+		}
+	}()
+	defer func() { cancel(); <-done }()
+	api := client.CertificatesV1beta1().ClusterTrustBundles()
+	holds := func() bool {
+		b, err := api.Get(ctx, ClusterBundle, metav1.GetOptions{})
+		return err == nil && b.Spec.TrustBundle == "roots" && b.Spec.SignerName == Signer
+	}
+	eventually(t, "the ClusterTrustBundle", holds)
+	if err := api.Delete(ctx, ClusterBundle, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the ClusterTrustBundle again", holds)
+	b, err := api.Get(ctx, ClusterBundle, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Spec.TrustBundle = "evil"
+	if _, err := api.Update(ctx, b, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "what was there before", holds)
 }
 
 // signal is a channel that only tells.
