@@ -14,7 +14,7 @@ start_api() {
     --requestheader-client-ca-file="$pki/front-proxy-ca.crt" --requestheader-allowed-names=front-proxy-client \
     --requestheader-extra-headers-prefix=X-Remote-Extra- --requestheader-group-headers=X-Remote-Group \
     --requestheader-username-headers=X-Remote-User --proxy-client-cert-file="$pki/front-proxy-client.crt" \
-    --proxy-client-key-file="$pki/front-proxy-client.key" --enable-aggregator-routing=true --profiling=false
+    --proxy-client-key-file="$pki/front-proxy-client.key" --enable-aggregator-routing=true --profiling=false $API_SERVER_FLAGS
 }
 
 # At its default QPS the controller manager takes 5 s to start its controllers.

@@ -1,8 +1,9 @@
 # The settings of a test cluster, sourced by the scripts beside it. CLUSTER,
-# NODES, PROXY_MODE and CLUSTER_CACHE are for the caller to set; the rest is derived.
+# NODES, PROXY_MODE, API_SERVER_FLAGS and CLUSTER_CACHE are for the caller to set; the rest is derived.
 CLUSTER=${CLUSTER:-seine} # several clusters live side by side, each under its name
 NODES=${NODES:-1}         # node 1 also runs the control plane
 PROXY_MODE=${PROXY_MODE:-nftables} # of kube-proxy: nftables or iptables
+API_SERVER_FLAGS=${API_SERVER_FLAGS:-} # more of them, as --feature-gates=ClusterTrustBundle=true
 CLUSTER_CACHE=${CLUSTER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/seine-cluster}
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
