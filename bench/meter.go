@@ -93,6 +93,10 @@ func (m *meter) crowded(ctx context.Context, name, path string, connections int,
 		return err
 	}
 	return m.holding(ctx, path, connections, connections, interval, func() error {
+		// Idle for a while, whoever collects garbage or gives memory back.
+		if err := pause(ctx, 3*m.o.settle); err != nil {
+			return err
+		}
 		s, err := m.sample(name, readSteal())
 		if err != nil {
 			return err

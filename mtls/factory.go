@@ -37,8 +37,6 @@ type Factory struct {
 	o       Options
 	pool    pool
 	pending atomic.Int64
-	recent  atomic.Int64 // handshakes since bursts was told
-	bursts  chan struct{}
 	outside origins
 
 	mu  sync.Mutex
@@ -56,7 +54,7 @@ func NewFactory(src *Source, o Options) *Factory {
 	if o.ServerALPN == nil {
 		o.ServerALPN = ServerALPN()
 	}
-	return &Factory{src: src, o: o, bursts: make(chan struct{}, 1)}
+	return &Factory{src: src, o: o}
 }
 
 // Client returns a session that dials: it accepts exactly a server whose SPIFFE
@@ -85,24 +83,7 @@ func (f *Factory) admit() error {
 	return nil
 }
 
-// burst is how many handshakes leave garbage that is worth a collection.
-const burst = 16
-
-// Bursts receives when no handshake is left of 16 or more. There is one
-// receiver for a process: it may give back what they took.
-func (f *Factory) Bursts() <-chan struct{} { return f.bursts }
-
-func (f *Factory) leave() {
-	n := f.recent.Add(1)
-	if f.pending.Add(-1) > 0 || n < burst {
-		return
-	}
-	f.recent.Store(0)
-	select {
-	case f.bursts <- struct{}{}:
-	default:
-	}
-}
+func (f *Factory) leave() { f.pending.Add(-1) }
 
 // current returns the configuration for the certificate and bundle of now.
 func (f *Factory) current() (*generation, error) {

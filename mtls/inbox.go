@@ -22,6 +22,7 @@ type inbox struct {
 	lent  []byte
 	ready int // bytes of held[off:]+lent that make whole records
 	rem   int // bytes that are still to take of a record that was begun
+	most  int // bytes of the largest record that was taken
 }
 
 // unread is how many bytes were fed and not taken yet.
@@ -132,6 +133,7 @@ func (in *inbox) take(p []byte) int {
 		if len(src) >= headerLen {
 			in.rem = min(in.rem, headerLen+(int(src[3])<<8|int(src[4])))
 		}
+		in.most = max(in.most, in.rem)
 	}
 	n := copy(p, src[:min(in.rem, len(src))])
 	in.rem -= n
@@ -153,7 +155,7 @@ func (in *inbox) take(p []byte) int {
 // drop gives everything up.
 func (in *inbox) drop() {
 	in.pool.put(in.held)
-	*in = inbox{pool: in.pool}
+	*in = inbox{pool: in.pool, most: in.most}
 }
 
 // helloState is what the first bytes of a connection hold of a ClientHello.

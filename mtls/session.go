@@ -226,6 +226,10 @@ func (s *Session) notLive() error {
 	return errors.New("mtls: the handshake is not over")
 }
 
+// Kept is how many bytes the connection keeps for nothing while it is idle: the
+// largest record that was read on it, whose buffer crypto/tls never gives back.
+func (s *Session) Kept() int { return s.in.most }
+
 // Peer returns the verified peer; nil before Established.
 func (s *Session) Peer() *Peer { return s.peer }
 

@@ -62,3 +62,6 @@ func (b *buffers) grow(p []byte, n int) []byte {
 func (b *buffers) append(p, data []byte) []byte {
 	return append(b.grow(p, len(data)), data...)
 }
+
+// trim lets go what lies here for the next use.
+func (b *buffers) trim() { clear(b.free[:]) }

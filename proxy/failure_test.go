@@ -350,6 +350,36 @@ func TestIdleConnectionsEnd(t *testing.T) {
 	eventually(t, "it is forgotten", func() bool { return p.connections() == 0 })
 }
 
+// TestLargeRecordsRetire: a connection that keeps the buffer of a large record has a
+// shorter idle time than one that does not.
+func TestLargeRecordsRetire(t *testing.T) {
+	at := app(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/large" {
+			_, _ = w.Write(make([]byte, 1<<20))
+		}
+	})
+	for path, share := range map[string]int64{"/small": 1, "/large": largeShare} {
+		p := startPair(t, at, nil, func(c, _ *Options) { c.UpstreamIdle = time.Hour })
+		if res, _ := dial(t, p.addr).get(path); res.StatusCode != 200 {
+			t.Fatal(res.Status)
+		}
+		w := p.client.workers[0]
+		left := make(chan int64)
+		w.loop.Post(func() {
+			for _, pl := range w.pools {
+				if u := pl.idle; u != nil {
+					left <- u.timer.When() - w.loop.Now()
+					return
+				}
+			}
+			left <- 0
+		})
+		if got, most := <-left, int64(time.Hour)/share; got <= most/2 || got > most {
+			t.Errorf("%s: idle for %v more, at most %v", path, time.Duration(got), time.Duration(most))
+		}
+	}
+}
+
 func TestStreamIdle(t *testing.T) {
 	at := app(t, func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	p := startPair(t, at, nil, func(c, _ *Options) { c.StreamIdle = 20 * time.Millisecond })

@@ -59,9 +59,20 @@ func (u *upstream) spent() bool {
 		!l.keep()
 }
 
+const (
+	// A connection that read a record of more than largeRecord bytes holds that much
+	// as long as it lives (mtls.Session.Kept). Idle ones live for the largeShare-th part
+	// of the time of others, where no DestinationRule says how long: what large answers
+	// took goes while those that cost little are kept.
+	largeRecord, largeShare = 4 << 10, 6
+)
+
 // idleTimer sets when a connection that was put into its pool ends.
 func (u *upstream) idleTimer() {
 	now, idle := u.w.loop.Now(), int64(u.w.p.o.UpstreamIdle)
+	if u.session != nil && u.session.Kept() > largeRecord {
+		idle /= largeShare
+	}
 	if l := u.pool.lane; l != nil {
 		limits := l.sh.limits.Load()
 		if limits.Idle != 0 {

@@ -417,6 +417,21 @@ func (w *worker) shut() {
 // Draining reports whether the proxy is on its way out.
 func (p *Proxy) Draining() bool { return p.draining.Load() }
 
+// Trim lets go the memory that the loops keep for the next use, and returns when
+// each of them has done so, or has ended. Any goroutine but a loop's may call it.
+func (p *Proxy) Trim() {
+	for _, w := range p.workers {
+		done := make(chan struct{})
+		if !w.loop.Post(func() { w.buffers.trim(); close(done) }) {
+			continue
+		}
+		select {
+		case <-done:
+		case <-w.loop.Done():
+		}
+	}
+}
+
 func (p *Proxy) connections() (n int64) {
 	for _, w := range p.workers {
 		n += w.loop.Count()

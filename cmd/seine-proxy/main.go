@@ -178,7 +178,7 @@ func run(ctx context.Context, o *options, log *slog.Logger) error {
 		go redirected.Run(life)
 	}
 	go sweep(life, registry)
-	go keepSmall(life, factory.Bursts(), log)
+	go keepSmall(life, p.Trim, log)
 	log.Info("serving", "workload", o.workload, "identity", identity, "mode", o.mode, "loops", o.loops, "listeners", p.Addresses())
 	err = p.Run(ctx, o.drain, o.drain+o.drainLimit)
 	select {

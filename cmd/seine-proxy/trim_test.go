@@ -6,6 +6,7 @@ import (
 	"context"
 	"log/slog"
 	"os"
+	"runtime/debug"
 	"slices"
 	"testing"
 	"time"
@@ -52,18 +53,43 @@ func TestForgetProgram(t *testing.T) {
 	}
 }
 
-func TestKeepSmallEnds(t *testing.T) {
+func TestKeepSmall(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
-	bursts, done := make(chan struct{}, 1), make(chan struct{})
+	trimmed, done := make(chan struct{}, 16), make(chan struct{})
 	go func() {
 		defer close(done)
-		keepSmall(ctx, bursts, slog.New(slog.DiscardHandler))
+		keepSmall(ctx, func() { trimmed <- struct{}{} }, slog.New(slog.DiscardHandler))
 	}()
-	bursts <- struct{}{}
-	cancel()
-	select {
-	case <-done:
-	case <-time.After(10 * time.Second):
-		t.Fatal("keepSmall does not end")
+	wait := func(what string, c <-chan struct{}) {
+		t.Helper()
+		select {
+		case <-c:
+		case <-time.After(30 * time.Second):
+			t.Fatal(what)
+		}
 	}
+	wait("nothing is given back after the start", trimmed)
+	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // nobody else collects it
+	again := make(chan struct{})
+	go func() {
+		defer close(again)
+		<-trimmed
+	}()
+	for end := time.Now().Add(30 * time.Second); ; {
+		rush = make([]byte, 16<<20) // the first time's collection may take it
+		rush = nil
+		select {
+		case <-again:
+		case <-time.After(2 * look):
+			if time.Now().Before(end) {
+				continue
+			}
+			t.Fatal("nothing is given back after a rush")
+		}
+		break
+	}
+	cancel()
+	wait("keepSmall does not end", done)
 }
+
+var rush []byte // so that it is on the heap
