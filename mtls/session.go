@@ -230,6 +230,17 @@ func (s *Session) notLive() error {
 // largest record that was read on it, whose buffer crypto/tls never gives back.
 func (s *Session) Kept() int { return s.in.most }
 
+// Holds is how many bytes of buffers the session has at the moment.
+func (s *Session) Holds() (n int) {
+	if s.out != nil {
+		n += cap(s.out.b)
+	}
+	if s.in.held != nil {
+		n += cap(s.in.held.b)
+	}
+	return n
+}
+
 // Peer returns the verified peer; nil before Established.
 func (s *Session) Peer() *Peer { return s.peer }
 

@@ -62,6 +62,9 @@ type arrival struct {
 	// mesh's own mutual TLS alone may do.
 	unannounced bool
 	behind      bool // a load balancer, which said who the client is
+	// Half-open ones stand in the order in which they came; see crowd.
+	older, newer *arrival
+	counted      bool
 }
 
 // arrive takes an accepted descriptor over, on the loop that it belongs to now.
@@ -82,6 +85,7 @@ func (w *worker) arrive(fd int, door *door) {
 		return
 	}
 	w.arrivals[a] = struct{}{}
+	w.crowd.add(a)
 	a.timer.Fire = a.expired
 	a.grace.Fire = a.dialMeanwhile
 	w.loop.Arm(&a.timer, w.loop.Now()+int64(w.p.o.HeadTimeout))
@@ -394,6 +398,7 @@ func (a *arrival) leave() {
 	a.w.loop.Drop(&a.grace)
 	delete(a.w.parked, a)
 	delete(a.w.arrivals, a)
+	a.w.crowd.remove(a)
 }
 
 // forgetProbe gives a destination that was dialled meanwhile back, for HTTP to
@@ -423,9 +428,11 @@ func (a *arrival) expired() {
 	} else if a.stage == naming && len(a.data) == 0 && !a.silent || a.stage == detecting && a.probe != nil && len(a.data) == 0 && !a.silent {
 		// Neither side has spoken. That is their right, and decides nothing.
 		a.silent = true
+		a.w.crowd.remove(a)
 		a.w.loop.Arm(&a.timer, a.w.loop.Now()+int64(a.w.p.o.DownstreamIdle))
 		return
 	}
+	a.w.p.counters.slowConnections.Inc()
 	a.refuse()
 }
 

@@ -16,12 +16,13 @@ type bundle struct {
 	link
 	caller
 	idle     loop.Timer
-	count    int  // streams with an exchange
-	draining bool // the client was told to open no more
-	shut     bool // it opens no more
-	failed   bool // the GOAWAY of an error is on its way: what still comes is thrown away
-	quiet    bool // our side is shut
-	expelled bool // it ends soon, whatever is under way
+	slow     loop.Timer // a head has begun and is not complete
+	count    int        // streams with an exchange
+	draining bool       // the client was told to open no more
+	shut     bool       // it opens no more
+	failed   bool       // the GOAWAY of an error is on its way: what still comes is thrown away
+	quiet    bool       // our side is shut
+	expelled bool       // it ends soon, whatever is under way
 	over     bool
 }
 
@@ -44,6 +45,7 @@ func (w *worker) serveHTTP2(s *socket, c caller) {
 	b := &bundle{caller: c}
 	b.sock = s
 	b.idle.Fire = b.idled
+	b.slow.Fire = b.tooSlow
 	w.bundles[b] = struct{}{}
 	b.begin(s, o, b)
 	s.owner = b
@@ -175,8 +177,33 @@ func (b *bundle) idled() {
 	case b.count == 0 || !b.alive():
 		b.end(true)
 	default:
-		b.w.loop.Arm(&b.idle, b.w.loop.Now()+int64(pulse))
+		b.w.loop.Arm(&b.idle, b.w.loop.Now()+int64(b.w.p.o.Pulse))
 	}
+}
+
+// hurry gives what has begun, and is not content, as long as a head may take: there
+// may be no exchange yet whose time it would be.
+func (b *bundle) hurry() {
+	const frameData = 0
+	unfinished := b.h2.Unfinished() || len(b.data) > 0 && (len(b.data) < 4 || b.data[3] != frameData)
+	if unfinished == b.slow.Armed() || b.over {
+		return
+	}
+	if unfinished {
+		b.w.loop.Arm(&b.slow, b.w.loop.Now()+int64(b.w.p.o.HeadTimeout))
+	} else {
+		b.w.loop.Disarm(&b.slow)
+	}
+}
+
+// tooSlow: a head, or a frame of control, did not come to its end in time.
+func (b *bundle) tooSlow() {
+	if b.failed {
+		return
+	}
+	b.w.p.counters.slowConnections.Inc()
+	b.h2.Abort(http2.EnhanceYourCalm)
+	b.fail()
 }
 
 // end closes the connection and forgets it.
@@ -188,6 +215,7 @@ func (b *bundle) end(reset bool) {
 	b.abandonAll()
 	delete(b.w.bundles, b)
 	b.w.loop.Drop(&b.idle)
+	b.w.loop.Drop(&b.slow)
 	b.socket.close(reset)
 	b.free()
 	b.w.loop.Reserve(-1)
@@ -227,7 +255,7 @@ func (b *bundle) request(ev *http2.Event) {
 	x.reset(w.loop.Now())
 	ev.Stream.Owner = x
 	if b.count++; b.count == 1 && !b.expelled {
-		w.loop.Arm(&b.idle, w.loop.Now()+int64(pulse))
+		w.loop.Arm(&b.idle, w.loop.Now()+int64(b.w.p.o.Pulse))
 	}
 	w.req = *ev.Request
 	w.joinCookies(&w.req)

@@ -171,10 +171,14 @@ func (p *Proxy) place(here *worker, fd int, d *door) {
 		}
 	}
 	if all >= int64(p.o.MaxConnections) {
-		p.counters.overConnections.Inc()
-		loop.Reset(fd)
-		loop.CloseFD(fd)
-		return
+		if here.shedIdle() {
+			p.counters.shedIdle.Inc()
+		} else {
+			p.counters.overConnections.Inc()
+			loop.Reset(fd)
+			loop.CloseFD(fd)
+			return
+		}
 	}
 	to.loop.Reserve(1)
 	if to == here {

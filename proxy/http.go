@@ -285,6 +285,7 @@ func (d *downstream) idled() {
 		d.x.stalled()
 	case reading:
 		if d.partial {
+			d.w.p.counters.slowConnections.Inc()
 			d.x.framing = http1.Framing{}
 			d.take()
 			d.x.last = true

@@ -3,8 +3,6 @@
 package proxy
 
 import (
-	"time"
-
 	"github.com/seinemesh/seine/proxy/http2"
 )
 
@@ -19,9 +17,6 @@ const (
 	streamsEach = 128
 	// streamWindow is what may wait of one stream's data.
 	streamWindow = 64<<10 - 1
-	// pulse is how long a connection with streams may be silent before it is
-	// asked for a sign of life, and again until it is given up.
-	pulse = 30 * time.Second
 )
 
 // Memory of one HTTP/2 connection is bounded by its streams' windows (callers:
@@ -148,6 +143,9 @@ func (l *link) feed() {
 	}
 	s.consume(total - len(data))
 	l.budget -= total - len(data)
+	if b, ok := l.user.(*bundle); ok {
+		b.hurry()
+	}
 	l.mark() // there may be acknowledgements and windows to give
 }
 
@@ -211,14 +209,19 @@ func (l *link) free() {
 	}
 }
 
-// alive asks a peer that is silent for a sign of life; false: it gave none.
+// alive asks a peer that was silent for Options.Pulse for a sign of life; false: it
+// gave none for as long again.
 func (l *link) alive() bool {
-	now := l.w.loop.Now()
-	if now-l.heard < int64(pulse) {
+	now, pulse := l.w.loop.Now(), int64(l.w.p.o.Pulse)
+	if now-l.heard < pulse {
 		return true
 	}
 	if l.asked {
-		return now-l.heard < 2*int64(pulse)
+		if now-l.heard < 2*pulse {
+			return true
+		}
+		l.w.p.counters.deadPeers.Inc()
+		return false
 	}
 	l.asked = true
 	l.h2.Ping([8]byte{'s', 'e', 'i', 'n', 'e'})

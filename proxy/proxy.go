@@ -90,7 +90,14 @@ type Options struct {
 	TCPIdle        time.Duration // of an opaque connection; 1 h
 	AppConnect     time.Duration // to the local application; 10 s
 	MaxHead        int           // bytes of a request's head; 64 KiB
-	MaxConnections int           // accepted ones; 65,536
+	// MaxConnections bounds the accepted ones; 0: as many as half of the descriptors
+	// allow (each needs one upstream), 65,536 at most.
+	MaxConnections int
+	// MaxHalfOpen bounds those that have not said what they are, handshake included; 4,096.
+	MaxHalfOpen int
+	// MaxBuffers bounds what connections hold in buffers, in bytes; 256 MiB.
+	MaxBuffers int64
+	Pulse      time.Duration // silence after which an HTTP/2 connection with streams is asked by PING; 30 s
 
 	Factory   *mtls.Factory
 	Registry  *metrics.Registry
@@ -189,7 +196,8 @@ type Proxy struct {
 type counters struct {
 	selfCalls, refusedPlaintext, failedHandshakes, badPreambles, unanswered, unroutedTCP *metrics.Counter
 	badRequests, badResponses, repeated, acceptFailures, overConnections, overParked     *metrics.Counter
-	badIntroductions, redialled                                                          *metrics.Counter
+	badIntroductions, redialled, slowConnections                                         *metrics.Counter
+	shedHalfOpen, shedIdle, shedBuffers, deadPeers                                       *metrics.Counter
 }
 
 // New returns a proxy that listens (its ports are open when New returns) and
@@ -215,6 +223,11 @@ func New(o Options, tables Tables) (*Proxy, error) {
 		repeated:         r.Counter("seine_proxy_reused_connection_retries_total", "Requests sent once more because a kept connection had been closed."),
 		acceptFailures:   r.Counter("seine_proxy_accept_failures_total", "Accepts that failed, as for want of descriptors."),
 		overParked:       r.Counter("seine_proxy_over_parked_total", "Requests and connections refused because too many wait for the control plane."),
+		slowConnections:  r.Counter("seine_proxy_slow_connections_total", "Connections ended because a handshake, or a head, took too long."),
+		shedHalfOpen:     r.Counter("seine_proxy_shed_half_open_total", "Connections ended at the bound of those that have not said what they are, the oldest first."),
+		shedIdle:         r.Counter("seine_proxy_shed_idle_total", "Idle connections ended at the bound of open connections, in favour of a new one."),
+		shedBuffers:      r.Counter("seine_proxy_shed_buffers_total", "Connections ended at the bound of what connections hold in buffers, those that hold most first."),
+		deadPeers:        r.Counter("seine_proxy_ping_timeouts_total", "HTTP/2 connections ended because a PING was not answered."),
 		overConnections:  r.Counter("seine_proxy_over_connections_total", "Connections refused at the bound of open connections."),
 	}
 	p.retries, p.hedges = newRetryCounters(r), newHedgeCounters(r)
@@ -260,6 +273,7 @@ func (o *Options) defaults() {
 	set(&o.StreamIdle, 5*time.Minute)
 	set(&o.TCPIdle, time.Hour)
 	set(&o.AppConnect, 10*time.Second)
+	set(&o.Pulse, 30*time.Second)
 	if o.Loops == 0 {
 		o.Loops = 2
 	}
@@ -267,7 +281,13 @@ func (o *Options) defaults() {
 		o.MaxHead = 64 << 10
 	}
 	if o.MaxConnections == 0 {
-		o.MaxConnections = 65536
+		o.MaxConnections = affordable()
+	}
+	if o.MaxHalfOpen == 0 {
+		o.MaxHalfOpen = 4096
+	}
+	if o.MaxBuffers == 0 {
+		o.MaxBuffers = 256 << 20
 	}
 	if o.carry == 0 {
 		o.carry = carryFrom

@@ -61,7 +61,9 @@ var errReset = errors.New("connection reset")
 
 func (s *socket) open(w *worker, fd int, owner machine) error {
 	s.w, s.fd, s.owner = w, fd, owner
-	w.sockets++
+	if w.sockets++; w.sockets == manySockets {
+		w.weighLater()
+	}
 	if err := w.loop.Add(fd, s); err != nil {
 		loop.CloseFD(fd)
 		w.sockets--

@@ -172,7 +172,7 @@ func (t *trunk) rest() {
 
 // busy ends a rest.
 func (t *trunk) busy() {
-	t.w.loop.Arm(&t.u.timer, t.w.loop.Now()+int64(pulse))
+	t.w.loop.Arm(&t.u.timer, t.w.loop.Now()+int64(t.w.p.o.Pulse))
 	t.notIdle()
 }
 
@@ -212,7 +212,7 @@ func (t *trunk) expired() {
 	case !t.alive():
 		t.broken()
 	default:
-		t.w.loop.Arm(&t.u.timer, t.w.loop.Now()+int64(pulse))
+		t.w.loop.Arm(&t.u.timer, t.w.loop.Now()+int64(t.w.p.o.Pulse))
 	}
 }
 

@@ -71,6 +71,8 @@ type worker struct {
 	conns     map[*downstream]struct{}
 	relays    map[*relay]struct{}
 	arrivals  map[*arrival]struct{}
+	crowd     crowd // of the arrivals
+	weighing  loop.Timer
 	draining  bool
 	sockets   int
 	inflight  atomic.Int64 // requests and opaque connections under way
@@ -137,6 +139,8 @@ func newWorker(p *Proxy, seed1, seed2 uint64) (*worker, error) {
 		names: map[string]*resolution{}, bundles: map[*bundle]struct{}{}, copies: map[*shadow]struct{}{},
 	}
 	w.pipes.off = p.o.NoSplice
+	w.crowd.most = max(1, p.o.MaxHalfOpen/p.o.Loops)
+	w.weighing.Fire = w.weigh
 	l.AtEnd(w.flush)
 	w.retrace()
 	w.wake = func(s *mtls.Session) {

@@ -37,6 +37,9 @@ func (c *Conn) control(dst []byte) []byte {
 // Err is why the connection has failed, nil if it has not.
 func (c *Conn) Err() *Error { return c.failed }
 
+// Unfinished reports whether a header block has begun of which not all frames have come.
+func (c *Conn) Unfinished() bool { return c.block.on }
+
 // Ping asks the peer for a Pong with the same bytes.
 func (c *Conn) Ping(opaque [8]byte) {
 	c.queue(append(appendHeader(c.ctl, 8, framePing, 0, 0), opaque[:]...))

@@ -169,6 +169,15 @@ func (c *Conn) Any() *Stream {
 	return nil
 }
 
+// Each calls f for the streams that are not released; f must release none.
+func (c *Conn) Each(f func(*Stream)) {
+	for _, s := range c.streams.slots {
+		if s != nil {
+			f(s)
+		}
+	}
+}
+
 // Streams is how many streams are not released.
 func (c *Conn) Streams() int { return c.streams.n }
 
