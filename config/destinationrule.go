@@ -14,7 +14,7 @@ import (
 func policyFields(prefix string) []string {
 	var out []string
 	for _, p := range append(append([]string{
-		"tls.mode", "tls.sni", "tls.subjectAltNames", "tls.caCertificates", "tls.clientCertificate", "tls.privateKey", "tls.insecureSkipVerify", "tls.credentialName",
+		"tls.mode", "tls.sni", "tls.subjectAltNames", "tls.caCertificates", "tls.caCrl", "tls.clientCertificate", "tls.privateKey", "tls.insecureSkipVerify", "tls.credentialName",
 	}, balancerFields...), resilienceFields...) {
 		out = append(out, prefix+"."+p, prefix+".portLevelSettings."+p)
 	}
@@ -245,8 +245,8 @@ func (c *policyConverter) layer(l layer, path string) layer {
 				c.d.fail(codeInvalid, path+".tls", nil, "MUTUAL needs clientCertificate and privateKey, or credentialName")
 			}
 		case networking.ClientTLSSettings_ISTIO_MUTUAL:
-			if tls.ClientCertificate != "" || tls.PrivateKey != "" || tls.CaCertificates != "" || tls.CredentialName != "" {
-				c.d.fail(codeInvalid, path+".tls", nil, "ISTIO_MUTUAL uses the mesh's own certificates: remove clientCertificate, privateKey, caCertificates and credentialName, or write MUTUAL")
+			if tls.ClientCertificate != "" || tls.PrivateKey != "" || tls.CaCertificates != "" || tls.CaCrl != "" || tls.CredentialName != "" {
+				c.d.fail(codeInvalid, path+".tls", nil, "ISTIO_MUTUAL uses the mesh's own certificates: remove clientCertificate, privateKey, caCertificates, caCrl and credentialName, or write MUTUAL")
 			}
 		}
 	}

@@ -63,7 +63,6 @@ const networks = "there is one network; an address must be reachable from every 
 func destinationLacks() map[string]lack {
 	policy := map[string]lack{
 		"connectionPool.http.http2KeepAlive": undone("write connectionPool.tcp.tcpKeepalive, which finds dead peers, too"),
-		"tls.caCrl":                          undone("connections are refused rather than made without the list; leave it out if certificates are short-lived"),
 		"loadBalancer.zoneAwareLbSetting":    undone("write localityLbSetting"),
 	}
 	out := map[string]lack{}

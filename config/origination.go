@@ -14,10 +14,10 @@ import (
 // connections are refused then.
 func originateProto(t *networking.ClientTLSSettings) *seinev1.OriginateTls {
 	mutual := t.Mode == networking.ClientTLSSettings_MUTUAL
-	if !mutual && t.Mode != networking.ClientTLSSettings_SIMPLE || t.CaCrl != "" {
-		return nil // a list of revoked certificates that is not looked at must not look as if it were
+	if !mutual && t.Mode != networking.ClientTLSSettings_SIMPLE {
+		return nil
 	}
-	out := &seinev1.OriginateTls{CaCertificates: t.CaCertificates, InsecureSkipVerify: t.GetInsecureSkipVerify().GetValue()}
+	out := &seinev1.OriginateTls{CaCertificates: t.CaCertificates, CaCrl: t.CaCrl, InsecureSkipVerify: t.GetInsecureSkipVerify().GetValue()}
 	if mutual {
 		out.ClientCertificate, out.PrivateKey = t.ClientCertificate, t.PrivateKey
 	}
@@ -35,6 +35,9 @@ func originateProto(t *networking.ClientTLSSettings) *seinev1.OriginateTls {
 
 // credential checks a credentialName: it becomes a folder's name.
 func (c *policyConverter) credential(t *networking.ClientTLSSettings, path string) {
+	if t.CaCrl != "" && t.GetInsecureSkipVerify().GetValue() {
+		c.d.fail(codeInvalid, path+".caCrl", nil, "a list of revoked certificates says nothing of a server that is not verified: leave out insecureSkipVerify or caCrl")
+	}
 	name := t.CredentialName
 	if name == "" {
 		return
@@ -43,7 +46,7 @@ func (c *policyConverter) credential(t *networking.ClientTLSSettings, path strin
 		c.d.fail(codeInvalid, path+".credentialName", nil, "%q is not a Secret's name: write one of the callers' own namespace", clip(name))
 		return
 	}
-	if t.CaCertificates+t.ClientCertificate+t.PrivateKey != "" {
+	if t.CaCertificates+t.ClientCertificate+t.PrivateKey+t.CaCrl != "" {
 		c.d.fail(codeInvalid, path, nil, "credentialName and files exclude each other: keep one of them")
 	}
 }

@@ -15,7 +15,10 @@ func TestOrigination(t *testing.T) {
 		`{mode: SIMPLE, credentialName: a.b-c}`:                             `{"caCertificates":"/etc/seine/credentials/a.b-c/ca.crt","credential":"a.b-c"}`,
 		`{mode: MUTUAL, credentialName: x}`:                                 `{"caCertificates":"/etc/seine/credentials/x/ca.crt","clientCertificate":"/etc/seine/credentials/x/tls.crt","privateKey":"/etc/seine/credentials/x/tls.key","credential":"x"}`,
 		`{mode: ISTIO_MUTUAL}`:                                              "",
-		`{mode: SIMPLE, caCrl: /crl}`:                                       "",
+		`{mode: SIMPLE, caCrl: /crl}`:                                       `{"caCrl":"/crl"}`,
+		`{mode: SIMPLE, caCrl: /crl, insecureSkipVerify: true}`:             "refused",
+		`{mode: SIMPLE, caCrl: /crl, credentialName: x}`:                    "refused",
+		`{mode: ISTIO_MUTUAL, caCrl: /crl}`:                                 "refused",
 		`{mode: MUTUAL, credentialName: ../../etc}`:                         "refused",
 		`{mode: MUTUAL, credentialName: a/b}`:                               "refused",
 		`{mode: MUTUAL, credentialName: ..}`:                                "refused",
@@ -40,7 +43,7 @@ func TestOrigination(t *testing.T) {
 			t.Errorf("%s\n got %s\nwant %s", tls, got, want)
 		}
 		for _, f := range r.Findings {
-			if f.Code == codeUnsupported && !strings.Contains(tls, "caCrl") {
+			if f.Code == codeUnsupported {
 				t.Errorf("%s: %s", tls, f.Message)
 			}
 		}

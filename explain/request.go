@@ -547,7 +547,7 @@ func (e *explanation) endpoints(c *decide.Cluster, list []*decide.Endpoint, d *d
 			}
 			switch o := c.Policy.GetOriginate(); {
 			case o == nil:
-				told = "TLS that the sidecar does not begin: a credentialName is for callers of the DestinationRule's own namespace alone, and caCrl is not implemented: refused"
+				told = "TLS that the sidecar does not begin: a credentialName is for callers of the DestinationRule's own namespace alone: refused"
 				refused++
 			case sni == "" && !o.GetInsecureSkipVerify():
 				told = "TLS that the sidecar begins, but no name is known to verify the server by: the connection fails (set sni)"

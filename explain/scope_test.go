@@ -53,10 +53,10 @@ spec:
   host: billing
   trafficPolicy:
     portLevelSettings:
-    - {port: {number: 5432}, tls: {mode: SIMPLE, caCrl: /x}}
+    - {port: {number: 5432}, connectionPool: {http: {http2KeepAlive: {}}}}
   subsets:
   - {name: v1, labels: {version: v1}}
-  - {name: v2, labels: {version: v2}, trafficPolicy: {tls: {mode: SIMPLE, caCrl: /x}}}
+  - {name: v2, labels: {version: v2}, trafficPolicy: {connectionPool: {http: {http2KeepAlive: {}}}}}
 `
 
 // A field that is not implemented concerns the calls that it is written for,

@@ -13,6 +13,9 @@ var (
 	credentialKey         = [...]string{"tls.key", "key"}
 )
 
+// credentialCRL is the key of lists of revoked certificates, which may be absent.
+const credentialCRL = "ca.crl"
+
 // files is o with the names of the files that its Credential has now. It looks at
 // the disk: not for an event loop.
 func (o Origin) files() Origin {
@@ -21,15 +24,23 @@ func (o Origin) files() Origin {
 	}
 	of := func(names [2]string) string {
 		for _, n := range names {
-			if _, err := os.Stat(filepath.Join(o.Credential, n)); err == nil {
+			if fileExists(filepath.Join(o.Credential, n)) {
 				return filepath.Join(o.Credential, n)
 			}
 		}
 		return filepath.Join(o.Credential, names[0]) // which is named as missing
 	}
 	o.CA = of(credentialCA)
+	if crl := filepath.Join(o.Credential, credentialCRL); fileExists(crl) {
+		o.CRL = crl
+	}
 	if o.Mutual {
 		o.Certificate, o.Key = of(credentialCertificate), of(credentialKey)
 	}
 	return o
+}
+
+func fileExists(name string) bool {
+	_, err := os.Stat(name)
+	return err == nil
 }

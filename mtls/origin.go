@@ -26,6 +26,9 @@ type Origin struct {
 	// Certificate and Key are files with the client's own.
 	Certificate, Key string
 	Unverified       bool // insecureSkipVerify: whoever answers is believed
+	// CRL is a file with the lists of certificates that the authorities took back, of
+	// each one in the chain; "": nobody looks.
+	CRL string
 	// Credential is a folder with a Secret's keys as files, which name CA and, if
 	// Mutual, Certificate and Key; "": none.
 	Credential string
@@ -82,9 +85,9 @@ func (o *origins) config(c *clientConfig, now time.Time) (*tls.Config, error) {
 		return old.config, nil
 	}
 	var all []byte
-	var contents [3][]byte
+	var contents [4][]byte
 	with := c.origin.files()
-	for i, name := range [...]string{with.CA, with.Certificate, with.Key} {
+	for i, name := range [...]string{with.CA, with.Certificate, with.Key, with.CRL} {
 		if name == "" {
 			continue
 		}
@@ -101,7 +104,7 @@ func (o *origins) config(c *clientConfig, now time.Time) (*tls.Config, error) {
 		o.kept[key] = &origin{old.config, old.files, now}
 		return old.config, nil
 	}
-	config, err := with.build(contents[0], contents[1], contents[2])
+	config, err := with.build(contents[0], contents[1], contents[2], contents[3])
 	if err != nil {
 		return nil, fmt.Errorf("TLS origination: %w", err)
 	}
@@ -129,7 +132,7 @@ func readPEM(name string) ([]byte, error) {
 	return b, err
 }
 
-func (o *Origin) build(ca, cert, key []byte) (*tls.Config, error) {
+func (o *Origin) build(ca, cert, key, crl []byte) (*tls.Config, error) {
 	c := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: o.ServerName, DynamicRecordSizingDisabled: true}
 	if o.CA != "" {
 		c.RootCAs = x509.NewCertPool()
@@ -144,7 +147,17 @@ func (o *Origin) build(ca, cert, key []byte) (*tls.Config, error) {
 		}
 		c.Certificates = []tls.Certificate{pair}
 	}
+	var revoked revocations
+	if o.CRL != "" {
+		var err error
+		if revoked, err = parseRevocations(crl); err != nil {
+			return nil, fmt.Errorf("%s: %w", o.CRL, err)
+		}
+	}
 	if o.Unverified {
+		if o.CRL != "" {
+			return nil, fmt.Errorf("%s: %w: it says nothing of a server that is not verified: leave out insecureSkipVerify or caCrl", o.CRL, ErrRevocationList)
+		}
 		c.InsecureSkipVerify = true
 		return c, nil
 	}
@@ -152,6 +165,9 @@ func (o *Origin) build(ca, cert, key []byte) (*tls.Config, error) {
 	if len(names) == 0 {
 		if o.ServerName == "" {
 			return nil, fmt.Errorf("no server name: %w", ErrName)
+		}
+		if o.CRL != "" { // also on resumption: a list may have changed, or ended
+			c.VerifyConnection = func(cs tls.ConnectionState) error { return revoked.checkAny(cs.VerifiedChains, time.Now()) }
 		}
 		return c, nil // crypto/tls verifies chain and name
 	}
@@ -165,8 +181,14 @@ func (o *Origin) build(ca, cert, key []byte) (*tls.Config, error) {
 		for _, x := range cs.PeerCertificates[1:min(len(cs.PeerCertificates), maxChain)] {
 			between.AddCert(x)
 		}
-		if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: between}); err != nil {
+		chains, err := leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: between})
+		if err != nil {
 			return err
+		}
+		if o.CRL != "" {
+			if err := revoked.checkAny(chains, time.Now()); err != nil {
+				return err
+			}
 		}
 		for _, n := range names {
 			if leaf.VerifyHostname(n) == nil {

@@ -176,7 +176,7 @@ func (w *worker) origin(c *decide.Cluster) mtls.Origin {
 		o.Credential, o.Mutual = filepath.Join(w.p.o.Credentials, name), p.GetClientCertificate() != ""
 		return o
 	}
-	o.CA, o.Certificate, o.Key = p.GetCaCertificates(), p.GetClientCertificate(), p.GetPrivateKey()
+	o.CA, o.Certificate, o.Key, o.CRL = p.GetCaCertificates(), p.GetClientCertificate(), p.GetPrivateKey(), p.GetCaCrl()
 	return o
 }
 

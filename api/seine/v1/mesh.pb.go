@@ -3881,7 +3881,8 @@ type OriginateTls struct {
 	ClientCertificate  string                 `protobuf:"bytes,2,opt,name=client_certificate,json=clientCertificate,proto3" json:"client_certificate,omitempty"` // of MUTUAL
 	PrivateKey         string                 `protobuf:"bytes,3,opt,name=private_key,json=privateKey,proto3" json:"private_key,omitempty"`
 	InsecureSkipVerify bool                   `protobuf:"varint,4,opt,name=insecure_skip_verify,json=insecureSkipVerify,proto3" json:"insecure_skip_verify,omitempty"`
-	Credential         string                 `protobuf:"bytes,5,opt,name=credential,proto3" json:"credential,omitempty"` // the Secret whose files the others are; empty: none
+	Credential         string                 `protobuf:"bytes,5,opt,name=credential,proto3" json:"credential,omitempty"`    // the Secret whose files the others are; empty: none
+	CaCrl              string                 `protobuf:"bytes,6,opt,name=ca_crl,json=caCrl,proto3" json:"ca_crl,omitempty"` // lists of revoked certificates; absent: nobody looks
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
 }
@@ -3947,6 +3948,13 @@ func (x *OriginateTls) GetInsecureSkipVerify() bool {
 func (x *OriginateTls) GetCredential() string {
 	if x != nil {
 		return x.Credential
+	}
+	return ""
+}
+
+func (x *OriginateTls) GetCaCrl() string {
+	if x != nil {
+		return x.CaCrl
 	}
 	return ""
 }
@@ -5353,7 +5361,7 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"H2_DEFAULT\x10\x00\x12\x0e\n" +
 	"\n" +
 	"H2_UPGRADE\x10\x01\x12\r\n" +
-	"\tH2_DO_NOT\x10\x02\"\xd9\x01\n" +
+	"\tH2_DO_NOT\x10\x02\"\xf0\x01\n" +
 	"\fOriginateTls\x12'\n" +
 	"\x0fca_certificates\x18\x01 \x01(\tR\x0ecaCertificates\x12-\n" +
 	"\x12client_certificate\x18\x02 \x01(\tR\x11clientCertificate\x12\x1f\n" +
@@ -5362,7 +5370,8 @@ const file_seine_v1_mesh_proto_rawDesc = "" +
 	"\x14insecure_skip_verify\x18\x04 \x01(\bR\x12insecureSkipVerify\x12\x1e\n" +
 	"\n" +
 	"credential\x18\x05 \x01(\tR\n" +
-	"credential\"P\n" +
+	"credential\x12\x15\n" +
+	"\x06ca_crl\x18\x06 \x01(\tR\x05caCrl\"P\n" +
 	"\vRetryBudget\x12\x18\n" +
 	"\apercent\x18\x01 \x01(\x01R\apercent\x12'\n" +
 	"\x0fmin_concurrency\x18\x02 \x01(\rR\x0eminConcurrency\"\xf1\x02\n" +
