@@ -315,7 +315,8 @@ func TestBuffers(t *testing.T) {
 // than the bound either.
 func TestUnreadAnswers(t *testing.T) {
 	const most = 2 << 20
-	at := app(t, func(w http.ResponseWriter, r *http.Request) { _, _ = w.Write(make([]byte, 8<<20)) })
+	much := make([]byte, 64<<20) // more than the kernel's own buffers take
+	at := app(t, func(w http.ResponseWriter, r *http.Request) { _, _ = w.Write(much) })
 	r := start(t, Options{Loops: 1, Forwards: []Forward{{Listen: localhost(), App: at, Port: 8080}}, MaxBuffers: most},
 		plainSelf(t))
 	for range manySockets {
