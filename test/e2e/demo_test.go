@@ -7,6 +7,7 @@ import (
 	"math"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -15,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/seinemesh/seine/ca/rotation"
 )
 
 // outsider is a workload without a sidecar, and a name for ledger's own
@@ -80,7 +83,8 @@ func demo(t *testing.T, u user) {
 	// From here on a load runs through everything that happens, and none of
 	// its requests may fail.
 	client.run()
-	t.Run("certificates rotate under load", func(t *testing.T) { rotation(m.in(t), client) })
+	t.Run("certificates rotate under load", func(t *testing.T) { renewals(m.in(t), client) })
+	t.Run("the root is replaced under load", func(t *testing.T) { replaced(m.in(t), client) })
 	t.Run("an edited weight moves the traffic", func(t *testing.T) {
 		m := m.in(t)
 		m.replace("mesh.yaml", "weight: 90", "weight: 50")
@@ -346,9 +350,9 @@ func issued(m *mesh) (n float64) {
 	return 0
 }
 
-// rotation waits until each of the seven proxies has had three more
+// renewals waits until each of the seven proxies has had three more
 // certificates on average, with requests all the while.
-func rotation(m *mesh, l *load) {
+func renewals(m *mesh, l *load) {
 	from, requests := issued(m), len(l.seen())
 	m.await("three rotations", func() error {
 		if n := issued(m) - from; n < 3*7 {
@@ -358,6 +362,27 @@ func rotation(m *mesh, l *load) {
 	})
 	l.await(m, "1,000 requests", func(a []string) bool { return len(a) >= requests+1000 })
 	m.t.Logf("%g certificates were issued during %d requests", issued(m)-from, len(l.seen())-requests)
+}
+
+// replaced has `seine ca rotate` bring a new root in; that no request fails the load says.
+func replaced(m *mesh, l *load) {
+	signs := func() string {
+		var st rotation.Status
+		must(m.t, m.get("/api/v1/ca", &st))
+		if len(st.Roots) != 1 || !st.Roots[0].Signs {
+			m.t.Fatalf("the roots are %+v", st.Roots)
+		}
+		return st.Roots[0].ID
+	}
+	before, requests := signs(), len(l.seen())
+	out, err := exec.Command(filepath.Join(bin, "seine"), "ca", "rotate", "--timeout", patience.String(), "--socket", filepath.Join(m.run, "seined.sock")).CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "every proxy trusts the new root alone") {
+		m.t.Fatalf("seine ca rotate: %v\n%s", err, out)
+	}
+	if signs() == before {
+		m.t.Error("the old root still signs")
+	}
+	l.await(m, "300 requests", func(a []string) bool { return len(a) >= requests+300 })
 }
 
 func broken(m *mesh, l *load) {
