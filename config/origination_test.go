@@ -25,7 +25,7 @@ func TestOrigination(t *testing.T) {
 		`{mode: MUTUAL, credentialName: X}`:                                 "refused",
 		`{mode: MUTUAL, credentialName: x, privateKey: /k}`:                 "refused",
 		`{mode: ISTIO_MUTUAL, credentialName: x}`:                           "refused",
-		`{mode: MUTUAL}`:                                                    "refused",
+		`{mode: MUTUAL}`: "refused",
 	} {
 		r := Build([]File{{"x.yaml", []byte("apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: r}\nspec: {host: api.example.com, trafficPolicy: {tls: " + tls + "}}\n")}}, Options{})
 		got := "refused"
