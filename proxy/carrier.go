@@ -3,6 +3,8 @@
 package proxy
 
 import (
+	"time"
+
 	seinev1 "github.com/seinemesh/seine/api/seine/v1"
 	"github.com/seinemesh/seine/message"
 	"github.com/seinemesh/seine/mtls"
@@ -24,11 +26,16 @@ var alpnShared = []string{mtls.ALPNShared}
 // more (bench/README.md).
 const carryFrom = 2
 
+// aloneFor is how long a peer is left alone with which a shared connection came to
+// nothing: an older sidecar never agrees, but one that was overloaded or
+// restarted does, and costs one handshake to find out.
+const aloneFor = time.Minute
+
 // carrierFor returns the edge's pool of shared connections if x is to go over one,
 // and its own pool otherwise.
 func (t *target) carrierFor(w *worker, e *edge, x *exchange) *pool {
 	p := e.pool
-	if !p.seine || p.alone || e.ep.DNS != "" || !x.carriable() || !t.mayCarry(p) || p.bulky(x) {
+	if !p.seine || p.alone > w.loop.Now() || e.ep.DNS != "" || !x.carriable() || !t.mayCarry(p) || p.bulky(x) {
 		return p
 	}
 	single, streams, ready := p.open-p.count, 0, false
@@ -99,11 +106,11 @@ func (x *exchange) carriable() bool {
 	return !takes
 }
 
-// single sends what waits for a shared connection, which the peer has not agreed
-// to, over connections of their own, and asks that peer no more.
+// single sends what waits for a shared connection, which came to nothing, over
+// connections of their own, and asks that peer no more for aloneFor.
 func (t *trunk) single() {
 	p := t.u.pool.single
-	p.alone = true
+	p.alone = t.u.w.loop.Now() + int64(aloneFor)
 	waiting := t.waiting
 	t.waiting = nil
 	for _, x := range waiting {

@@ -171,6 +171,21 @@ func TestCarriesToOlder(t *testing.T) {
 		t.Errorf("%d connections, %d shared", all, shared)
 	}
 	p.server.shows(t, "seine_proxy_failed_handshakes_total 1")
+
+	for _, w := range p.client.workers { // aloneFor goes by, and it is asked once more
+		done := make(chan struct{})
+		w.loop.Post(func() {
+			defer close(done)
+			for _, p := range w.pools {
+				p.alone = 0
+			}
+		})
+		<-done
+	}
+	if res, body := c.get("/"); res.StatusCode != 200 || body != "ok" {
+		t.Fatalf("asked again: %s %q", res.Status, body)
+	}
+	p.server.shows(t, "seine_proxy_failed_handshakes_total 2")
 }
 
 // TestCarriesTrailers: an answer's trailers reach a client that has not asked for

@@ -81,7 +81,7 @@ type pool struct {
 	trunks  []*trunk
 	streams int   // of one trunk, if a DestinationRule bounds them
 	seine   bool  // a sidecar of ours answered there
-	alone   bool  // and does not know shared connections
+	alone   int64 // until when, on the loop's clock, it is not asked to share connections
 	single  *pool // key.carries: connections for one exchange each
 	content int64 // bytes of an exchange, a moving average over the last ones: see bulky
 	count   int   // idle ones
