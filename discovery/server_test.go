@@ -1,6 +1,7 @@
 package discovery
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -214,6 +215,18 @@ func TestWorkloadAppearsAndGoes(t *testing.T) {
 	b.publishWith(3, billing(), w)
 	if err := c.refused(); grpcstatus.Code(err) != codes.PermissionDenied {
 		t.Errorf("after its account changed: %v", err)
+	}
+}
+
+// TestLeavesBeforeItIsKnown: a proxy that gives up while its workload is waited
+// for has no stream, and ends nothing but itself.
+func TestLeavesBeforeItIsKnown(t *testing.T) {
+	b := newBench(t, Limits{Wait: time.Minute})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	x, err := b.server.open(ctx, peer{id: frontendID}, &xdsv3.DeltaDiscoveryRequest{Node: &xdsv3.Node{Id: frontend}})
+	if x != nil || grpcstatus.Code(err) != codes.Canceled {
+		t.Errorf("a stream %v, error %v", x, err)
 	}
 }
 

@@ -121,6 +121,9 @@ func (s *Server) serve(st grpc.ServerStream) error {
 		return status.Error(codes.DeadlineExceeded, "the first request did not come in time")
 	}
 	x, err := s.open(ctx, p, first)
+	if ctx.Err() != nil {
+		return gone(ctx.Err())
+	}
 	if err != nil {
 		s.log.Warn("a proxy was refused", "proxy", logged(first.GetNode().GetId()), "identity", p.id, "address", p.address, "err", err)
 		return err
@@ -175,11 +178,13 @@ func (s *Server) open(ctx context.Context, p peer, first *xdsv3.DeltaDiscoveryRe
 			s.metrics.refused.WithLabelValues("unknown").Inc()
 			return nil, err
 		case <-ctx.Done():
-			return nil, gone(ctx.Err())
+			return nil, status.FromContextError(ctx.Err()).Err()
 		}
 	}
 }
 
+// gone is how serve ends once the proxy has left: without an error, for nobody is
+// there to hear of one.
 func gone(err error) error {
 	if err == nil || errors.Is(err, io.EOF) || errors.Is(err, context.Canceled) || status.Code(err) == codes.Canceled {
 		return nil
