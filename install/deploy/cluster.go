@@ -108,9 +108,12 @@ func (c *Cluster) get(ctx context.Context, u *unstructured.Unstructured) (*unstr
 }
 
 // remove deletes the object, and what depends on it in the background; absent is
-// fine.
+// fine, and so is a kind that is not served any more: its objects went with it.
 func (c *Cluster) remove(ctx context.Context, u *unstructured.Unstructured) error {
 	r, err := c.resource(u)
+	if unserved(err) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}

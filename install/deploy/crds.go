@@ -28,6 +28,8 @@ type CRD struct {
 	Missing []string
 	// Established says that the one in the cluster is served.
 	Established bool
+	// Going says that it is being deleted: it cannot be kept, nor made anew yet.
+	Going bool
 }
 
 // CRDs compares our definitions with those of the cluster.
@@ -59,6 +61,7 @@ func compare(ours, live *unstructured.Unstructured) CRD {
 		return d
 	}
 	d.Established = established(live)
+	d.Going = live.GetDeletionTimestamp() != nil
 	d.Newer = install.Older(ours, live)
 	d.Apply = d.Owner == install.PartOf && !d.Newer && !(d.Established && install.Same(ours, live))
 	served := install.ServedVersions(live)

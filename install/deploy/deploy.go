@@ -253,9 +253,24 @@ func (w *Work) mine(ctx context.Context) error {
 func (w *Work) definitions(ctx context.Context, result *Result) error {
 	const step = "definitions"
 	w.say(step, "compare with the cluster's", false)
-	all, err := w.Cluster.CRDs(ctx)
+	var all []CRD
+	err := poll(ctx, func() (_ bool, err error) {
+		if all, err = w.Cluster.CRDs(ctx); err != nil {
+			return false, err
+		}
+		going := 0
+		for _, d := range all {
+			if d.Going {
+				going++
+			}
+		}
+		if going > 0 {
+			w.say(step, fmt.Sprintf("%d still being deleted, with the resources of their kinds", going), false)
+		}
+		return going == 0, nil
+	})
 	if err != nil {
-		return err
+		return fmt.Errorf("definitions: %w", err)
 	}
 	var wait []string
 	same := 0

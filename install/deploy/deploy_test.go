@@ -57,6 +57,8 @@ func TestCompare(t *testing.T) {
 			note(u, "meta.helm.sh/release-name", "gw")
 			note(u, "meta.helm.sh/release-namespace", "infra")
 		}), CRD{Owner: "Helm release gw in infra", Established: true}},
+		"ours, going": {live(func(u *unstructured.Unstructured) { u.SetDeletionTimestamp(&metav1.Time{Time: time.Unix(1, 0)}) }),
+			CRD{Owner: "seine", Established: true, Going: true}},
 		"Istio's": {live(func(u *unstructured.Unstructured) { u.SetLabels(map[string]string{"app": "istio-pilot"}) }), CRD{Owner: "Istio", Established: true}},
 		"kubectl's, older": {live(func(u *unstructured.Unstructured) {
 			u.SetLabels(nil)
