@@ -27,6 +27,8 @@ const (
 	caseHeld      = "idle-1000"
 	caseCrowd     = "idle-10000"
 	caseCrowdBody = "idle-10m"
+	caseCalm      = "half-open-0"
+	caseBesieged  = "half-open-100000"
 	caseIdle      = "idle"
 )
 
@@ -39,6 +41,7 @@ const (
 	setupTCP        = "tcp"
 	setupCrowd      = "crowd"
 	setupCrowdLarge = "crowd-10m"
+	setupBesieged   = "besieged"
 )
 
 const (
@@ -103,6 +106,11 @@ func setups() []setup {
 			{name: caseCrowdBody, run: func(m *meter, ctx context.Context) error {
 				return m.crowded(ctx, caseCrowdBody, pathBody, largeConnections, 0)
 			}},
+		}},
+		{name: setupBesieged, mode: mode{proto: "http1"}, rounds: 1, steps: []step{
+			{run: (*meter).warm},
+			{name: caseCalm, run: func(m *meter, ctx context.Context) error { return m.besieged(ctx, caseCalm, 0) }},
+			{name: caseBesieged, run: func(m *meter, ctx context.Context) error { return m.besieged(ctx, caseBesieged, 100_000) }},
 		}},
 	}
 	return append(all, growth()...)

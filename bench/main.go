@@ -46,7 +46,7 @@ type options struct {
 func main() {
 	if len(os.Args) > 1 {
 		if run, ok := map[string]func([]string) error{
-			"backend": runBackend, "paced": runPaced, "hold": runHold, "bulk": runBulk, "connect": runConnect, "go-tls": runGoTLS}[os.Args[1]]; ok {
+			"backend": runBackend, "paced": runPaced, "hold": runHold, "bulk": runBulk, "connect": runConnect, "flood": runFlood, "go-tls": runGoTLS}[os.Args[1]]; ok {
 			exit(run(os.Args[2:]))
 		}
 	}
@@ -239,6 +239,26 @@ func runBulk(args []string) error {
 		return err
 	}
 	return printJSON(b)
+}
+
+func runFlood(args []string) error {
+	if len(args) != 4 {
+		return errors.New("usage: bench flood IP:PORT FROM-IP CONNECTIONS LENGTH")
+	}
+	n, err1 := strconv.Atoi(args[2])
+	length, err2 := time.ParseDuration(args[3])
+	if err := errors.Join(err1, err2); err != nil {
+		return err
+	}
+	f, err := flood(args[0], args[1], n, length)
+	if err != nil {
+		return err
+	}
+	if err := printJSON(f); err != nil {
+		return err
+	}
+	time.Sleep(time.Minute) // they are held until this process is ended
+	return nil
 }
 
 func runConnect(args []string) error {

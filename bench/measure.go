@@ -30,6 +30,7 @@ type sample struct {
 	Rate      *float64 `json:"mb_per_s,omitempty"`             // 10⁶ bytes of content
 	Each      *float64 `json:"kib_per_connection,omitempty"`   // above the pair just started
 	Syscalls  *float64 `json:"syscalls_per_request,omitempty"` // of the pair
+	Open      *float64 `json:"half_open,omitempty"`            // connections that attackers still hold at the end
 	Group     string   `json:"group,omitempty"`                // of the key exchange
 	Steal     float64  `json:"steal_percent"`
 	Requests  int      `json:"requests"`
@@ -92,7 +93,7 @@ func (s *sample) line(rounds int) string {
 		after  string
 	}{
 		{"", s.RPS, 0, "rps"}, {"", s.Rate, 0, "MB/s"}, {"P50 ", s.P50, 0, "µs"}, {"P99 ", s.P99, 0, "µs"}, {"P99.9 ", s.P999, 0, "µs"},
-		{"CPU ", s.CPU, 1, "µs"}, {"", s.Syscalls, 1, "syscalls"}, {"", s.RSS, 1, "MiB"}, {"", s.Each, 1, "KiB each"},
+		{"CPU ", s.CPU, 1, "µs"}, {"", s.Syscalls, 1, "syscalls"}, {"", s.RSS, 1, "MiB"}, {"", s.Each, 1, "KiB each"}, {"", s.Open, 0, "half open"},
 	} {
 		if f.of != nil {
 			line += fmt.Sprintf("  %s%s %s", f.before, number(f.of, f.digits), f.after)

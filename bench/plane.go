@@ -72,8 +72,8 @@ type tools struct {
 
 // planes returns all data planes in the order of the table.
 func planes() []plane {
-	none := map[string]string{setupFresh: "", setupLog: "", setupCrowd: "", setupCrowdLarge: ""}
-	floor := map[string]string{setupHTTP1: "", setupLog: "", setupHTTP2: "", setupTCP: "", setupCrowd: "", setupCrowdLarge: ""}
+	none := map[string]string{setupFresh: "", setupLog: "", setupCrowd: "", setupCrowdLarge: "", setupBesieged: ""}
+	floor := map[string]string{setupHTTP1: "", setupLog: "", setupHTTP2: "", setupTCP: "", setupCrowd: "", setupCrowdLarge: "", setupBesieged: ""}
 	grown := func(m map[string]string) map[string]string {
 		for _, s := range growth() {
 			m[s.name] = ""

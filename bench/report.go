@@ -33,6 +33,7 @@ type result struct {
 	Rate     *float64 `json:"mb_per_s,omitempty"`
 	Each     *float64 `json:"kib_per_connection,omitempty"`
 	Syscalls *float64 `json:"syscalls_per_request,omitempty"`
+	Open     *float64 `json:"half_open,omitempty"`
 }
 
 // environment is what the figures depend on.
@@ -75,6 +76,7 @@ func summarize(samples []sample, all []plane) []result {
 				{&r.Rate, func(s *sample) *float64 { return s.Rate }},
 				{&r.Each, func(s *sample) *float64 { return s.Each }},
 				{&r.Syscalls, func(s *sample) *float64 { return s.Syscalls }},
+				{&r.Open, func(s *sample) *float64 { return s.Open }},
 			} {
 				var values []float64
 				r.Rounds = 0

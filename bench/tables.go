@@ -52,6 +52,7 @@ func markdown(results []result, samples []sample, env environment, all []plane) 
 	t.contents(&b, all)
 	t.handshakes(&b, samples, all)
 	t.memory(&b, all)
+	t.siege(&b, all)
 	t.growth(&b, all)
 	b.WriteString(goals(t))
 	spread(&b, samples, all)
@@ -150,6 +151,23 @@ func (t table) memory(b *strings.Builder, all []plane) {
 		}
 		fmt.Fprintf(b, "| %s | %s | %s | %s | %s | %s | %s | %s |\n", p.name, number(idle.RSS, 1), ratio(idle.RSS, t.get(caseIdle, "envoy").RSS),
 			number(held.RSS, 1), ratio(held.RSS, t.get(caseHeld, "envoy").RSS), number(after.RSS, 1), number(small.Each, 1), number(large.Each, 1))
+	}
+}
+
+// siege is what a flood of half-open connections does to everybody else.
+func (t table) siege(b *strings.Builder, all []plane) {
+	if !t.has(caseBesieged) {
+		return
+	}
+	b.WriteString("\n## half-open-100000: the server's sidecar beside 100,000 connections that never get further\n\nA third says nothing, a third half a ClientHello, a third a whole one; 1,000 requests per second of the client's sidecar beside them\n(open loop), and without them in the same minute. Memory and open connections at the end.\n\n")
+	b.WriteString("| data plane | P50 µs | without | P99 µs | without | factor | memory of the pair MiB | without | still open |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|\n")
+	for _, p := range all {
+		calm, r := t.get(caseCalm, p.name), t.get(caseBesieged, p.name)
+		if r.Rounds == 0 {
+			continue
+		}
+		fmt.Fprintf(b, "| %s | %s | %s | %s | %s | %s | %s | %s | %s |\n", p.name, number(r.P50, 0), number(calm.P50, 0),
+			number(r.P99, 0), number(calm.P99, 0), ratio(r.P99, calm.P99), number(r.RSS, 1), number(calm.RSS, 1), number(r.Open, 0))
 	}
 }
 
