@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"os/exec"
 	"strconv"
 	"syscall"
@@ -110,9 +111,6 @@ func clientHello() ([]byte, error) {
 // connections are made to the server's sidecar; the memory is that at the end,
 // with all that is left of them open.
 func (m *meter) besieged(ctx context.Context, name string, connections int) error {
-	if len(m.pair.proxy) == 0 {
-		return nil
-	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if m.o.paced < 2*time.Second { // -quick
@@ -133,6 +131,7 @@ func (m *meter) besieged(ctx context.Context, name string, connections int) erro
 		}
 		cmd := exec.CommandContext(ctx, m.o.tools.self, "flood", m.pair.server, fmt.Sprintf("127.0.0.%d", 10+i), strconv.Itoa(connections/floodProcesses), length.String())
 		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+		cmd.Stderr = os.Stderr // why it gave up, if it does
 		out, err := cmd.StdoutPipe()
 		if err != nil {
 			return err
